@@ -1,0 +1,64 @@
+"""The exceptions that penstock raises: one class a way in which an input or a machine can be wrong.
+
+Every message names the file and the place, what was expected, and what to do about it.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "Cancelled",
+    "CheckpointError",
+    "ConfigError",
+    "CorruptionError",
+    "DataError",
+    "HardwareError",
+    "InputError",
+    "InternalError",
+    "PenstockError",
+    "TokenizerError",
+    "TrainingError",
+]
+
+
+class PenstockError(Exception):
+    """The parent of everything that penstock raises on purpose."""
+
+
+class InputError(PenstockError):
+    """A text file cannot be read as asked: missing, cut, not UTF-8, without the text field."""
+
+
+class ConfigError(PenstockError):
+    """A recipe, an override or an argument is not valid."""
+
+
+class TokenizerError(PenstockError):
+    """A tokenizer file, a vocabulary or a pattern is not valid, or an id is outside the vocabulary."""
+
+
+class DataError(PenstockError):
+    """A packed dataset does not fit what is asked of it: other parameters, another tokenizer."""
+
+
+class CorruptionError(DataError):
+    """Stored bytes are not those that were written: a flipped bit, a cut or swapped file."""
+
+
+class CheckpointError(PenstockError):
+    """A checkpoint is incomplete, damaged, or of another model."""
+
+
+class HardwareError(PenstockError):
+    """The machine lacks what was asked for, such as a GPU with FP8 support."""
+
+
+class TrainingError(PenstockError):
+    """Training cannot go on: the loss or a gradient is not finite."""
+
+
+class Cancelled(PenstockError):
+    """The work was stopped on request; what is complete stays, and a rerun goes on from there."""
+
+
+class InternalError(PenstockError):
+    """A bug in penstock itself. Please report it with the message."""
