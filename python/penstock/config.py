@@ -294,8 +294,8 @@ def _check_model(m: ModelConfig) -> None:
     selectable = m.n_routed_experts // m.n_group * m.topk_group
     if not 1 <= m.num_experts_per_tok <= selectable:
         raise ConfigError(
-            f"model.num_experts_per_tok={m.num_experts_per_tok} must lie between 1 and {selectable}, the experts "
-            "of topk_group groups"
+            f"model.num_experts_per_tok={m.num_experts_per_tok} must lie between 1 and {selectable}, "
+            "the experts of topk_group groups"
         )
     if m.n_group > 1 and m.n_routed_experts // m.n_group < 2:
         raise ConfigError(

@@ -56,7 +56,7 @@ class TrainingError(PenstockError):
     """Training cannot go on: the loss or a gradient is not finite."""
 
 
-class Cancelled(PenstockError):
+class Cancelled(PenstockError):  # noqa: N818 (named as concurrent.futures does)
     """The work was stopped on request; what is complete stays, and a rerun goes on from there."""
 
 
