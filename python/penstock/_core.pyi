@@ -1,0 +1,152 @@
+"""The Rust extension: what crosses the boundary, and nothing else. `penstock.tokenizer` and `penstock.data` are its face."""
+
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "Dataset",
+    "PackJob",
+    "Stream",
+    "StreamDecoder",
+    "Tokenizer",
+    "TrainTokenizerJob",
+    "WordCounts",
+    "_panic_for_tests",
+]
+
+@final
+class Tokenizer:
+    @staticmethod
+    def from_file(path: str, pattern: str | None) -> Tokenizer: ...
+    @staticmethod
+    def from_json(text: str) -> Tokenizer: ...
+    def save(self, path: str) -> None: ...
+    def to_json(self) -> str: ...
+    def encode(self, text: str, allowed: list[str] | None) -> NDArray[np.uint32]:
+        """``allowed`` None allows every special token."""
+    def encode_batch(
+        self, texts: list[str], allowed: list[str] | None, threads: int | None
+    ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]: ...
+    def count_tokens(self, text: str) -> int: ...
+    def decode_bytes(self, ids: NDArray[np.uint32]) -> bytes: ...
+    def stream_decoder(self) -> StreamDecoder: ...
+    def token_to_id(self, token: bytes) -> int | None: ...
+    def id_to_bytes(self, token_id: int) -> bytes | None: ...
+    def special_tokens(self) -> list[tuple[str, int]]: ...
+    def merges(self) -> list[tuple[bytes, bytes]]: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def eot_id(self) -> int | None: ...
+    @property
+    def pattern(self) -> str: ...
+    @property
+    def sha256(self) -> str: ...
+
+@final
+class StreamDecoder:
+    def push(self, token_id: int) -> str:
+        """The characters that ``token_id`` completes, perhaps none."""
+    def finish(self) -> str:
+        """What is left, an incomplete character as U+FFFD."""
+
+@final
+class WordCounts:
+    def __new__(cls, pattern: str, max_bytes: int) -> WordCounts: ...
+    def add(self, texts: list[str]) -> bool:
+        """Count; False once ``max_bytes`` (0: no limit) are counted."""
+
+@final
+class TrainTokenizerJob:
+    @staticmethod
+    def from_files(
+        paths: list[str],
+        text_field: str,
+        max_bytes: int,
+        vocab_size: int,
+        pattern: str,
+        special_tokens: list[str],
+        min_frequency: int,
+        threads: int | None,
+    ) -> TrainTokenizerJob: ...
+    @staticmethod
+    def from_counts(
+        counts: WordCounts,
+        vocab_size: int,
+        pattern: str,
+        special_tokens: list[str],
+        min_frequency: int,
+        threads: int | None,
+    ) -> TrainTokenizerJob:
+        """Takes the counts out of ``counts``."""
+    def progress(self) -> tuple[str, int, int]: ...
+    def cancel(self) -> None: ...
+    def wait(self, timeout_seconds: float) -> bool: ...
+    def result(self) -> Tokenizer: ...
+
+@final
+class PackJob:
+    def __new__(
+        cls,
+        paths: list[str],
+        tokenizer: Tokenizer,
+        out: str,
+        seq_len: int,
+        mtp_depth: int,
+        mode: str,
+        seed: int,
+        compression: str,
+        shard_bytes: int,
+        threads: int | None,
+        text_field: str,
+        on_bad_line: str,
+        max_line_bytes: int,
+    ) -> PackJob: ...
+    def progress(self) -> tuple[str, int, int]: ...
+    def cancel(self) -> None: ...
+    def wait(self, timeout_seconds: float) -> bool: ...
+    def result(self) -> str:
+        """The report as JSON."""
+
+@final
+class Dataset:
+    @staticmethod
+    def open(path: str) -> Dataset: ...
+    def manifest(self) -> str:
+        """manifest.json, as written."""
+    def row(self, index: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint64]]:
+        """Tokens, document ends and document ids of a row."""
+    def documents(self, doc_ids: list[int]) -> str:
+        """The records of these documents as a JSON list."""
+    def verify(self) -> None: ...
+    def sample_row(self, seed: int, epoch: int, k: int) -> int: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def seq_len(self) -> int: ...
+    @property
+    def lookahead(self) -> int: ...
+
+@final
+class Stream:
+    def __new__(
+        cls,
+        dataset: Dataset,
+        global_batch_size: int,
+        seed: int,
+        rank: int,
+        world_size: int,
+        prefetch_batches: int,
+        state: str | None,
+    ) -> Stream: ...
+    def next(
+        self, timeout_seconds: float
+    ) -> tuple[int, NDArray[np.int64], NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]] | None:
+        """Step, tokens [n, seq_len + lookahead], positions [n, seq_len], document ends end to end and their
+        offsets [n + 1]; None when nothing came in time. The arrays' memory is used again once they are freed."""
+    def state(self) -> str:
+        """Of the batch that comes next, as JSON."""
+
+def _panic_for_tests() -> None: ...
