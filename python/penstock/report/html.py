@@ -1,0 +1,249 @@
+"""One self-contained page about a run: no script, no font, no picture is fetched from anywhere."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from penstock.report import plots
+from penstock.report.page_style import PAGE_STYLE
+from penstock.report.quantities import show_bytes, show_count, show_rate, show_seconds
+from penstock.report.theme import inline_svg, style
+
+__all__ = ["HeldOut", "RunPage", "Sample", "SourceSize", "StageSpeed", "render_page", "write_page"]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Bits per byte of text that was never trained on."""
+
+    before: float
+    after: float
+    bigram: float | None
+    bytes: int
+    documents: int
+
+
+@dataclass(frozen=True)
+class StageSpeed:
+    """How long a stage took for how much."""
+
+    name: str
+    seconds: float
+    amount: float
+    unit: str
+    """B, or a plural such as tokens."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class SourceSize:
+    """What one source label gave to the packed rows."""
+
+    label: str
+    documents: int
+    text_bytes: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A prompt and what the model wrote after it."""
+
+    prompt: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPage:
+    """Everything that the page shows."""
+
+    title: str
+    subtitle: str
+    facts: Mapping[str, str]
+    """Headline figures, label to value."""
+    metrics: Sequence[Mapping[str, Any]]
+    """Lines of ``metrics.jsonl``."""
+    held_out: HeldOut | None
+    stages: Sequence[StageSpeed]
+    sources: Sequence[SourceSize]
+    sample: Sample | None
+    recipe: Mapping[str, Mapping[str, Any]]
+    record: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Tables that tell one run from another: versions, machine, seeds."""
+
+
+def write_page(page: RunPage, path: Path) -> None:
+    """Write the page, by rename."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(render_page(page), encoding="utf-8")
+    part.replace(path)
+
+
+def render_page(page: RunPage) -> str:
+    """The page as text."""
+    sections = [
+        _facts(page.facts),
+        _held_out(page.held_out),
+        _training(page),
+        _sample(page.sample),
+        _speed(page.stages),
+        _compression(page.sources),
+        _recipe(page.recipe),
+        _record(page.record),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{_text(page.title)}</title>\n<style>{PAGE_STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<header><h1>{_text(page.title)}</h1><p>{_text(page.subtitle)}</p></header>\n"
+        + "\n".join(s for s in sections if s)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _facts(facts: Mapping[str, str]) -> str:
+    cells = "".join(
+        f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in facts.items()
+    )
+    return f'<dl class="facts">{cells}</dl>' if cells else ""
+
+
+def _held_out(held: HeldOut | None) -> str:
+    if held is None:
+        return ""
+    with style():
+        figure = plots.bits_per_byte_plot(held.before, held.after, held.bigram)
+        svg = inline_svg(figure, "heldout", "held-out bits per byte before and after training")
+    words = (
+        f"{held.documents:,} documents ({show_bytes(held.bytes)}) that neither the tokenizer nor the model "
+        "was trained on. Bits per byte do not depend on the tokenizer."
+    )
+    if held.bigram is not None:
+        words += (
+            " The dashed line is a smoothed bigram model, which knows how often each token follows each other "
+            "one, counted over the same training tokens and scored on the same held-out tokens."
+        )
+    return _section("Held-out text", words, _figure(svg))
+
+
+def _training(page: RunPage) -> str:
+    if not page.metrics:
+        return ""
+    with style():
+        body = _figure(inline_svg(plots.loss_plot(page.metrics), "loss", "training loss by step"))
+        loads = [(m["step"], m["expert_load"]) for m in page.metrics if m.get("expert_load")]
+        if loads:
+            figure = plots.expert_load_plot([load for _, load in loads], [step for step, _ in loads])
+            svg = inline_svg(figure, "experts", "expert load by layer and step")
+            body += _figure(
+                svg,
+                "Expert load: the fullest expert's tokens over the mean, by layer. The router's bias moves "
+                "once a step against the load.",
+            )
+    tokens = sum(m.get("tokens", 0) for m in page.metrics)
+    words = f"{len(page.metrics):,} steps over {show_count(tokens)} tokens; thin lines are single steps."
+    return _section("Training", words, body)
+
+
+def _sample(sample: Sample | None) -> str:
+    if sample is None:
+        return ""
+    body = f'<pre class="sample"><b>{_text(sample.prompt)}</b>{_text(sample.text)}</pre>'
+    return _section("A sample", "The prompt is bold; the rest is the model's.", body)
+
+
+def _speed(stages: Sequence[StageSpeed]) -> str:
+    if not stages:
+        return ""
+    longest = max(stage.seconds for stage in stages) or 1.0
+    rows = "".join(
+        f"<tr><th>{_text(s.name)}</th><td class=n>{_text(show_seconds(s.seconds))}</td>"
+        f'<td class=bar><i style="width:{100 * s.seconds / longest:.1f}%"></i></td>'
+        f"<td class=n>{_text(_amount(s))}</td>"
+        f"<td class=n>{_text(show_rate(s.amount, s.seconds, s.unit) if s.amount else '')}</td>"
+        f"<td>{_text(s.note)}</td></tr>"
+        for s in stages
+    )
+    total = show_seconds(sum(s.seconds for s in stages))
+    head = "<tr><th>stage<th class=n>time<th><th class=n>amount<th class=n>speed<th></tr>"
+    return _section("Speed", f"{total} in all, as measured when each stage ran.", _table(head, rows))
+
+
+def _amount(stage: StageSpeed) -> str:
+    if not stage.amount:
+        return ""
+    return show_bytes(stage.amount) if stage.unit == "B" else f"{show_count(stage.amount)} {stage.unit}"
+
+
+def _compression(sources: Sequence[SourceSize]) -> str:
+    sources = [s for s in sources if s.tokens]
+    if not sources:
+        return ""
+    with style():
+        figure = plots.compression_plot({s.label: s.text_bytes / s.tokens for s in sources})
+        svg = inline_svg(figure, "compression", "bytes a token by source")
+    rows = "".join(
+        f"<tr><th>{_text(s.label)}</th><td class=n>{s.documents:,}</td>"
+        f"<td class=n>{_text(show_bytes(s.text_bytes))}</td><td class=n>{s.tokens:,}</td>"
+        f"<td class=n>{s.text_bytes / s.tokens:.3f}</td></tr>"
+        for s in sources
+    )
+    head = (
+        "<tr><th>source<th class=n>documents<th class=n>text<th class=n>tokens<th class=n>bytes a token</tr>"
+    )
+    words = "How much text a token stands for, by the source labels of the documents."
+    return _section("Compression", words, _figure(svg) + _table(head, rows))
+
+
+def _recipe(recipe: Mapping[str, Mapping[str, Any]]) -> str:
+    blocks = []
+    for name, values in recipe.items():
+        lines = "\n".join(f"{key} = {_toml(value)}" for key, value in values.items())
+        blocks.append(f"<details><summary>[{_text(name)}]</summary><pre>{_text(lines)}</pre></details>")
+    words = "Every setting of this run, defaults included; a recipe file needs only what differs from them."
+    return _section("Recipe", words, "".join(blocks)) if blocks else ""
+
+
+def _record(record: Mapping[str, Mapping[str, str]]) -> str:
+    tables = "".join(
+        f"<div><h3>{_text(name)}</h3>"
+        + _table("", "".join(f"<tr><th>{_text(k)}</th><td>{_text(v)}</td></tr>" for k, v in rows.items()))
+        + "</div>"
+        for name, rows in record.items()
+    )
+    return _section("Record", "", f'<div class="record">{tables}</div>') if tables else ""
+
+
+def _section(title: str, words: str, body: str) -> str:
+    lead = f"<p>{_text(words)}</p>" if words else ""
+    return f"<section><h2>{_text(title)}</h2>{lead}{body}</section>"
+
+
+def _figure(svg: str, caption: str = "") -> str:
+    words = f"<figcaption>{_text(caption)}</figcaption>" if caption else ""
+    return f"<figure>{svg}{words}</figure>"
+
+
+def _table(head: str, rows: str) -> str:
+    thead = f"<thead>{head}</thead>" if head else ""
+    return f'<div class="scroll"><table>{thead}<tbody>{rows}</tbody></table></div>'
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + " }"
+    return str(value)
+
+
+def _text(value: str) -> str:
+    return html.escape(value)
