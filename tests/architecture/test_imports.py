@@ -7,8 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import penstock
 import pytest
+
+import penstock
 
 PACKAGE = Path(penstock.__file__).parent
 

@@ -1,0 +1,161 @@
+"""The Python face: round trips, specials, batches, files, pickling, threads."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as Peer
+
+import penstock
+
+
+@pytest.fixture(scope="module")
+def tokenizer(stdlib_texts: list[str]) -> penstock.Tokenizer:
+    return penstock.Tokenizer.train(
+        stdlib_texts, vocab_size=3000, special_tokens=["<|endoftext|>", "<|pad|>"]
+    )
+
+
+@pytest.fixture(scope="module")
+def peer(tokenizer: penstock.Tokenizer) -> Peer:
+    return Peer.from_str(tokenizer.to_json())
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(max_size=400))
+def test_any_text_comes_back(tokenizer: penstock.Tokenizer, text: str) -> None:
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.count_tokens(text) == len(tokenizer.encode(text))
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(alphabet=st.characters(codec="utf-8"), max_size=200))
+def test_hf_gives_the_same_ids(tokenizer: penstock.Tokenizer, peer: Peer, text: str) -> None:
+    if "<|" not in text:
+        assert tokenizer.encode(text) == peer.encode(text, add_special_tokens=False).ids
+
+
+def test_hf_gives_the_same_ids_on_real_text(
+    tokenizer: penstock.Tokenizer, peer: Peer, stdlib_texts: list[str]
+) -> None:
+    texts = [t for t in stdlib_texts if "<|" not in t]
+    ours = tokenizer.encode_batch(texts, threads=2)
+    assert ours.tolist() == [e.ids for e in peer.encode_batch(texts, add_special_tokens=False)]
+    assert tokenizer.decode_batch(ours) == texts
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.binary(max_size=64))
+def test_a_stream_never_hands_out_half_a_character(tokenizer: penstock.Tokenizer, data: bytes) -> None:
+    ids = [i for b in data if (i := tokenizer.token_to_id(bytes([b]))) is not None]
+    assert len(ids) == len(data)
+    decoder = tokenizer.stream_decoder()
+    pieces = [decoder.push(i) for i in ids]
+    assert "".join([*pieces, decoder.finish()]) == data.decode("utf-8", "replace")
+
+
+def test_a_special_string_in_a_text_is_text(tokenizer: penstock.Tokenizer) -> None:
+    text = "a<|endoftext|>b<|pad|>"
+    specials = tokenizer.special_tokens
+    assert not set(specials.values()) & set(tokenizer.encode(text))
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    allowed = tokenizer.encode(text, allowed_special={"<|pad|>"})
+    assert specials["<|pad|>"] in allowed
+    assert specials["<|endoftext|>"] not in allowed
+    everything = tokenizer.encode(text, allowed_special="all")
+    assert {specials["<|pad|>"], specials["<|endoftext|>"]} <= set(everything)
+    assert tokenizer.decode(everything) == text
+
+
+def test_a_batch_is_its_parts(tokenizer: penstock.Tokenizer) -> None:
+    texts = ["", "one", "deux trois", "", "四"]
+    batch = tokenizer.encode_batch(texts, threads=2)
+    assert batch.ids.dtype == np.uint32
+    assert batch.offsets.dtype == np.int64
+    assert len(batch) == 5
+    assert batch.tolist() == [tokenizer.encode(t) for t in texts]
+    assert batch[-1].tolist() == tokenizer.encode("四")
+    assert batch.to_arrow().to_pylist() == batch.tolist()
+    with pytest.raises(IndexError):
+        batch[5]
+
+
+def test_files_keep_everything(tokenizer: penstock.Tokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path / "tok")
+    assert penstock.Tokenizer.from_file(tmp_path / "tok") == tokenizer
+    assert penstock.Tokenizer.from_file(tmp_path / "tok/tokenizer.json") == tokenizer
+    tokenizer.save(tmp_path / "ranks.tiktoken")
+    ranks = penstock.Tokenizer.from_file(tmp_path / "ranks.tiktoken", pattern="deepseek-v3")
+    text = "def f(x):\n    return x + 1  # 注释\n"
+    assert ranks.encode(text) == tokenizer.encode(text)
+
+
+def test_transformers_loads_what_we_save(tokenizer: penstock.Tokenizer, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    tokenizer.save(tmp_path)
+    fast = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    text = "for i in range(10):\n\tprint('x', i)\n"
+    assert fast.encode(text, add_special_tokens=False) == tokenizer.encode(text)
+    assert fast.eos_token == "<|endoftext|>"
+
+
+def test_it_pickles_by_content_and_is_shared_by_threads(tokenizer: penstock.Tokenizer) -> None:
+    again = pickle.loads(pickle.dumps(tokenizer))
+    assert again == tokenizer
+    assert hash(again) == hash(tokenizer)
+    texts = [f"some text {i}" for i in range(200)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(tokenizer.encode, texts)) == [again.encode(t) for t in texts]
+
+
+@pytest.mark.parametrize("ids", [[-1], [2**32], [3.5], ["a"]])
+def test_ids_that_are_no_ids(tokenizer: penstock.Tokenizer, ids: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"whole numbers|invalid"):
+        tokenizer.decode(ids)
+
+
+def test_an_id_outside_the_vocabulary(tokenizer: penstock.Tokenizer) -> None:
+    with pytest.raises(penstock.TokenizerError, match="3000"):
+        tokenizer.decode([1, 3000])
+
+
+def test_a_panic_is_an_internal_error() -> None:
+    from penstock import _core
+
+    with pytest.raises(penstock.InternalError, match="asked for by a test"):
+        _core._panic_for_tests()
+
+
+BAD_FILES = {
+    "not json": "{",
+    "no model": "{}",
+    "other model": json.dumps({"model": {"type": "WordPiece", "vocab": {}}}),
+    "dangling merge": json.dumps({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "zz"]]}}),
+    "duplicate id": json.dumps({"model": {"type": "BPE", "vocab": {"a": 0, "b": 0}, "merges": []}}),
+}
+
+
+@pytest.mark.parametrize("text", BAD_FILES.values(), ids=BAD_FILES.keys())
+def test_a_damaged_file_is_a_typed_error(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(text)
+    with pytest.raises(penstock.TokenizerError, match=r"tokenizer\.json"):
+        penstock.Tokenizer.from_file(path)
+
+
+def test_a_missing_file_is_a_typed_error(tmp_path: Path) -> None:
+    with pytest.raises(penstock.TokenizerError, match="nothing-here"):
+        penstock.Tokenizer.from_file(tmp_path / "nothing-here")
+
+
+def test_a_rank_file_needs_a_pattern(tmp_path: Path, tokenizer: penstock.Tokenizer) -> None:
+    tokenizer.save(tmp_path / "ranks.tiktoken")
+    with pytest.raises(penstock.TokenizerError, match="pattern"):
+        penstock.Tokenizer.from_file(tmp_path / "ranks.tiktoken")
