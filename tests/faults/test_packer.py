@@ -182,7 +182,7 @@ def test_a_full_disk_is_a_typed_error_and_a_rerun_completes(
         pytest.skip("a tmpfs cannot be mounted here")
     try:
         tokenizer, *files = job[0]
-        with pytest.raises(penstock.PenstockError, match="space|full"):
+        with pytest.raises(penstock.PenstockError, match=r"space|full"):
             penstock.pack(
                 files, tokenizer=penstock.Tokenizer.from_file(tokenizer), seq_len=128, out=small / "out"
             )
