@@ -1,0 +1,123 @@
+"""Multi-head latent attention: keys and values of all heads grow from one small latent a token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from penstock.config import ModelConfig
+from penstock.kernels import attention, mla
+from penstock.model.cache import KVCache
+from penstock.model.linear import Linear, Precision, RMSNorm
+from penstock.model.rope import softmax_scale
+
+__all__ = ["Attention", "Rows"]
+
+# Latent norms keep this eps whatever rms_norm_eps says, as published checkpoints were trained.
+LATENT_NORM_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the layers of one pass share about its rows."""
+
+    cos: Tensor
+    """FP32 ``[B, S, qk_rope_head_dim]``."""
+    sin: Tensor
+    doc_ids: Tensor | None
+    """``[B, S]``: attention stays within equal ids. None: each row is one document."""
+    valid: Tensor | None
+    """Bool ``[B, S]``: positions that are neither padding nor fed from another document. None: all."""
+
+
+class Attention(nn.Module):
+    """MLA of DeepSeek-V2 and V3; ``q_lora_rank`` None means queries without a latent of their own."""
+
+    def __init__(self, config: ModelConfig, precision: Precision) -> None:
+        super().__init__()
+        self.config = config
+        self.scale = softmax_scale(config)
+        hidden, heads = config.hidden_size, config.num_attention_heads
+        if config.q_lora_rank is None:
+            self.q_proj = Linear(hidden, heads * config.qk_head_dim, precision)
+        else:
+            self.q_a_proj = Linear(hidden, config.q_lora_rank, precision)
+            self.q_a_layernorm = RMSNorm(config.q_lora_rank, LATENT_NORM_EPS)
+            self.q_b_proj = Linear(config.q_lora_rank, heads * config.qk_head_dim, precision)
+        self.kv_a_proj_with_mqa = Linear(hidden, config.kv_lora_rank + config.qk_rope_head_dim, precision)
+        self.kv_a_layernorm = RMSNorm(config.kv_lora_rank, LATENT_NORM_EPS)
+        self.kv_b_proj = Linear(
+            config.kv_lora_rank, heads * (config.qk_nope_head_dim + config.v_head_dim), precision
+        )
+        self.o_proj = Linear(heads * config.v_head_dim, hidden, precision)
+
+    def forward(self, x: Tensor, rows: Rows, cache: KVCache | None = None, layer: int = 0) -> Tensor:
+        """Mix the tokens of each document.
+
+        Parameters
+        ----------
+        x
+            ``[B, S, H]``, normed.
+        cache
+            Holds earlier tokens of the same rows under ``layer``; the new ones are added to it.
+
+        Returns
+        -------
+        Tensor
+            ``[B, S, H]``, to be added to the residual stream.
+        """
+        q_nope, q_rope = self._queries(x, rows)
+        latent, rope_key = self._latents(x, rows)
+        if cache is not None and cache.length > 0:
+            mixed = self._attend_latents(q_nope, q_rope, *cache.append(layer, latent, rope_key))
+        else:
+            if cache is not None:
+                cache.append(layer, latent, rope_key)
+            k, v = self._expand(latent, rope_key)
+            mixed = attention.attention(torch.cat([q_nope, q_rope], dim=-1), k, v, self.scale, rows.doc_ids)
+        out: Tensor = self.o_proj(mixed.flatten(2))
+        return out
+
+    def _queries(self, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+        """``[B, S, heads, qk_nope_head_dim]`` and the rotated ``[B, S, heads, qk_rope_head_dim]``."""
+        c = self.config
+        q = self.q_proj(x) if c.q_lora_rank is None else self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
+        q = q.unflatten(-1, (c.num_attention_heads, c.qk_head_dim))
+        q_nope, q_rope = q.split([c.qk_nope_head_dim, c.qk_rope_head_dim], dim=-1)
+        return q_nope, self._rotate(q_rope, rows)
+
+    def _latents(self, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+        """The normed ``[B, S, kv_lora_rank]`` and the rotated ``[B, S, qk_rope_head_dim]``."""
+        c = self.config
+        latent, rope_key = self.kv_a_proj_with_mqa(x).split([c.kv_lora_rank, c.qk_rope_head_dim], dim=-1)
+        return self.kv_a_layernorm(latent), self._rotate(rope_key[:, :, None], rows)[:, :, 0]
+
+    def _rotate(self, x: Tensor, rows: Rows) -> Tensor:
+        return mla.apply_rope(x, rows.cos[:, :, None], rows.sin[:, :, None], self.config.rope_interleave)
+
+    def _expand(self, latent: Tensor, rope_key: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys ``[B, S, heads, qk_head_dim]`` and values ``[B, S, heads, v_head_dim]``."""
+        c = self.config
+        kv = self.kv_b_proj(latent).unflatten(-1, (c.num_attention_heads, -1))
+        k_nope, v = kv.split([c.qk_nope_head_dim, c.v_head_dim], dim=-1)
+        shared = rope_key[:, :, None].expand(-1, -1, c.num_attention_heads, -1)
+        return torch.cat([k_nope, shared], dim=-1), v
+
+    def _attend_latents(self, q_nope: Tensor, q_rope: Tensor, latents: Tensor, rope_keys: Tensor) -> Tensor:
+        """The same attention of the last tokens over all, with kv_b moved to the queries' side.
+
+        Then a step costs nothing per cached token but the products with its latent.
+        """
+        c = self.config
+        w = self.kv_b_proj.weight.to(q_nope.dtype).unflatten(0, (c.num_attention_heads, -1))
+        w_k, w_v = w.split([c.qk_nope_head_dim, c.v_head_dim], dim=1)
+        q_latent = torch.einsum("bshn,hnc->bshc", q_nope, w_k)
+        scores = torch.einsum("bshc,btc->bhst", q_latent, latents)
+        scores = (scores + torch.einsum("bshr,btr->bhst", q_rope, rope_keys)).float() * self.scale
+        new, held = scores.shape[-2:]
+        future = torch.ones(new, held, dtype=torch.bool, device=scores.device).triu(held - new + 1)
+        shares = scores.masked_fill(future, float("-inf")).softmax(-1).to(q_nope.dtype)
+        mixed = torch.einsum("bhst,btc->bshc", shares, latents)
+        return torch.einsum("bshc,hvc->bshv", mixed, w_v)

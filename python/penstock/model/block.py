@@ -1,0 +1,37 @@
+"""One layer: attention and a feed-forward part, each behind a norm and added to the residual stream."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from penstock.config import ModelConfig
+from penstock.model.attention import Attention, Rows
+from penstock.model.cache import KVCache
+from penstock.model.linear import Precision, RMSNorm, SwiGLU
+from penstock.model.moe import MoE, RouterLoad
+
+__all__ = ["Block"]
+
+
+class Block(nn.Module):
+    """A layer of the model; ``moe`` chooses between routed experts and a dense feed-forward layer."""
+
+    def __init__(self, config: ModelConfig, precision: Precision, moe: bool) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config, precision)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp: MoE | SwiGLU = (
+            MoE(config, precision) if moe else SwiGLU(config.hidden_size, config.intermediate_size, precision)
+        )
+
+    def forward(
+        self, x: Tensor, rows: Rows, cache: KVCache | None = None, layer: int = 0
+    ) -> tuple[Tensor, RouterLoad | None]:
+        """``[B, S, H]`` to the same, and where its gate sent the tokens, if it has one."""
+        x = x + self.self_attn(self.input_layernorm(x), rows, cache, layer)
+        h = self.post_attention_layernorm(x)
+        if isinstance(self.mlp, MoE):
+            y, load = self.mlp(h, rows.valid)
+            return x + y, load
+        return x + self.mlp(h), None

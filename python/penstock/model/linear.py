@@ -1,0 +1,70 @@
+"""Weights and what they do to rows: projections, norms and the gated feed-forward layer.
+
+Master weights are FP32 whatever the precision; ``Precision`` says in which one the products are taken.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from penstock.kernels import gemm, norm, swiglu
+
+__all__ = ["Linear", "Precision", "RMSNorm", "SwiGLU", "activation_dtype"]
+
+Precision = Literal["fp32", "bf16", "fp8"]
+
+
+def activation_dtype(precision: Precision) -> torch.dtype:
+    """The dtype of everything between two layers."""
+    return torch.float32 if precision == "fp32" else torch.bfloat16
+
+
+class Linear(nn.Module):
+    """``x @ weight.T``, without a bias.
+
+    Parameters
+    ----------
+    in_features, out_features
+        K and N: the weight is FP32 ``[N, K]``.
+    precision
+        Of the three products: forward, input gradient and weight gradient.
+    """
+
+    def __init__(self, in_features: int, out_features: int, precision: Precision) -> None:
+        super().__init__()
+        self.precision: Precision = precision
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., K]`` to ``[..., N]``, in the dtype of ``x``."""
+        return gemm.linear(x, self.weight, self.precision)
+
+
+class RMSNorm(nn.Module):
+    """Rows scaled to a mean square of one, then by a weight."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., size]`` to the same shape and dtype; the statistics are FP32."""
+        return norm.rms_norm(x, self.weight, self.eps)
+
+
+class SwiGLU(nn.Module):
+    """``down(silu(gate(x)) * up(x))``; gate and up are one weight ``[2 * width, hidden]``, gate first."""
+
+    def __init__(self, hidden: int, width: int, precision: Precision) -> None:
+        super().__init__()
+        self.gate_up_proj = Linear(hidden, 2 * width, precision)
+        self.down_proj = Linear(width, hidden, precision)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., hidden]`` to the same shape and dtype."""
+        y: Tensor = self.down_proj(swiglu.swiglu(self.gate_up_proj(x)))
+        return y

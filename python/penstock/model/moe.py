@@ -1,0 +1,158 @@
+"""Mixture of experts: the gate, the routed and shared experts, and what keeps their loads even."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from penstock.config import ModelConfig
+from penstock.kernels import grouped_gemm, permute, route, swiglu
+from penstock.kernels.types import BLOCK, Groups
+from penstock.model.linear import Precision, SwiGLU
+
+__all__ = ["MoE", "Router", "RouterLoad", "sequence_balance_loss"]
+
+
+@dataclass(frozen=True)
+class RouterLoad:
+    """How one layer's gate spread the real tokens of a pass."""
+
+    counts: Tensor
+    """Int ``[E]``: tokens an expert."""
+    balance: Tensor
+    """FP32 ``[B]``: the balance loss of each sequence."""
+
+
+class Router(nn.Module):
+    """Sigmoid gate with group-limited choice; a bias steers the choice and leaves the weights alone."""
+
+    e_score_correction_bias: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
+        self.register_buffer("e_score_correction_bias", torch.zeros(config.n_routed_experts))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Choose experts.
+
+        Parameters
+        ----------
+        x
+            ``[T, H]``.
+
+        Returns
+        -------
+        experts, weights, scores
+            int32 ``[T, k]``; FP32 ``[T, k]``; FP32 ``[T, E]``, the sigmoids before bias and choice.
+        """
+        c = self.config
+        logits = F.linear(x.float(), self.weight)
+        chosen: tuple[Tensor, Tensor, Tensor] = route.route(
+            logits,
+            self.e_score_correction_bias,
+            c.n_group,
+            c.topk_group,
+            c.num_experts_per_tok,
+            c.routed_scaling_factor,
+            c.norm_topk_prob,
+        )
+        return chosen
+
+
+class Experts(nn.Module):
+    """The routed experts' weights, stacked: ``gate_up [E, 2I, H]``, gate first, and ``down [E, H, I]``."""
+
+    def __init__(self, config: ModelConfig, precision: Precision) -> None:
+        super().__init__()
+        self.precision: Precision = precision
+        count, width, hidden = config.n_routed_experts, config.moe_intermediate_size, config.hidden_size
+        self.gate_up = nn.Parameter(torch.empty(count, 2 * width, hidden))
+        self.down = nn.Parameter(torch.empty(count, hidden, width))
+
+    def forward(self, x: Tensor, groups: Groups) -> Tensor:
+        """Rows ``[R, H]``, sorted by expert as ``groups`` says, each through its expert."""
+        h = grouped_gemm.grouped_linear(x, self.gate_up, groups, self.precision)
+        return grouped_gemm.grouped_linear(swiglu.swiglu(h), self.down, groups, self.precision)
+
+
+class MoE(nn.Module):
+    """Routed experts, and the shared ones folded into a single feed-forward layer."""
+
+    def __init__(self, config: ModelConfig, precision: Precision) -> None:
+        super().__init__()
+        self.config = config
+        self.gate = Router(config)
+        self.experts = Experts(config, precision)
+        self.shared_experts = (
+            SwiGLU(config.hidden_size, config.n_shared_experts * config.moe_intermediate_size, precision)
+            if config.n_shared_experts
+            else None
+        )
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> tuple[Tensor, RouterLoad]:
+        """Send every real token through its experts.
+
+        Parameters
+        ----------
+        x
+            ``[B, S, H]``, normed.
+        valid
+            Bool ``[B, S]``; the others reach no routed expert and count nowhere. None: all are real.
+
+        Returns
+        -------
+        y, load
+            ``[B, S, H]`` to be added to the residual stream, and where the tokens went.
+        """
+        c = self.config
+        flat = x.flatten(0, 1)
+        experts, weights, scores = self.gate(flat)
+        groups = route.route_tables(
+            experts, c.n_routed_experts, None if valid is None else valid.flatten(), block=self._block_rows(x)
+        )
+        y = permute.combine(self.experts(permute.permute(flat, groups), groups), weights, groups).view_as(x)
+        if self.shared_experts is not None:
+            y = y + self.shared_experts(x)
+        balance = sequence_balance_loss(scores.view(*x.shape[:2], -1), c.num_experts_per_tok, valid)
+        return y, RouterLoad(groups.counts, balance)
+
+    def _block_rows(self, x: Tensor) -> int:
+        """Rows to which groups are padded: the kernels' tile, or none where plain products run."""
+        return BLOCK if x.is_cuda or self.experts.precision == "fp8" else 1
+
+
+def sequence_balance_loss(scores: Tensor, experts_per_token: int, valid: Tensor | None = None) -> Tensor:
+    """The sequence-wise balance loss of the DeepSeek-V3 report (equations 17 to 20) before its factor.
+
+    Per sequence, the sum over experts of f_i P_i: f_i is the share of tokens that have expert i among
+    their ``k`` highest scores, times E / k; P_i is the mean of its scores, normalised over the experts.
+    As in the equations, f_i looks at the scores alone: neither the bias nor the group limit takes part.
+    Even loads give 1. Gradients flow through P_i.
+
+    Parameters
+    ----------
+    scores
+        FP32 ``[B, S, E]``, sigmoids.
+    experts_per_token
+        k.
+    valid
+        Bool ``[B, S]``: the tokens to look at. None: all.
+
+    Returns
+    -------
+    Tensor
+        FP32 ``[B]``; 0 for a sequence without a valid token.
+    """
+    experts = scores.shape[-1]
+    weight = scores.new_ones(scores.shape[:2]) if valid is None else valid.to(scores.dtype)
+    mean_weight = (weight / weight.sum(1, keepdim=True).clamp(min=1))[..., None]
+    highest = scores.topk(experts_per_token, dim=-1).indices
+    chosen = torch.zeros_like(scores).scatter_(-1, highest, 1.0)
+    f = (chosen * mean_weight).sum(1) * (experts / experts_per_token)
+    p = (scores / (scores.sum(-1, keepdim=True) + 1e-20) * mean_weight).sum(1)
+    return (f * p).sum(-1)
