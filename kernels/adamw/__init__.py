@@ -1,0 +1,5 @@
+"""AdamW."""
+
+from .op import adamw_step
+
+__all__ = ["adamw_step"]

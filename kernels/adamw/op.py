@@ -1,0 +1,76 @@
+"""AdamW with float32 master weights and moments in any dtype, bfloat16 by intention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .. import registry
+from ..arguments import check_same, check_same_device, check_shape, check_tensor
+from . import reference
+from .hyperparameters import hyperparameters
+
+_MOMENTS = (torch.bfloat16, torch.float32)
+
+
+def adamw_step(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    m: Sequence[Tensor],
+    v: Sequence[Tensor],
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.95),
+    eps: float = 1e-8,
+    weight_decay: float = 0.1,
+    step: int = 1,
+    clip_coefficient: float | Tensor = 1.0,
+) -> None:
+    """One step of decoupled-weight-decay Adam, in place, for all of ``params``.
+
+    Arithmetic is float32; the moments are rounded to their own dtype when they are stored. In bfloat16 a
+    second moment with ``1 - beta2`` below 2**-9 would stop moving: 0.95 is safe, 0.999 is not.
+
+    Parameters
+    ----------
+    params : sequence of float32 Tensor
+        Updated in place; their version counters move on, which is what quantised copies are keyed on.
+    grads : sequence of Tensor
+        float32 (bfloat16 is accepted), each of its parameter's shape.
+    m, v : sequence of bfloat16 or float32 Tensor
+        First and second moments, updated in place.
+    lr, betas, eps, weight_decay : float
+        As in ``torch.optim.AdamW``.
+    step : int
+        Number of this step, the first is 1.
+    clip_coefficient : float or float32 Tensor of one element
+        Multiplies every gradient. A tensor stays on the device.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The sequences differ in length, a tensor does not fit its parameter, or a number lies outside its
+        range.
+    """
+    hyper = hyperparameters(lr, betas, eps, weight_decay, step)
+    for name, given in (("grads", grads), ("m", m), ("v", v)):
+        check_same(name, "params", len(params), name, len(given))
+    for i, (p, g, first, second) in enumerate(zip(params, grads, m, v, strict=True)):
+        check_tensor(f"params[{i}]", p, dtype=torch.float32, contiguous=True)
+        check_tensor(f"grads[{i}]", g, dtype=(torch.float32, torch.bfloat16))
+        check_tensor(f"m[{i}]", first, dtype=_MOMENTS, contiguous=True)
+        check_tensor(f"v[{i}]", second, dtype=_MOMENTS, contiguous=True)
+        for name, tensor in ((f"grads[{i}]", g), (f"m[{i}]", first), (f"v[{i}]", second)):
+            check_shape(name, tensor, p.shape)
+            check_same_device(**{f"params[{i}]": p, name: tensor})
+    with torch.no_grad():
+        for p, g, first, second in zip(params, grads, m, v, strict=True):
+            clip = torch.as_tensor(clip_coefficient, dtype=torch.float32, device=p.device)
+            if registry.backend("adamw", p.device) == "triton":
+                from .adamw_triton import update as fast  # Triton is imported only where it runs
+
+                fast(p, g.contiguous(), first, second, clip, hyper)
+                torch.autograd.graph.increment_version((p, first, second))
+            else:
+                reference.update(p, g, first, second, clip, hyper)

@@ -1,0 +1,67 @@
+"""Checks of what a caller passes: every error names the argument, before anything is launched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Precision = Literal["fp32", "bf16", "fp8"]
+FP8 = torch.float8_e4m3fn
+
+
+def check_tensor(
+    name: str,
+    value: object,
+    *,
+    ndim: int | tuple[int, ...] | None = None,
+    dtype: torch.dtype | Sequence[torch.dtype] | None = None,
+    contiguous: bool = False,
+) -> None:
+    """Raise TypeError or ValueError unless ``value`` is a tensor of the rank, dtype and layout asked for."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+    if ndim is not None and value.ndim not in ((ndim,) if isinstance(ndim, int) else ndim):
+        raise ValueError(f"{name}: expected {ndim} dimensions, got shape {tuple(value.shape)}")
+    if dtype is not None:
+        allowed = (dtype,) if isinstance(dtype, torch.dtype) else tuple(dtype)
+        if value.dtype not in allowed:
+            names = " or ".join(str(d) for d in allowed)
+            raise TypeError(f"{name}: expected dtype {names}, got {value.dtype}")
+    if contiguous and not value.is_contiguous():
+        raise ValueError(
+            f"{name}: expected a contiguous tensor, got strides {value.stride()}; .contiguous() helps"
+        )
+
+
+def check_float(name: str, value: object) -> None:
+    """Raise TypeError unless ``value`` is a floating-point tensor wider than FP8."""
+    check_tensor(name, value, dtype=(torch.bfloat16, torch.float16, torch.float32, torch.float64))
+
+
+def check_shape(name: str, value: Tensor, expected: Sequence[int]) -> None:
+    """Raise ValueError unless ``value`` has exactly the shape ``expected``."""
+    if tuple(value.shape) != tuple(expected):
+        raise ValueError(f"{name}: expected shape {tuple(expected)}, got {tuple(value.shape)}")
+
+
+def check_same(what: str, first: str, a: int, second: str, b: int) -> None:
+    """Raise ValueError unless two sizes that must agree do."""
+    if a != b:
+        raise ValueError(f"{what}: {first} has {a}, but {second} has {b}")
+
+
+def check_same_device(**tensors: Tensor) -> None:
+    """Raise ValueError unless all ``tensors`` lie on one device."""
+    (first, reference), *rest = tensors.items()
+    for name, tensor in rest:
+        if tensor.device != reference.device:
+            raise ValueError(f"{name}: lies on {tensor.device}, but {first} lies on {reference.device}")
+
+
+def check_precision(precision: str) -> None:
+    """Raise ValueError unless ``precision`` is one of fp32, bf16, fp8."""
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision: expected one of {', '.join(get_args(Precision))}, got {precision!r}")

@@ -1,0 +1,5 @@
+"""Causal attention within documents."""
+
+from .op import attention
+
+__all__ = ["attention"]

@@ -1,0 +1,7 @@
+"""Dense products: the FP8 ops, and the linear layer made of them."""
+
+from .linear import linear
+from .op import gemm, wgrad
+from .weights import accumulate_in_place, quantized_weight
+
+__all__ = ["accumulate_in_place", "gemm", "linear", "quantized_weight", "wgrad"]

@@ -1,0 +1,151 @@
+"""Dense block-scaled FP8 products: forward, gradient by the input, gradient by the weight."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import registry
+from ..arguments import check_same, check_same_device, check_shape, check_tensor
+from ..quantize.op import check_row_q, check_tok_q, check_weight_q
+from ..types import RowQ, TokQ, WeightQ
+from . import reference
+
+OUTPUTS = (torch.bfloat16, torch.float32)
+TMA_ALIGNMENT_BYTES = 16
+
+
+def gemm(
+    a: RowQ,
+    w: WeightQ,
+    transposed: bool = False,
+    out: Tensor | None = None,
+    out_dtype: torch.dtype = torch.bfloat16,
+) -> Tensor:
+    """``a @ w.T`` (fprop), or ``a @ w`` if ``transposed`` (dgrad); sums promoted to float32 every 128 of K.
+
+    Parameters
+    ----------
+    a : RowQ [M, K]
+        For dgrad [M, N].
+    w : WeightQ [N, K]
+    transposed : bool
+    out : contiguous bfloat16 or float32 Tensor [M, N], optional
+        Written if given; for dgrad [M, K].
+    out_dtype : torch.dtype
+        Of a fresh result.
+
+    Returns
+    -------
+    Tensor [M, N], for dgrad [M, K].
+
+    Raises
+    ------
+    TypeError, ValueError
+        An operand is malformed, or they do not fit each other.
+
+    Notes
+    -----
+    Any M. The tensor-core kernels load rows by TMA, so sizes whose rows are no multiple of 16 bytes go to the
+    reference.
+    """
+    check_row_q("a", a)
+    check_weight_q("w", w, ndim=2)
+    n, k = w.data.shape if not transposed else w.data_t.shape
+    check_same("inner dimension", "a", a.data.shape[1], "w", k)
+    check_same_device(a=a.data, w=w.data)
+    out = _output(out, (a.data.shape[0], n), a.data.device, out_dtype)
+    backend = registry.backend("gemm", a.data.device)
+    if out.numel() == 0:
+        return out
+    if backend != "reference" and aligned(k, 1) and aligned(n, out.element_size()):
+        if backend == "gluon":
+            from .gemm_gluon import launch_gemm  # Triton is imported only where it runs
+
+            launch_gemm(a, w, transposed, out)
+        elif backend == "triton":
+            from .gemm_triton import launch_gemm as launch_plain
+
+            launch_plain(a, w, transposed, out)
+        else:
+            from .gemm_torch import scaled_gemm
+
+            scaled_gemm(a, w, transposed, out)
+    else:
+        reference.gemm(a, w, transposed, out)
+    return out
+
+
+def wgrad(
+    g: RowQ | TokQ,
+    x: RowQ | TokQ,
+    out: Tensor | None = None,
+    accumulate: bool = False,
+) -> Tensor:
+    """``g @ x.T`` over tokens in float32: the gradient of a weight.
+
+    Parameters
+    ----------
+    g : RowQ or TokQ [N, M]
+        The gradient, transposed: by ``quantize_tokens`` (recipe v3) or ``transpose_shift`` (recipe shift).
+    x : the same type [K, M]
+    out : contiguous float32 Tensor [N, K], optional
+    accumulate : bool
+        Add to ``out`` instead of overwriting it. Each tile has one owner, so the result repeats bit for bit.
+
+    Returns
+    -------
+    float32 Tensor [N, K]
+
+    Raises
+    ------
+    TypeError, ValueError
+        An operand is malformed, they do not fit each other, or there is nothing to accumulate on.
+    """
+    check_operands(g, x)
+    if accumulate and out is None:
+        raise ValueError("out: accumulate=True needs a tensor to add to")
+    if out is not None:
+        check_tensor("out", out, dtype=torch.float32)
+    out = _output(out, (g.data.shape[0], x.data.shape[0]), g.data.device, torch.float32)
+    backend = registry.backend("wgrad", g.data.device)
+    if backend in ("gluon", "triton") and g.data.shape[1] > 0 and aligned(out.shape[1], 4):
+        if backend == "gluon":
+            from .gemm_gluon import launch_wgrad  # Triton is imported only where it runs
+
+            launch_wgrad(g, x, out, accumulate)
+        else:
+            from .gemm_triton import launch_wgrad as launch_plain
+
+            launch_plain(g, x, out, accumulate)
+    else:
+        reference.wgrad(g, x, out, accumulate)
+    return out
+
+
+def check_operands(g: RowQ | TokQ, x: RowQ | TokQ) -> None:
+    """Raise unless ``g`` and ``x`` are well-formed operands of one recipe over the same tokens."""
+    if isinstance(g, TokQ):
+        check_tok_q("g", g)
+        check_tok_q("x", x)
+    else:
+        check_row_q("g", g)
+        check_row_q("x", x)
+    check_same("tokens", "g", g.data.shape[1], "x", x.data.shape[1])
+    check_same("tokens", "g modulo 128", g.data.shape[1] % 128, "quantize_tokens and transpose_shift", 0)
+    check_same_device(g=g.data, x=x.data)
+
+
+def aligned(elements: int, element_bytes: int) -> bool:
+    """Whether rows of this size can be moved by TMA."""
+    return elements * element_bytes % TMA_ALIGNMENT_BYTES == 0
+
+
+def _output(out: Tensor | None, shape: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Tensor:
+    if out is None:
+        if dtype not in OUTPUTS:
+            raise TypeError(f"out_dtype: expected bfloat16 or float32, got {dtype}")
+        return torch.empty(shape, dtype=dtype, device=device)
+    check_tensor("out", out, ndim=2, dtype=OUTPUTS, contiguous=True)
+    check_shape("out", out, shape)
+    return out

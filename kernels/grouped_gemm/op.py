@@ -1,0 +1,134 @@
+"""Block-scaled FP8 products of experts: forward, gradient by the input, gradient by the weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import registry
+from ..arguments import check_same, check_same_device, check_shape, check_tensor
+from ..gemm.op import OUTPUTS, aligned, check_operands
+from ..quantize.op import check_row_q, check_weight_q
+from ..types import BLOCK, Groups, RowQ, TokQ, WeightQ
+from . import reference
+
+
+def grouped_gemm(
+    a: RowQ,
+    w: WeightQ,
+    groups: Groups,
+    transposed: bool = False,
+    out: Tensor | None = None,
+    out_dtype: torch.dtype = torch.bfloat16,
+) -> Tensor:
+    """Each expert's rows times its own weight: ``a @ w[e].T``, or ``a @ w[e]`` if ``transposed``.
+
+    Parameters
+    ----------
+    a : RowQ [R_max, K]
+        For dgrad [R_max, N].
+    w : WeightQ [E, N, K]
+    groups : Groups
+        Of block 128; read on the device, so the host does not wait.
+    transposed : bool
+    out : contiguous bfloat16 or float32 Tensor [R_max, N], optional
+    out_dtype : torch.dtype
+
+    Returns
+    -------
+    Tensor [R_max, N], for dgrad [R_max, K]. Rows that belong to no expert are not defined.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An operand is malformed, they do not fit each other, or the groups are not of block 128.
+    """
+    check_row_q("a", a)
+    check_weight_q("w", w, ndim=3)
+    n, k = (w.data if not transposed else w.data_t).shape[1:]
+    check_same("inner dimension", "a", a.data.shape[1], "w", k)
+    check_groups(groups, experts=w.data.shape[0], rows=a.data.shape[0])
+    check_same_device(a=a.data, w=w.data, groups=groups.offsets)
+    if out is None:
+        if out_dtype not in OUTPUTS:
+            raise TypeError(f"out_dtype: expected bfloat16 or float32, got {out_dtype}")
+        out = torch.empty(a.data.shape[0], n, dtype=out_dtype, device=a.data.device)
+    check_tensor("out", out, ndim=2, dtype=OUTPUTS, contiguous=True)
+    check_shape("out", out, (a.data.shape[0], n))
+    backend = registry.backend("grouped_gemm", a.data.device)
+    if backend in ("gluon", "triton") and aligned(k, 1) and aligned(n, out.element_size()):
+        if backend == "gluon":
+            from ..gemm.gemm_gluon import launch_grouped_gemm  # Triton is imported only where it runs
+
+            launch_grouped_gemm(a, w, groups, transposed, out)
+        else:
+            from ..gemm.gemm_triton import launch_grouped_gemm as launch_plain
+
+            launch_plain(a, w, groups, transposed, out)
+    else:
+        reference.grouped_gemm(a, w, groups, transposed, out)
+    return out
+
+
+def grouped_wgrad(
+    g: RowQ | TokQ,
+    x: RowQ | TokQ,
+    groups: Groups,
+    out: Tensor | None = None,
+    accumulate: bool = False,
+) -> Tensor:
+    """``g[:, rows of e] @ x[:, rows of e].T`` for every expert, in float32.
+
+    Parameters
+    ----------
+    g : RowQ or TokQ [N, R_max]
+        The gradient, transposed; see ``gemm.wgrad`` for the two recipes.
+    x : the same type [K, R_max]
+    groups : Groups
+        Of block 128.
+    out : contiguous float32 Tensor [E, N, K], optional
+    accumulate : bool
+        Add to ``out``. Otherwise an expert without rows gets zeros.
+
+    Returns
+    -------
+    float32 Tensor [E, N, K]
+
+    Raises
+    ------
+    TypeError, ValueError
+        An operand is malformed, they do not fit each other, or there is nothing to accumulate on.
+    """
+    check_operands(g, x)
+    check_groups(groups, experts=groups.n_experts, rows=g.data.shape[1])
+    if out is None:
+        if accumulate:
+            raise ValueError("out: accumulate=True needs a tensor to add to")
+        shape = (groups.n_experts, g.data.shape[0], x.data.shape[0])
+        out = torch.empty(shape, dtype=torch.float32, device=g.data.device)
+    check_tensor("out", out, ndim=3, dtype=torch.float32, contiguous=True)
+    check_shape("out", out, (groups.n_experts, g.data.shape[0], x.data.shape[0]))
+    backend = registry.backend("grouped_wgrad", g.data.device)
+    # A tile of 64 rows must not reach into the next expert's gradient.
+    if backend in ("gluon", "triton") and out.shape[1] % 64 == 0 and aligned(out.shape[2], 4):
+        if backend == "gluon":
+            from ..gemm.gemm_gluon import launch_grouped_wgrad  # Triton is imported only where it runs
+
+            launch_grouped_wgrad(g, x, groups, out, accumulate)
+        else:
+            from ..gemm.gemm_triton import launch_grouped_wgrad as launch_plain
+
+            launch_plain(g, x, groups, out, accumulate)
+    else:
+        reference.grouped_wgrad(g, x, groups, out, accumulate)
+    return out
+
+
+def check_groups(groups: object, experts: int, rows: int, block: int | None = BLOCK) -> None:
+    """Raise unless ``groups`` divides ``rows`` rows among ``experts`` experts in blocks of ``block``."""
+    if not isinstance(groups, Groups):
+        raise TypeError(f"groups: expected Groups, got {type(groups).__name__}")
+    check_same("experts", "groups", groups.n_experts, "the weight", experts)
+    check_same("rows", "groups", groups.n_rows, "the operand", rows)
+    if block is not None:
+        check_same("groups.block", "groups", groups.block, "FP8", block)

@@ -1,0 +1,5 @@
+"""RMSNorm."""
+
+from .op import rms_norm
+
+__all__ = ["rms_norm"]

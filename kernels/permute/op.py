@@ -1,0 +1,107 @@
+"""Moving rows to their experts and back. Both directions gather, without atomics: results repeat exactly."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import registry
+from ..arguments import check_float, check_same_device, check_shape, check_tensor
+from ..types import Groups
+from . import reference
+
+
+def permute(x: Tensor, groups: Groups) -> Tensor:
+    """Copy each token's row to all experts it chose.
+
+    Parameters
+    ----------
+    x : Tensor [T, D]
+    groups : Groups
+
+    Returns
+    -------
+    Tensor [R_max, D] in the dtype of ``x``, zeros in the filling rows; differentiable.
+
+    Raises
+    ------
+    TypeError, ValueError
+        ``x`` is no floating-point matrix of ``groups``' T rows on ``groups``' device.
+    """
+    check_float("x", x)
+    check_tensor("x", x, ndim=2)
+    check_shape("x", x, (groups.token_pos.shape[0], x.shape[1]))
+    check_same_device(x=x, groups=groups.offsets)
+    out: Tensor = _Permute.apply(x, groups)
+    return out
+
+
+def combine(y: Tensor, p: Tensor, groups: Groups) -> Tensor:
+    """Sum each token's expert outputs, weighted, in float32.
+
+    Parameters
+    ----------
+    y : Tensor [R_max, D]
+    p : float Tensor [T, k]
+    groups : Groups
+
+    Returns
+    -------
+    Tensor [T, D] in the dtype of ``y``; zero for tokens that are not routed; differentiable in ``y`` and
+    ``p``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        ``y`` or ``p`` does not fit ``groups``.
+    """
+    check_float("y", y)
+    check_tensor("y", y, ndim=2)
+    check_shape("y", y, (groups.n_rows, y.shape[1]))
+    check_float("p", p)
+    check_shape("p", p, groups.token_pos.shape)
+    check_same_device(y=y, p=p, groups=groups.offsets)
+    out: Tensor = _Combine.apply(y, p, groups)
+    return out
+
+
+def _implementation(device: torch.device) -> ModuleType:
+    if registry.backend("permute", device) == "triton":
+        from . import permute_triton  # Triton is imported only where it runs
+
+        return permute_triton
+    return reference
+
+
+class _Permute(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, groups: Groups) -> Tensor:
+        ctx.groups = groups
+        out: Tensor = _implementation(x.device).gather_rows(x, groups)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        grad = grads[0].contiguous()
+        return _implementation(grad.device).gather_sum(grad, None, ctx.groups), None
+
+
+class _Combine(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, p: Tensor, groups: Groups) -> Tensor:
+        ctx.groups = groups
+        ctx.save_for_backward(y, p)
+        out: Tensor = _implementation(y.device).gather_sum(y, p, groups)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        y, p = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        moves = _implementation(grad.device)
+        dy = moves.spread_rows(grad, p, ctx.groups) if ctx.needs_input_grad[0] else None
+        dp = moves.row_dots(grad, y, ctx.groups).to(p.dtype) if ctx.needs_input_grad[1] else None
+        return dy, dp, None

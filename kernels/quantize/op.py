@@ -1,0 +1,168 @@
+"""Casts to E4M3 with power-of-two scales, and the transpose that keeps the bytes' values."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from .. import registry
+from ..arguments import FP8, check_float, check_same, check_same_device, check_tensor
+from ..types import BLOCK, RowQ, TokQ, WeightQ
+from . import reference
+
+
+def quantize_rows(x: Tensor) -> RowQ:
+    """Quantise a matrix, one scale for each 1x128 tile of a row.
+
+    Parameters
+    ----------
+    x : float Tensor [M, K]
+        Any sizes; the last tile of a row may be short. Scales beyond row M are those of zero rows.
+
+    Raises
+    ------
+    TypeError, ValueError
+        ``x`` is no floating-point matrix.
+    """
+    _check_matrix("x", x)
+    return _implementation(x.device).quantize_rows(x)  # type: ignore[no-any-return]
+
+
+def quantize_tokens(x: Tensor) -> RowQ:
+    """Quantise the transpose of a matrix, one scale for each feature and 128 tokens: wgrad's operand in
+    recipe v3.
+
+    Parameters
+    ----------
+    x : float Tensor [M, K]
+
+    Returns
+    -------
+    RowQ of shape [K, M], M rounded up to 128 with zeros.
+
+    Raises
+    ------
+    TypeError, ValueError
+        ``x`` is no floating-point matrix.
+    """
+    _check_matrix("x", x)
+    return _implementation(x.device).quantize_tokens(x)  # type: ignore[no-any-return]
+
+
+def quantize_weight(w: Tensor) -> WeightQ:
+    """Quantise weights, one scale for each 128x128 block, and write both layouts.
+
+    Parameters
+    ----------
+    w : float Tensor [N, K] or [E, N, K]
+        Any sizes; blocks at the edges may be short.
+
+    Raises
+    ------
+    TypeError, ValueError
+        ``w`` is no floating-point tensor of two or three dimensions.
+    """
+    check_float("w", w)
+    check_tensor("w", w, ndim=(2, 3))
+    return _implementation(w.device).quantize_weight(w)  # type: ignore[no-any-return]
+
+
+def transpose_shift(a: RowQ, rows: Tensor | None = None) -> TokQ:
+    """Transpose a quantised matrix by shifting exponents: every value is kept, or becomes subnormal in its
+    block.
+
+    All rows of a 128x128 block take the block's largest scale, so a byte is multiplied by a power of two and
+    rounds only where it falls below the smallest normal E4M3 number. Nothing is dequantised.
+
+    Parameters
+    ----------
+    a : RowQ [M, K]
+    rows : int32 Tensor [M_out], optional
+        The row of ``a`` to put at each place, -1 for zeros (``Groups.row_token``). Default: all in order.
+
+    Returns
+    -------
+    TokQ [K, M_out], M_out rounded up to 128 with zeros.
+
+    Raises
+    ------
+    TypeError, ValueError
+        ``a`` is no RowQ, or ``rows`` no integer vector on its device.
+    """
+    check_row_q("a", a)
+    if rows is not None:
+        check_tensor("rows", rows, ndim=1, dtype=(torch.int32, torch.int64))
+        check_same_device(a=a.data, rows=rows)
+    return _implementation(a.data.device).transpose_shift(a, rows)  # type: ignore[no-any-return]
+
+
+def dequantize(q: RowQ | TokQ | WeightQ) -> Tensor:
+    """The float32 values that a quantised tensor stands for, in the shape of its ``data``.
+
+    Raises
+    ------
+    TypeError
+        ``q`` is none of the three.
+    """
+    if not isinstance(q, RowQ | TokQ | WeightQ):
+        raise TypeError(f"q: expected RowQ, TokQ or WeightQ, got {type(q).__name__}")
+    return reference.dequantize(q)
+
+
+def check_row_q(name: str, q: object) -> None:
+    """Raise TypeError or ValueError unless ``q`` is a well-formed RowQ."""
+    if not isinstance(q, RowQ):
+        raise TypeError(f"{name}: expected RowQ, got {type(q).__name__}")
+    check_tensor(f"{name}.data", q.data, ndim=2, dtype=FP8, contiguous=True)
+    check_tensor(f"{name}.scale", q.scale, ndim=2, dtype=torch.float32, contiguous=True)
+    rows, columns = q.data.shape
+    _check_scale(name, q.scale, (-(-columns // BLOCK), -(-rows // 4) * 4))
+    check_same_device(**{f"{name}.data": q.data, f"{name}.scale": q.scale})
+
+
+def check_tok_q(name: str, q: object) -> None:
+    """Raise TypeError or ValueError unless ``q`` is a well-formed TokQ."""
+    if not isinstance(q, TokQ):
+        raise TypeError(f"{name}: expected TokQ, got {type(q).__name__}")
+    check_tensor(f"{name}.data", q.data, ndim=2, dtype=FP8, contiguous=True)
+    check_tensor(f"{name}.scale", q.scale, ndim=2, dtype=torch.float32, contiguous=True)
+    features, tokens = q.data.shape
+    check_same(f"{name}.data", "tokens modulo 128", tokens % BLOCK, "TokQ", 0)
+    _check_scale(name, q.scale, (-(-features // BLOCK), tokens // BLOCK))
+    check_same_device(**{f"{name}.data": q.data, f"{name}.scale": q.scale})
+
+
+def check_weight_q(name: str, q: object, ndim: int) -> None:
+    """Raise TypeError or ValueError unless ``q`` is a well-formed WeightQ of ``ndim`` dimensions."""
+    if not isinstance(q, WeightQ):
+        raise TypeError(f"{name}: expected WeightQ, got {type(q).__name__}")
+    check_tensor(f"{name}.data", q.data, ndim=ndim, dtype=FP8, contiguous=True)
+    check_tensor(f"{name}.data_t", q.data_t, ndim=ndim, dtype=FP8, contiguous=True)
+    check_tensor(f"{name}.scale", q.scale, ndim=ndim, dtype=torch.float32, contiguous=True)
+    *experts, rows, columns = q.data.shape
+    if tuple(q.data_t.shape) != (*experts, columns, rows):
+        raise ValueError(
+            f"{name}.data_t: expected shape {(*experts, columns, rows)}, got {tuple(q.data_t.shape)}"
+        )
+    _check_scale(name, q.scale, (*experts, -(-rows // BLOCK), -(-columns // BLOCK)))
+    check_same_device(**{f"{name}.data": q.data, f"{name}.data_t": q.data_t, f"{name}.scale": q.scale})
+
+
+def _check_scale(name: str, scale: Tensor, expected: tuple[int, ...]) -> None:
+    if tuple(scale.shape) != expected:
+        raise ValueError(f"{name}.scale: expected shape {expected}, got {tuple(scale.shape)}")
+
+
+def _check_matrix(name: str, x: Tensor) -> None:
+    check_float(name, x)
+    check_tensor(name, x, ndim=2)
+
+
+def _implementation(device: torch.device) -> ModuleType:
+    if registry.backend("quantize", device) == "triton":
+        from . import quantize_triton  # Triton is imported only where it runs
+
+        return quantize_triton
+    return reference

@@ -1,0 +1,151 @@
+"""Which implementation an op uses on a device. This table is the only dispatch there is.
+
+Backends, fastest first: ``gluon`` (Hopper), ``triton`` (plain Triton), ``torch`` (a library behind PyTorch)
+and ``reference`` (plain PyTorch operations, any device: the definition of correct).
+
+An override beats the table: ``override("gemm", "reference")`` for a block of code, or for a whole process the
+environment variable ``PENSTOCK_KERNELS="gemm=reference,quantize=triton"``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import torch
+
+BACKENDS = ("gluon", "triton", "torch", "reference")
+ENVIRONMENT = "PENSTOCK_KERNELS"
+
+RECIPES = ("v3", "shift")
+RECIPE_ENVIRONMENT = "PENSTOCK_FP8_RECIPE"
+
+Capability = tuple[int, int]
+
+_ANY: Capability = (0, 0)
+_ADA: Capability = (8, 9)
+"""The first generation that converts to float8_e4m3fn in hardware."""
+_HOPPER: Capability = (9, 0)
+
+# op -> backends in the order of preference, each with the lowest capability it runs on.
+# Gluon kernels are written for wgmma, which Hopper alone has: see `_runs`.
+_TABLE: dict[str, tuple[tuple[str, Capability], ...]] = {
+    "quantize": (("triton", _ADA),),
+    "gemm": (("gluon", _HOPPER), ("triton", _ADA), ("torch", _HOPPER)),
+    "wgrad": (("gluon", _HOPPER), ("triton", _ADA)),
+    "grouped_gemm": (("gluon", _HOPPER), ("triton", _ADA)),
+    "grouped_wgrad": (("gluon", _HOPPER), ("triton", _ADA)),
+    "grouped_mm": (("torch", _HOPPER),),
+    "norm": (("triton", _ANY),),
+    "swiglu": (("triton", _ANY),),
+    "permute": (("triton", _ANY),),
+    "attention": (("torch", _ANY),),
+    "cross_entropy": (("triton", _ANY),),
+    "adamw": (("triton", _ANY),),
+}
+
+_overrides: dict[str, str] = {}
+
+
+@cache
+def capability(device: torch.device | None = None) -> Capability | None:
+    """The CUDA compute capability of ``device`` (default: the current one), None without CUDA."""
+    if not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    return major, minor
+
+
+def ops() -> tuple[str, ...]:
+    """The names that ``backend`` and ``override`` know."""
+    return tuple(_TABLE)
+
+
+def backend(op: str, device: torch.device | None = None) -> str:
+    """The backend ``op`` uses for tensors on ``device`` (default: CUDA where there is one, else the CPU).
+
+    Raises
+    ------
+    ValueError
+        The op, or a name in ``PENSTOCK_KERNELS``, is unknown.
+    """
+    _check(op)
+    if op in _overrides:
+        return _overrides[op]
+    wanted = _environment(os.environ.get(ENVIRONMENT, ""))
+    if op in wanted:
+        return wanted[op]
+    on_cuda = torch.cuda.is_available() if device is None else device.type == "cuda"
+    if not on_cuda:
+        return _on_cpu(op)
+    found = capability(device)
+    return next((name for name, lowest in _TABLE[op] if found and _runs(name, lowest, found)), "reference")
+
+
+def wgrad_recipe() -> str:
+    """How FP8 layers quantise the operands of the weight gradient: "v3" unless ``PENSTOCK_FP8_RECIPE`` says
+    "shift".
+
+    "v3" casts again along the tokens, as DeepSeek-V3 did; "shift" transposes the bytes at hand
+    (docs/numerics.md).
+
+    Raises
+    ------
+    ValueError
+        The variable names no recipe.
+    """
+    recipe = os.environ.get(RECIPE_ENVIRONMENT, RECIPES[0])
+    if recipe not in RECIPES:
+        raise ValueError(f"{RECIPE_ENVIRONMENT}: expected one of {', '.join(RECIPES)}, got {recipe!r}")
+    return recipe
+
+
+@contextmanager
+def override(op: str, backend_name: str) -> Iterator[None]:
+    """Let ``op`` use ``backend_name`` inside a ``with`` block, on every device and thread.
+
+    Raises
+    ------
+    ValueError
+        The op or the backend is unknown.
+    """
+    _check(op, backend_name)
+    before = _overrides.get(op)
+    _overrides[op] = backend_name
+    try:
+        yield
+    finally:
+        if before is None:
+            del _overrides[op]
+        else:
+            _overrides[op] = before
+
+
+def _runs(name: str, lowest: Capability, found: Capability) -> bool:
+    return found[0] == lowest[0] if name == "gluon" else found >= lowest
+
+
+def _on_cpu(op: str) -> str:
+    """SDPA has a CPU kernel; everything else falls to the reference."""
+    return "torch" if op == "attention" else "reference"
+
+
+@cache
+def _environment(text: str) -> dict[str, str]:
+    wanted: dict[str, str] = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        op, equals, name = item.partition("=")
+        if not equals:
+            raise ValueError(f"{ENVIRONMENT}: {item!r} is not of the form op=backend, as in gemm=reference")
+        _check(op, name)
+        wanted[op] = name
+    return wanted
+
+
+def _check(op: str, name: str = "reference") -> None:
+    if op not in _TABLE:
+        raise ValueError(f"unknown op {op!r}: expected one of {', '.join(_TABLE)}")
+    if name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r} for {op}: expected one of {', '.join(BACKENDS)}")

@@ -1,0 +1,5 @@
+"""SwiGLU."""
+
+from .op import swiglu
+
+__all__ = ["swiglu"]

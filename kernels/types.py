@@ -1,0 +1,81 @@
+"""The tensors that kernels pass to one another, each with the scales that give its bytes a meaning.
+
+Every scale is a power of two held as float32, and the *multiplier*: value = byte * scale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+BLOCK = 128
+"""Elements that share a scale along a row, and the edge of a square block."""
+
+
+@dataclass(frozen=True)
+class RowQ:
+    """A matrix quantised along its rows, one scale for each 1x128 tile.
+
+    ``quantize_tokens`` uses the same layout for a transposed matrix: there a row is a feature and runs over
+    the tokens.
+    """
+
+    data: Tensor
+    """float8_e4m3fn [M, K]."""
+    scale: Tensor
+    """float32 [ceil(K / 128), M rounded up to 4]; the rows are contiguous, as TMA and cuBLAS want them."""
+
+
+@dataclass(frozen=True)
+class TokQ:
+    """A transposed matrix, tokens contiguous, one scale for each 128x128 block: the operand of wgrad."""
+
+    data: Tensor
+    """float8_e4m3fn [K, M], M a multiple of 128."""
+    scale: Tensor
+    """float32 [ceil(K / 128), M / 128]."""
+
+
+@dataclass(frozen=True)
+class WeightQ:
+    """A weight in both layouts, one scale for each 128x128 block; a leading dimension E counts experts."""
+
+    data: Tensor
+    """float8_e4m3fn [E?, N, K]: the operand of fprop."""
+    data_t: Tensor
+    """float8_e4m3fn [E?, K, N]: the same bytes transposed, the operand of dgrad."""
+    scale: Tensor
+    """float32 [E?, ceil(N / 128), ceil(K / 128)]."""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Where the rows of each expert stand: made on the device, read on the device, never by the host.
+
+    Expert e owns rows ``offsets[e]`` to ``offsets[e + 1]`` of a matrix of R_max rows; the first ``counts[e]``
+    of them are tokens, the rest zero rows that fill the last block. Rows from ``offsets[E]`` on belong to
+    nobody.
+    """
+
+    offsets: Tensor
+    """int32 [E + 1], multiples of ``block``."""
+    block_expert: Tensor
+    """int32 [R_max / block]: the expert of each block of rows, -1 after the last."""
+    row_token: Tensor
+    """int32 [R_max]: the token each row was copied from, -1 for a filling row."""
+    token_pos: Tensor
+    """int32 [T, k]: the row of each token's choice, -1 where the token is not routed."""
+    counts: Tensor
+    """int32 [E]: tokens of each expert, filling rows not counted."""
+    block: int = BLOCK
+    """Rows every group is rounded up to."""
+
+    @property
+    def n_experts(self) -> int:
+        return self.counts.shape[0]
+
+    @property
+    def n_rows(self) -> int:
+        """R_max: the rows a permuted matrix has, fixed by T, k and E alone."""
+        return self.row_token.shape[0]
