@@ -37,8 +37,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float, doc_ids: Tensor | N
         return reference.attention(q, k, v, scale, doc_ids)
     # Without documents SDPA may use a kernel that knows the causal mask; a written mask costs S x S bytes.
     mask = None if doc_ids is None else reference.allowed(doc_ids, q.shape[1], q.device)
-    heads_first = (t.transpose(1, 2) for t in (q, k, v))
-    out = F.scaled_dot_product_attention(*heads_first, attn_mask=mask, is_causal=mask is None, scale=scale)
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale)
     return out.transpose(1, 2)
 
 

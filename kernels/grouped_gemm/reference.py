@@ -7,6 +7,7 @@ path.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from ..types import Groups, RowQ, TokQ, WeightQ
 def spans(groups: Groups) -> Iterator[tuple[int, slice]]:
     """Each expert and its rows, filling rows included, empty experts included."""
     bounds = groups.offsets.tolist()
-    for expert, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for expert, (start, end) in enumerate(pairwise(bounds)):
         yield expert, slice(start, end)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,8 +20,6 @@ if importlib.util.find_spec("penstock") is None:
     package = ModuleType("penstock")
     package.__path__ = [str(ROOT / "python" / "penstock")]
     sys.modules["penstock"] = package
-
-import torch
 
 torch.set_num_threads(1)
 
