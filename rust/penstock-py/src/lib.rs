@@ -1,1 +1,24 @@
-//! penstock-py.
+//! The boundary between penstock's Rust crates and Python: thin, no logic.
+//!
+//! In go bytes, strings, paths and numbers; out come numpy buffers, plain values and the typed
+//! exceptions of `penstock.errors`. `python/penstock/_core.pyi` is the other side.
+
+mod boundary;
+mod buffer;
+mod data;
+mod error;
+mod job;
+mod tokenizer;
+
+use pyo3::prelude::*;
+
+/// The extension module.
+#[pymodule(gil_used = false)]
+mod _core {
+    #[pymodule_export]
+    use super::boundary::_panic_for_tests;
+    #[pymodule_export]
+    use super::data::{Dataset, PackJob, Stream};
+    #[pymodule_export]
+    use super::tokenizer::{StreamDecoder, Tokenizer, TrainTokenizerJob, WordCounts};
+}
