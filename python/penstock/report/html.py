@@ -124,8 +124,8 @@ def _held_out(held: HeldOut | None) -> str:
     )
     if held.bigram is not None:
         words += (
-            " The dashed line is a smoothed bigram model, which knows how often each token follows each other "
-            "one, counted over the same training tokens and scored on the same held-out tokens."
+            " The dashed line is a smoothed bigram model, which knows how often each token follows each "
+            "other one, counted over the same training tokens and scored on the same held-out tokens."
         )
     return _section("Held-out text", words, _figure(svg))
 

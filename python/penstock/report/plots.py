@@ -5,11 +5,12 @@ Figures are made without pyplot, so nothing global is touched and no display is 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from penstock.report.theme import ACCENT, FAINT, GRID, INK
+from penstock.report.theme import ACCENT, FAINT, GRID, INK, PAPER
 
 __all__ = ["bits_per_byte_plot", "compression_plot", "expert_load_plot", "loss_plot", "smoothed"]
 
@@ -57,11 +58,12 @@ def bits_per_byte_plot(before: float, after: float, bigram: float | None) -> Any
         axes.annotate(
             f"{value:.3f}",
             (value, row),
-            xytext=(6, 0),
+            xytext=(-8, 0),
             textcoords="offset points",
+            ha="right",
             va="center",
-            color=INK,
-            fontweight="bold" if row == 0 else "normal",
+            color=PAPER if row == 0 else INK,
+            fontweight="bold",
         )
     if bigram is not None:
         axes.axvline(bigram, color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
@@ -115,7 +117,7 @@ def expert_load_plot(load: Sequence[Sequence[float]], steps: Sequence[int]) -> A
     figure, axes = _canvas(0.9 + 0.26 * layers)
     edges = _edges(len(load))
     means = [
-        [sum(row[layer] for row in load[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+        [sum(row[layer] for row in load[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
         for layer in range(layers)
     ]
     top = max(2.0, max(map(max, means)))
@@ -125,14 +127,18 @@ def expert_load_plot(load: Sequence[Sequence[float]], steps: Sequence[int]) -> A
         for column, value in enumerate(row):
             left, width = at[column], at[column + 1] - at[column]
             shade = 0.06 + 0.94 * min((value - 1) / (top - 1), 1.0)
-            axes.add_patch(Rectangle((left, layer - 0.44), width, 0.88, color=ACCENT, alpha=shade, linewidth=0))
+            axes.add_patch(
+                Rectangle((left, layer - 0.44), width, 0.88, color=ACCENT, alpha=shade, linewidth=0)
+            )
         axes.annotate(
             f" {row[-1]:.2f}", (at[-1], layer), va="center", color=INK, fontsize=8.5, annotation_clip=False
         )
     axes.set_xlim(at[0], at[-1])
     axes.set_ylim(layers - 0.5, -0.5)
     axes.set_yticks(range(layers), [f"MoE layer {layer + 1}" for layer in range(layers)])
-    axes.set_xlabel(f"optimizer step; palest 1.0 (balance), darkest {top:.1f}; the last value stands at the right")
+    axes.set_xlabel(
+        f"optimizer step; palest 1.0 (balance), darkest {top:.1f}; the last value stands at the right"
+    )
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.spines["left"].set_visible(False)
     return figure

@@ -18,7 +18,17 @@ from typing import IO, Any, Protocol
 from penstock.jobs import Progress
 from penstock.report.quantities import show_bytes, show_count, show_rate, show_seconds
 
-__all__ = ["BarView", "JsonView", "LineView", "StepLike", "Update", "View", "job_callback", "open_view", "step_callback"]
+__all__ = [
+    "BarView",
+    "JsonView",
+    "LineView",
+    "StepLike",
+    "Update",
+    "View",
+    "job_callback",
+    "open_view",
+    "step_callback",
+]
 
 LINE_SECONDS = 5.0
 JSON_SECONDS = 1.0

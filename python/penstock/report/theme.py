@@ -1,7 +1,7 @@
 """One look for plots and page: quiet ink, one accent, light and dark.
 
 Plots are drawn with marker colours; in an inline SVG each becomes a CSS variable of the page, so that a
-plot follows the reader's light or dark setting. A PNG gets the light values.
+plot follows the reader's light or dark setting.
 """
 
 from __future__ import annotations
@@ -10,24 +10,31 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-__all__ = ["ACCENT", "CSS_VARIABLES", "FAINT", "GRID", "INK", "inline_svg", "save_png", "style"]
+__all__ = ["ACCENT", "CSS_VARIABLES", "FAINT", "GRID", "INK", "PAPER", "inline_svg", "style"]
 
 # Marker colours; any rare values do.
 INK = "#1c2126"
 FAINT = "#6b7582"
 GRID = "#e3e7eb"
 ACCENT = "#0f766e"
+PAPER = "#fffefd"
 
-_VARIABLES = {INK: "var(--ink)", FAINT: "var(--faint)", GRID: "var(--rule)", ACCENT: "var(--accent)"}
+_VARIABLES = {
+    INK: "var(--ink)",
+    FAINT: "var(--faint)",
+    GRID: "var(--rule)",
+    ACCENT: "var(--accent)",
+    PAPER: "var(--paper)",
+}
 
 CSS_VARIABLES = """
 :root { color-scheme: light dark;
   --ink: #1c2126; --faint: #6b7582; --rule: #e3e7eb; --paper: #ffffff; --panel: #f6f8f9; --accent: #0f766e; }
 @media (prefers-color-scheme: dark) { :root {
-  --ink: #e6e9ec; --faint: #98a2ad; --rule: #2c333b; --paper: #14181c; --panel: #1b2026; --accent: #2dd4bf; } }
+  --ink: #e6e9ec; --faint: #98a2ad; --rule: #2c333b; --paper: #14181c; --panel: #1b2026;
+  --accent: #2dd4bf; } }
 """
 
 _RC: dict[str, Any] = {
@@ -83,10 +90,3 @@ def inline_svg(figure: Any, salt: str, title: str) -> str:
         text = text.replace(marker, variable)
     label = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1).strip()
-
-
-def save_png(figure: Any, path: Path) -> None:
-    """The figure as a PNG on white, by rename."""
-    part = path.with_name(path.name + ".part")
-    figure.savefig(part, format="png", dpi=160, facecolor="white", bbox_inches="tight")
-    part.replace(path)

@@ -1,0 +1,1 @@
+"""The command line: one file a command. Whatever takes long to import is imported inside the commands."""
