@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-
-SHARED = Path(os.environ.get("PENSTOCK_SHARED", Path(__file__).resolve().parents[3] / "shared"))
-REFERENCES = SHARED / "reference" / "hf_deepseek_v3"
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +18,8 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def references() -> Path:
-    if not REFERENCES.is_dir():
-        pytest.skip(f"{REFERENCES} is not there; set PENSTOCK_SHARED to the development data")
-    return REFERENCES
+def references(shared: Path) -> Path:
+    folder = shared / "reference" / "hf_deepseek_v3"
+    if not folder.is_dir():
+        pytest.skip(f"no reference models at {folder}")
+    return folder

@@ -1,4 +1,4 @@
-"""Import against what transformers computed once, and each known way to get it wrong against its own value."""
+"""Import against what transformers computed once, and known ways to get it wrong against theirs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
 from penstock.interop import load_hf
 from penstock.model import KVCache, LossParts, Transformer
 from penstock.model.moe import MoE
-from safetensors.torch import load_file
-from torch import Tensor
 
 TOLERANCE = 1e-5
 
@@ -115,7 +116,7 @@ def test_mtp_logits_and_loss(references: Path) -> None:
     assert (parts.mtp[0] / parts.targets).item() == pytest.approx(expected["mtp_loss"].item(), abs=TOLERANCE)
 
 
-# From here on: wrong on purpose. Each must give the wrong value that transformers gives, or at least not the right one.
+# From here on: wrong on purpose. Each must give transformers' value for that wrong, or at least not the right one.
 
 
 @pytest.mark.parametrize("name", ["base", "yarn"])

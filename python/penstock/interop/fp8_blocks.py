@@ -8,14 +8,14 @@ known defect of other loaders.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from penstock.kernels.quantize import quantize_weight
 
 __all__ = ["BLOCK", "SCALE_SUFFIX", "dequantise", "is_quantised_on_disk", "quantise", "scale_shape"]
 
 BLOCK = 128
 SCALE_SUFFIX = "_scale_inv"
-E4M3_MAX = 448.0
 
 
 def is_quantised_on_disk(name: str) -> bool:
@@ -48,11 +48,9 @@ def dequantise(data: Tensor, scale: Tensor) -> Tensor:
 
 
 def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Bytes and multipliers of a weight ``[rows, columns]``, each block's largest value at 448."""
-    (rows, columns), (down, across) = weight.shape, scale_shape(tuple(weight.shape))
-    padded = torch.zeros(down * BLOCK, across * BLOCK, dtype=torch.float32, device=weight.device)
-    padded[:rows, :columns] = weight
-    blocks = padded.view(down, BLOCK, across, BLOCK)
-    scale = blocks.abs().amax((1, 3)).clamp(min=1e-12) / E4M3_MAX
-    scaled = (blocks / scale[:, None, :, None]).clamp(-E4M3_MAX, E4M3_MAX).view(padded.shape)
-    return scaled[:rows, :columns].to(torch.float8_e4m3fn).contiguous(), scale
+    """Bytes and multipliers of a weight ``[rows, columns]``: those that training in FP8 multiplies with.
+
+    The multipliers are powers of two, so what is served is what was trained, to the bit.
+    """
+    quantised = quantize_weight(weight)
+    return quantised.data, quantised.scale

@@ -74,7 +74,7 @@ def load_hf(
         for copy in copies(config):
             if copy.name in files.names and not torch.equal(files.read(copy.name), files.read(copy.of)):
                 raise CheckpointError(
-                    f"{folder}: {copy.name} differs from {copy.of}; multi-token prediction shares embedding and head"
+                    f"{folder}: {copy.name} differs from {copy.of}, which multi-token prediction shares"
                 )
     return model
 
@@ -110,7 +110,8 @@ def save_hf(
         table[copy.name] = table[copy.of]
     state = model.state_dict()
     write_tensors(folder, _sizes(table, state, dtype), lambda name: _on_disk(name, table, state, dtype, fp8))
-    write_text(folder / "config.json", write_config_text(model.config, str(dtype).removeprefix("torch."), fp8))
+    dtype_name = str(dtype).removeprefix("torch.")
+    write_text(folder / "config.json", write_config_text(model.config, dtype_name, fp8))
 
 
 def _check_names(files: TensorFolder, config: ModelConfig, ignored_mtp_layers: int) -> None:
@@ -122,19 +123,19 @@ def _check_names(files: TensorFolder, config: ModelConfig, ignored_mtp_layers: i
     unexpected = [
         name
         for name in files.names
-        if not name.startswith(ignored)
-        and name not in allowed
-        and not (name.endswith(fp8_blocks.SCALE_SUFFIX) and name.removesuffix(fp8_blocks.SCALE_SUFFIX) in allowed)
+        if not name.startswith(ignored) and name.removesuffix(fp8_blocks.SCALE_SUFFIX) not in allowed
     ]
     if missing or unexpected:
-        problems = [
-            f"{len(names)} tensors are {what}: {', '.join(names[:MAX_NAMED])}{', ...' * (len(names) > MAX_NAMED)}"
-            for what, names in (("missing", missing), ("unexpected", unexpected))
-            if names
-        ]
+        problems = [_listed("missing", missing)] if missing else []
+        problems += [_listed("unexpected", unexpected)] if unexpected else []
         if any(name.startswith(f"model.layers.{config.num_hidden_layers}.") for name in missing):
             problems.append("load without multi-token prediction by mtp_layers=0")
         raise CheckpointError(f"{files.folder}: {'; '.join(problems)}")
+
+
+def _listed(what: str, names: list[str]) -> str:
+    more = ", ..." if len(names) > MAX_NAMED else ""
+    return f"{len(names)} tensors are {what}: {', '.join(names[:MAX_NAMED])}{more}"
 
 
 def _fill(ours: Tensor, weight: Weight, files: TensorFolder) -> None:
@@ -144,7 +145,8 @@ def _fill(ours: Tensor, weight: Weight, files: TensorFolder) -> None:
         shape = files.shape(name)
         if shape != tuple(part.shape):
             raise CheckpointError(
-                f"{files.path(name)}: {name} has shape {list(shape)}, but config.json asks for {list(part.shape)}"
+                f"{files.path(name)}: {name} has shape {list(shape)}, "
+                f"but config.json asks for {list(part.shape)}"
             )
         part.copy_(_read_weight(files, name))
 
@@ -196,4 +198,6 @@ def _on_disk(
     if fp8 and fp8_blocks.is_quantised_on_disk(name):
         data, scale = fp8_blocks.quantise(value)
         return {name: data, name + fp8_blocks.SCALE_SUFFIX: scale}
-    return {name: value.to(torch.float32 if name.endswith(BIAS) else dtype).contiguous()}
+    value = value.to(torch.float32 if name.endswith(BIAS) else dtype)
+    # safetensors refuses a tensor under two names, which the repeated embedding and head would be.
+    return {name: value.contiguous() if name in weight.pieces else value.clone()}

@@ -136,7 +136,8 @@ def _refuse_other_models(stored: Mapping[str, Any], path: Path) -> None:
         found = quantization.get(key) if isinstance(quantization, dict) else quantization
         if found != FP8_QUANTIZATION[key]:
             raise CheckpointError(
-                f"{path}: quantization_config.{key} = {found!r}, but only {FP8_QUANTIZATION[key]!r} is supported"
+                f"{path}: quantization_config.{key} = {found!r}, "
+                f"but only {FP8_QUANTIZATION[key]!r} is supported"
             )
 
 
@@ -162,7 +163,7 @@ def _rope(stored: Mapping[str, Any], path: Path) -> tuple[float, RopeScaling | N
         raise CheckpointError(f"{path}: RoPE of {values} is not supported: only default and plain yarn are")
     missing = [k for k in ("factor", "original_max_position_embeddings") if k not in numbers]
     if missing:
-        raise CheckpointError(f"{path}: yarn needs {', '.join(missing)}")
+        raise CheckpointError(f"{path}: RoPE of type yarn needs {', '.join(missing)}")
     # To transformers a silent mscale means that none applies, not 1.
     scaling = {"mscale": 0.0, "mscale_all_dim": 0.0, **{k: v for k, v in numbers.items() if k in known}}
     return float(theta), RopeScaling(**scaling)

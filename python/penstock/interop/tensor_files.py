@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -69,7 +70,7 @@ class TensorFolder:
         except (SafetensorError, OSError, RuntimeError) as error:
             raise CheckpointError(f"{self.path(name)}: {name} cannot be read: {error}") from error
         if not value.is_floating_point():
-            raise CheckpointError(f"{self.path(name)}: {name} is {value.dtype}; expected a floating-point tensor")
+            raise CheckpointError(f"{self.path(name)}: {name} is {value.dtype}; expected floating point")
         return value
 
     def _open(self, file: str) -> Any:
@@ -90,8 +91,8 @@ class TensorFolder:
         listed = {name for name, where in self.names.items() if where == file}
         if held != listed:
             raise CheckpointError(
-                f"{self.folder / file}: holds other tensors than {INDEX} lists, such as {min(held ^ listed)}; "
-                "the files are not of one checkpoint"
+                f"{self.folder / file}: holds other tensors than {INDEX} lists, such as "
+                f"{min(held ^ listed)}; the files are not of one checkpoint"
             )
 
 
@@ -113,11 +114,13 @@ def refuse_existing_model(folder: Path) -> None:
     """Raise unless ``folder`` is free of models; make it if it is not there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        present = sorted(p.name for p in folder.iterdir() if p.suffix == ".safetensors" or p.name == "config.json")
+        present = sorted(
+            p.name for p in folder.iterdir() if p.name == "config.json" or p.match("*.safetensors")
+        )
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be written: {error.strerror}") from error
     if present:
-        raise CheckpointError(f"{folder}: already holds {present[0]}; choose another folder or remove the model")
+        raise CheckpointError(f"{folder}: already holds {present[0]}; choose another folder or remove it")
 
 
 def write_tensors(
@@ -148,7 +151,7 @@ def write_tensors(
     for number, names in enumerate(shards, 1):
         file = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         tensors = {key: value for name in names for key, value in make(name).items()}
-        _write(folder / file, lambda path, tensors=tensors: save_file(tensors, path, metadata={"format": "pt"}))
+        _write(folder / file, partial(save_file, tensors, metadata={"format": "pt"}))
         weight_map |= dict.fromkeys(tensors, file)
         total += sum(t.numel() * t.element_size() for t in tensors.values())
     if len(shards) > 1:

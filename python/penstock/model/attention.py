@@ -111,8 +111,8 @@ class Attention(nn.Module):
         Then a step costs nothing per cached token but the products with its latent.
         """
         c = self.config
-        w = self.kv_b_proj.weight.to(q_nope.dtype).unflatten(0, (c.num_attention_heads, -1))
-        w_k, w_v = w.split([c.qk_nope_head_dim, c.v_head_dim], dim=1)
+        w = self.kv_b_proj.weight.to(q_nope.dtype).view(c.num_attention_heads, -1, c.kv_lora_rank)
+        w_k, w_v = w[:, : c.qk_nope_head_dim], w[:, c.qk_nope_head_dim :]
         q_latent = torch.einsum("bshn,hnc->bshc", q_nope, w_k)
         scores = torch.einsum("bshc,btc->bhst", q_latent, latents)
         scores = (scores + torch.einsum("bshr,btr->bhst", q_rope, rope_keys)).float() * self.scale

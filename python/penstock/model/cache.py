@@ -66,7 +66,7 @@ class KVCache:
         end = self.length + latent.shape[1]
         if end > self.max_tokens:
             raise ConfigError(
-                f"the cache has room for {self.max_tokens} tokens, not {end}: make it with a larger max_tokens"
+                f"the cache has room for {self.max_tokens} tokens, not {end}: make it with more max_tokens"
             )
         self._latents[layer, :, self.length : end] = latent
         self._rope_keys[layer, :, self.length : end] = rope_key

@@ -42,7 +42,7 @@ def softmax_scale(config: ModelConfig) -> float:
     The temperature applies at every length once YaRN is configured, as in transformers, and not only
     beyond the original context as in DeepSeek's inference code.
     """
-    scale = config.qk_head_dim**-0.5
+    scale: float = config.qk_head_dim**-0.5
     scaling = config.rope_scaling
     if scaling is None or not scaling.mscale_all_dim:
         return scale

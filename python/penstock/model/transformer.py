@@ -80,10 +80,9 @@ class Transformer(nn.Module):
         )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         # The head stays out of FP8, as in the V3 recipe.
-        self.lm_head = Linear(config.hidden_size, config.vocab_size, "fp32" if precision == "fp32" else "bf16")
-        self.mtp = nn.ModuleList(
-            MTPLayer(config, precision) for _ in range(config.num_nextn_predict_layers)
-        )
+        head_precision: Precision = "fp32" if precision == "fp32" else "bf16"
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, head_precision)
+        self.mtp = nn.ModuleList(MTPLayer(config, precision) for _ in range(config.num_nextn_predict_layers))
         self._initialize()
 
     @torch.no_grad()
@@ -311,6 +310,6 @@ def _check_shapes(tokens: Tensor, positions: Tensor | None, doc_ids: Tensor | No
         )
     if doc_ids is not None and doc_ids.shape != tokens.shape:
         raise DataError(
-            f"doc_ids {tuple(doc_ids.shape)} must be as large as tokens {tuple(tokens.shape)}: lookahead included"
+            f"doc_ids {tuple(doc_ids.shape)} must cover tokens {tuple(tokens.shape)}, lookahead included"
         )
     return width
