@@ -30,9 +30,11 @@ class StepEvent:
     loss: float
     """Mean next-token loss of the main head over the global batch, in nats."""
     mtp_loss: float | None
-    """The same of multi-token prediction, averaged over its depths; None without it."""
+    """The same of multi-token prediction, averaged over its depths; None without it. Divided by the targets
+    of the main head, as in the loss, though the last tokens of a document have no target here."""
     balance_loss: float | None
-    """Sequence-wise balance loss before its weight; None for a model without experts."""
+    """Sequence-wise balance loss before its weight, summed over the MoE layers, each of which gives 1 for
+    even loads; None for a model without experts."""
     grad_norm: float
     """Global norm of the gradient before clipping."""
     lr: float

@@ -38,11 +38,9 @@ def phases(config: OptimizerConfig, steps: int) -> Phases:
         value = getattr(config, name)
         if value is not None and value < 0:
             raise ConfigError(f"optimizer.{name}={value} must not be negative")
-    warmup = min(config.warmup_steps, steps)
-    constant = config.constant_steps
+    warmup, constant, decay = config.warmup_steps, config.constant_steps, config.decay_steps
     if constant is None:
-        constant = (steps - warmup) * 2 // 3
-    decay = config.decay_steps
+        constant = max(steps - warmup, 0) * 2 // 3
     if decay is None:
         decay = max(steps - warmup - constant, 0)
     return Phases(warmup, constant, decay)

@@ -1,0 +1,84 @@
+"""AdamW and clipping against torch's."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from penstock.config import OptimizerConfig
+from penstock.train.optim import AdamW, clip_coefficient, gradient_norm
+
+
+class Two(nn.Module):
+    """A matrix and a vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.matrix = nn.Parameter(torch.randn(5, 7))
+        self.vector = nn.Parameter(torch.randn(7))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return ((x @ self.matrix) * self.vector).square().sum()
+
+
+def backward(model: Two, step: int) -> None:
+    model(torch.randn(3, 5, generator=torch.Generator().manual_seed(step))).backward()
+
+
+@pytest.mark.parametrize(("moments", "tolerance"), [("float32", 1e-6), ("bfloat16", 1e-2)])
+def test_equals_torch_adamw(moments: str, tolerance: float) -> None:
+    config = OptimizerConfig(clip_norm=1.5, moments_dtype=moments)
+    ours, theirs = Two(), Two()
+    optimizer = AdamW(ours.named_parameters(), config)
+    groups = [
+        {"params": [theirs.matrix], "weight_decay": config.weight_decay},
+        {"params": [theirs.vector], "weight_decay": 0.0},
+    ]
+    reference = torch.optim.AdamW(groups, lr=1e-2, betas=(config.beta1, config.beta2), eps=config.eps)
+    for step in range(6):
+        backward(ours, step)
+        norm = float(gradient_norm(optimizer.gradients()))
+        optimizer.step(1e-2, clip_coefficient(norm, config.clip_norm))
+        optimizer.zero_grad()
+
+        reference.zero_grad()
+        backward(theirs, step)
+        expected = float(nn.utils.clip_grad_norm_(theirs.parameters(), 1.5))
+        assert norm == pytest.approx(expected, rel=tolerance)
+        reference.step()
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=tolerance, atol=tolerance / 10)
+
+
+def test_moments_are_bf16_and_named() -> None:
+    optimizer = AdamW(Two().named_parameters(), OptimizerConfig())
+    assert {n: t.dtype for n, t in optimizer.tensors().items()} == dict.fromkeys(
+        ("m.matrix", "m.vector", "v.matrix", "v.vector"), torch.bfloat16
+    )
+
+
+def test_vectors_do_not_decay() -> None:
+    model = Two()
+    before = model.vector.detach().clone(), model.matrix.detach().clone()
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    AdamW(model.named_parameters(), OptimizerConfig(weight_decay=0.5)).step(0.1, 1.0)
+    torch.testing.assert_close(model.vector, before[0], rtol=0, atol=0)
+    torch.testing.assert_close(model.matrix, before[1] * (1 - 0.1 * 0.5))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_one_bad_element_makes_the_norm_bad(bad: float) -> None:
+    gradients = [torch.ones(3, 3), torch.ones(5)]
+    gradients[1][4] = bad
+    assert not math.isfinite(float(gradient_norm(gradients)))
+
+
+def test_clip_coefficient() -> None:
+    assert clip_coefficient(0.5, 1.0) == 1.0
+    assert clip_coefficient(4.0, 1.0) == 0.25
+    assert clip_coefficient(4.0, 0.0) == 1.0
