@@ -116,7 +116,7 @@ def test_mtp_logits_and_loss(references: Path) -> None:
     assert (parts.mtp[0] / parts.targets).item() == pytest.approx(expected["mtp_loss"].item(), abs=TOLERANCE)
 
 
-# From here on: wrong on purpose. Each must give transformers' value for that wrong, or at least not the right one.
+# From here on: wrong on purpose. Each must give the value that transformers gives for it, or be far off.
 
 
 @pytest.mark.parametrize("name", ["base", "yarn"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +36,7 @@ class TensorFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._held = ExitStack()
         self._files: dict[str, Any] = {}
         self.names: dict[str, str] = {}
         """Tensor name to file name."""
@@ -51,9 +53,7 @@ class TensorFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for file in self._files.values():
-            file.__exit__(kind, error, trace)
-        self._files.clear()
+        self._held.close()
 
     def path(self, name: str) -> Path:
         """The file that holds a tensor."""
@@ -77,7 +77,8 @@ class TensorFolder:
         if file not in self._files:
             path = self.folder / file
             try:
-                self._files[file] = safe_open(path, framework="pt", device="cpu").__enter__()
+                opened: Any = safe_open(path, framework="pt", device="cpu")
+                self._files[file] = self._held.enter_context(opened)
             except FileNotFoundError as error:
                 raise CheckpointError(f"{path}: missing; the checkpoint is incomplete") from error
             except (SafetensorError, OSError) as error:
@@ -114,9 +115,7 @@ def refuse_existing_model(folder: Path) -> None:
     """Raise unless ``folder`` is free of models; make it if it is not there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        present = sorted(
-            p.name for p in folder.iterdir() if p.name == "config.json" or p.match("*.safetensors")
-        )
+        present = sorted(p.name for kind in ("config.json", "*.safetensors") for p in folder.glob(kind))
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be written: {error.strerror}") from error
     if present:

@@ -270,7 +270,8 @@ class Transformer(nn.Module):
 
     def _counts(self, loads: list[RouterLoad]) -> Tensor:
         if not loads:
-            return torch.zeros(0, self.config.n_routed_experts, dtype=torch.int64)
+            device = self.lm_head.weight.device
+            return torch.zeros(0, self.config.n_routed_experts, dtype=torch.int64, device=device)
         return torch.stack([load.counts for load in loads]).to(torch.int64)
 
 
