@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1, PyUntypedArrayMethods};
+use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
 use penstock_bpe::progress::Progress;
 use penstock_bpe::train::{self, TrainOptions};
 use penstock_bpe::{Allowed, Pattern};
