@@ -406,7 +406,7 @@ impl Tokenizer {
     /// The content of its tokenizer.json.
     #[must_use]
     pub fn to_json(&self) -> String {
-        crate::format::json::write(self)
+        crate::format::to_json(self)
     }
 
     /// Hex SHA-256 of all that decides about ids: equal for equal tokenizers, whatever file they came from.

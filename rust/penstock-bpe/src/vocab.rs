@@ -5,7 +5,7 @@ use crate::error::{Error, Result, show};
 /// Ids below this only: far beyond any real vocabulary, small enough for tables by id.
 pub(crate) const MAX_ID: u32 = (1 << 23) - 1;
 /// The longest token accepted.
-pub(crate) const MAX_TOKEN_BYTES: usize = 1 << 16;
+pub(crate) const MAX_TOKEN_BYTES: usize = 1 << 12;
 
 const FREE: u32 = u32::MAX;
 
