@@ -164,7 +164,7 @@ def read_state(folder: Path) -> CheckpointState:
             precision=record["precision"],
             tokenizer_sha256=record["tokenizer_sha256"],
         )
-    except (KeyError, TypeError, ConfigError) as error:
+    except (AttributeError, KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(
             f"{folder / STATE_FILE}: not a state that this penstock can read: {error!r}; {ANOTHER_WAY}"
         ) from error

@@ -24,7 +24,12 @@ def tiny() -> ModuleType:
     return module
 
 
-@pytest.fixture(autouse=True)
-def _one_thread_and_memory_data(tiny: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Sums are cut by thread, so bits are the same only for the same number of threads."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _memory_data(tiny: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.use_memory_dataset(monkeypatch)

@@ -165,7 +165,7 @@ def test_a_changed_recipe_is_told_and_another_model_refused(
         tiny.train(tmp_path, "train.steps=3", "optimizer.lr=0.02", "train.log_every=2")
     assert "optimizer.lr: 0.01 -> 0.02" in caplog.text
     assert "log_every" not in caplog.text
-    with pytest.raises(CheckpointError, match="another model: model.hidden_size: 32 -> 64"):
+    with pytest.raises(CheckpointError, match=r"another model: model\.hidden_size: 32 -> 64"):
         tiny.train(tmp_path, "train.steps=4", "model.hidden_size=64")
     with pytest.raises(DataError, match="seed"):
         tiny.train(tmp_path, "train.steps=4", "data.seed=1")
@@ -235,10 +235,10 @@ def test_numbers_that_make_no_run_are_refused(tiny: ModuleType, tmp_path: Path, 
 
 
 def test_hardware_that_is_not_there_is_refused(tiny: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(HardwareError, match="set train.precision to"):
+    with pytest.raises(HardwareError, match=r"set train\.precision to"):
         tiny.train(tmp_path, "train.precision=fp8")
     if not torch.cuda.is_available():
-        with pytest.raises(HardwareError, match="set train.device to"):
+        with pytest.raises(HardwareError, match=r"set train\.device to"):
             tiny.train(tmp_path, "train.device=cuda")
 
 

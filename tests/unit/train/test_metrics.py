@@ -13,11 +13,11 @@ from penstock.train.metrics import MetricsFile, StepEvent, read_metrics
 
 
 def event(step: int, **changes: object) -> StepEvent:
-    values = dict(
+    plain = StepEvent(
         step=step, steps=10, loss=2.5, mtp_loss=None, balance_loss=1.0, grad_norm=0.5, lr=1e-3, tokens=96,
         tokens_per_s=1000.0, mfu=None, data_stall_s=0.0, step_s=0.1, expert_load=(1.5, 1.25),
     )  # fmt: skip
-    return StepEvent(**(values | changes))  # type: ignore[arg-type]
+    return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]
 
 
 def write(path: Path, first_step: int, steps: range) -> None:

@@ -5,8 +5,10 @@ Run as a script it trains in a process of its own, which the tests kill.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -21,6 +23,8 @@ from torch import Tensor
 from penstock.config import Config
 from penstock.errors import DataError
 from penstock.train import StepEvent, TrainReport, loop
+from penstock.train.checkpoint import MODEL_FILE, load_tensors, newest_complete
+from penstock.train.state import Training, model_tensors, save
 
 VOCAB_SIZE, SEQ_LEN, EOT = 64, 24, 0
 
@@ -158,8 +162,66 @@ def train(out: Path, *overrides: str, kill_after_step: int = -1, number: int = s
     return loop.run(config(out, *overrides), progress)
 
 
+def find_kill_points(out: Path) -> None:
+    """Kill a save at each of its file operations; write which checkpoint each kill left as the newest."""
+    training = loop._prepare(config(out))
+    root = out / "checkpoints"
+    save(training, root)
+    newest: list[int] = []
+    finished = False
+    while not finished:
+        # Child n saves step 1 in a copy of its own and dies before its n-th operation.
+        copy = Path(shutil.copytree(root, out / f"kill-{len(newest)}"))
+        child = os.fork()
+        if child == 0:
+            die_before_operation(len(newest), copy)
+            training.step = 1
+            with torch.no_grad():
+                training.model.norm.weight.add_(1.0)
+            save(training, copy)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        finished = os.WIFEXITED(status)
+        newest.append(whole_checkpoint(training, copy))
+    (out / "kill-points.json").write_text(json.dumps({"newest": newest, "finished": finished}))
+
+
+def die_before_operation(number: int, root: Path) -> None:
+    """SIGKILL this process before its ``number``-th operation on files below ``root``."""
+    seen = itertools.count()
+
+    def count() -> None:
+        if next(seen) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event.split(".")[0] in ("open", "os", "shutil") and any(str(root) in str(a) for a in arguments):
+            count()
+
+    fsync = os.fsync
+    # No audit event tells of this one.
+    os.fsync = lambda descriptor: (count(), fsync(descriptor))[1]  # type: ignore[assignment]
+    sys.addaudithook(hook)
+
+
+def whole_checkpoint(training: Training, root: Path) -> int:
+    """The step of the newest complete checkpoint, once it has been loaded and found to be as written."""
+    found = newest_complete(root)
+    assert found is not None
+    folder, state = found
+    targets = model_tensors(training.model)
+    expected = training.model.norm.weight.detach() + state.step
+    fresh = {name: torch.empty_like(t) for name, t in targets.items()}
+    load_tensors(folder / MODEL_FILE, fresh)
+    assert torch.equal(fresh["norm.weight"], expected)
+    return state.step
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     use_memory_dataset(setattr)
-    out, kill_after_step, number, *overrides = sys.argv[1:]
-    train(Path(out), *overrides, kill_after_step=int(kill_after_step), number=int(number))
+    out, what, number, *overrides = sys.argv[1:]
+    if what == "kill-points":
+        find_kill_points(Path(out))
+    else:
+        train(Path(out), *overrides, kill_after_step=int(what), number=int(number))
