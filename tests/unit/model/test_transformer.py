@@ -113,7 +113,7 @@ def test_a_target_ahead_never_changes_what_is_predicted(
     changed[0, 7] = (changed[0, 7] + 1) % 61
     others, _ = model.states(changed, seq_len=9)
     for depth, (a, b) in enumerate(zip(states, others, strict=True)):
-        same = (a - b).abs().amax(-1)[0] < 1e-6
+        same = (a - b).abs().amax(-1)[0] < 1e-5
         assert same.tolist() == [i + depth < 7 for i in range(9)]
 
 
@@ -156,25 +156,30 @@ def test_a_full_cache_says_so(
         model(make_tokens(1, 5), cache=cache)
 
 
-@pytest.mark.parametrize(("precision", "bound"), [("bf16", 0.03), ("fp8", 0.15)])
-def test_lower_precisions_stay_near_fp32(
-    make_model: Callable[..., Transformer], make_tokens: Callable[..., Tensor], precision: str, bound: float
+def test_lower_precisions_round_as_they_should(
+    make_model: Callable[..., Transformer], make_tokens: Callable[..., Tensor]
 ) -> None:
-    """Without routing, whose choices flip at any rounding: the same model, losses and gradients nearby."""
-    dense = {"first_k_dense_replace": 3, "num_nextn_predict_layers": 0}
-    exact, rough, tokens = make_model(**dense), make_model(precision, **dense), make_tokens(2, 25)
-    assert rough.dtype == torch.bfloat16
-    losses = [model.loss(tokens) for model in (exact, rough)]
-    for part in losses:
-        part.total.backward()
-    assert losses[1].main.dtype == torch.float32
-    assert losses[1].main.item() == pytest.approx(losses[0].main.item(), rel=bound)
-    assert losses[1].main.item() != losses[0].main.item()
-    expected = gradients_of(exact)
-    for name, gradient in gradients_of(rough).items():
-        assert gradient.dtype == torch.float32
-        error = (gradient - expected[name]).norm() / expected[name].norm()
-        assert 0 < error < 2 * bound, name
+    """Gradients of a dense model, since a gate's choices flip at any rounding.
+
+    E4M3 rounds 16 times as coarsely as bfloat16, and some of what rounds (attention, head, the residual
+    stream) is bfloat16 in both: so FP8 must be several times as far off, and not more than 16 times.
+    """
+    models = {
+        p: make_model(p, first_k_dense_replace=3, num_nextn_predict_layers=0) for p in ("fp32", "bf16", "fp8")
+    }
+    losses = {p: model.loss(make_tokens(2, 25)) for p, model in models.items()}
+    for parts in losses.values():
+        parts.total.backward()
+    exact = gradients_of(models["fp32"])
+    errors = {}
+    for precision in ("bf16", "fp8"):
+        gradients = gradients_of(models[precision])
+        assert {g.dtype for g in gradients.values()} == {torch.float32}
+        errors[precision] = torch.stack([(gradients[n] - g).norm() / g.norm() for n, g in exact.items()])
+    assert errors["bf16"].max() < 0.05
+    assert 4 < (errors["fp8"] / errors["bf16"]).log().mean().exp() < 16
+    assert losses["bf16"].main.item() == pytest.approx(losses["fp32"].main.item(), rel=0.01)
+    assert losses["fp8"].main.item() == pytest.approx(losses["fp32"].main.item(), rel=0.05)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp8"])
@@ -186,7 +191,7 @@ def test_lower_precisions_learn(
     doc_ids = (torch.arange(19) >= 8).long().expand(2, -1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
-    for _ in range(25):
+    for _ in range(12):
         optimizer.zero_grad()
         parts = model.loss(tokens, None, doc_ids)
         (parts.total / parts.targets).backward()
@@ -211,8 +216,16 @@ def test_equal_input_gives_equal_gradients(
 
 def test_initial_weights() -> None:
     torch.manual_seed(0)
-    config = ModelConfig(vocab_size=512, hidden_size=128, num_hidden_layers=2, initializer_range=0.02)
-    model = Transformer(dataclasses.replace(config, n_routed_experts=8, num_experts_per_tok=2))
+    model = Transformer(
+        ModelConfig(
+            vocab_size=512,
+            hidden_size=128,
+            intermediate_size=256,
+            num_hidden_layers=2,
+            n_routed_experts=16,
+            initializer_range=0.02,
+        )
+    )
     for name, weight in model.named_parameters():
         if weight.ndim == 1:
             assert (weight == 1).all(), name
