@@ -12,7 +12,7 @@ import torch
 
 from penstock.config import ModelConfig, RopeScaling
 from penstock.errors import CheckpointError
-from penstock.interop import load_hf, save_hf
+from penstock.interop import fp8_blocks, load_hf, save_hf
 from penstock.model import Transformer
 
 transformers = pytest.importorskip("transformers")
@@ -163,3 +163,14 @@ def test_old_style_rope_keys(tmp_path: Path) -> None:
     assert load_hf(tmp_path).config == YARN
     with torch.no_grad():
         assert (in_transformers(tmp_path)(input_ids=ids()).logits - model(ids())).abs().max() < 1e-5
+
+
+def test_transformers_dequantises_our_blocks() -> None:
+    """Where every dimension is a multiple of 128 its guess of the block is right; at 576 rows it raises."""
+    theirs = pytest.importorskip("transformers.integrations.finegrained_fp8").Fp8Dequantize(None)
+    weight = torch.randn(256, 384, generator=torch.Generator().manual_seed(0)).cumsum(0)
+    data, scale = fp8_blocks.quantise(weight)
+    assert len(scale.unique()) > 1
+    assert torch.equal(theirs._dequantize_one(data, scale, torch.float32), fp8_blocks.dequantise(data, scale))
+    with pytest.raises(ValueError, match="576"):
+        theirs._dequantize_one(*fp8_blocks.quantise(torch.randn(576, 128)), torch.float32)

@@ -18,13 +18,21 @@ from penstock.errors import CheckpointError
 from penstock.interop import fp8_blocks
 from penstock.interop.hf_config import read_config, write_config_text
 from penstock.interop.names import Weight, copies, weights
-from penstock.interop.tensor_files import TensorFolder, refuse_existing_model, write_tensors, write_text
+from penstock.interop.tensor_files import (
+    SHARD_BYTES,
+    TensorFolder,
+    refuse_existing_model,
+    write_tensors,
+    write_text,
+)
 from penstock.model.linear import Precision
 from penstock.model.transformer import Transformer
 
 __all__ = ["load_hf", "save_hf"]
 
 MAX_NAMED = 8
+# Old checkpoints hold RoPE's frequencies, which the config states already.
+DERIVED = "self_attn.rotary_emb.inv_freq"
 BIAS = "e_score_correction_bias"
 
 
@@ -80,7 +88,11 @@ def load_hf(
 
 
 def save_hf(
-    model: Transformer, folder: str | Path, dtype: torch.dtype = torch.float32, fp8: bool = False
+    model: Transformer,
+    folder: str | Path,
+    dtype: torch.dtype = torch.float32,
+    fp8: bool = False,
+    max_shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a model in the published layout, loadable by transformers.
 
@@ -97,6 +109,8 @@ def save_hf(
         Of the weights on disk; the router's bias stays FP32.
     fp8
         Projections as e4m3 with a multiplier for each 128 x 128 block; the rest in ``dtype``.
+    max_shard_bytes
+        A larger model is cut into files of about this size, with an index.
 
     Raises
     ------
@@ -109,7 +123,12 @@ def save_hf(
     for copy in copies(model.config):
         table[copy.name] = table[copy.of]
     state = model.state_dict()
-    write_tensors(folder, _sizes(table, state, dtype), lambda name: _on_disk(name, table, state, dtype, fp8))
+    write_tensors(
+        folder,
+        _sizes(table, state, dtype),
+        lambda name: _on_disk(name, table, state, dtype, fp8),
+        max_shard_bytes,
+    )
     dtype_name = str(dtype).removeprefix("torch.")
     write_text(folder / "config.json", write_config_text(model.config, dtype_name, fp8))
 
@@ -123,7 +142,9 @@ def _check_names(files: TensorFolder, config: ModelConfig, ignored_mtp_layers: i
     unexpected = [
         name
         for name in files.names
-        if not name.startswith(ignored) and name.removesuffix(fp8_blocks.SCALE_SUFFIX) not in allowed
+        if name.removesuffix(fp8_blocks.SCALE_SUFFIX) not in allowed
+        and not name.startswith(ignored)
+        and not name.endswith(DERIVED)
     ]
     if missing or unexpected:
         problems = [_listed("missing", missing)] if missing else []

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from penstock.errors import CheckpointError
 
-__all__ = ["TensorFolder", "refuse_existing_model", "write_tensors", "write_text"]
+__all__ = ["SHARD_BYTES", "TensorFolder", "refuse_existing_model", "write_tensors", "write_text"]
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -126,7 +126,7 @@ def write_tensors(
     folder: Path,
     sizes: Iterable[tuple[str, int]],
     make: Callable[[str], dict[str, Tensor]],
-    shard_bytes: int = SHARD_BYTES,
+    max_shard_bytes: int,
 ) -> None:
     """Write tensors to one file, or to shards and an index; one shard is in memory at a time.
 
@@ -136,11 +136,13 @@ def write_tensors(
         Every name, and about how many bytes it will take.
     make
         From a name to what to store for it.
+    max_shard_bytes
+        Of a file, unless a single name takes more.
     """
     shards: list[list[str]] = [[]]
     filled = 0
     for name, size in sizes:
-        if shards[-1] and filled + size > shard_bytes:
+        if shards[-1] and filled + size > max_shard_bytes:
             shards.append([])
             filled = 0
         shards[-1].append(name)

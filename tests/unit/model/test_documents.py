@@ -88,6 +88,16 @@ def test_losses_are_the_sum_over_documents(
     assert parts.targets.item() == sum(n - 1 for n in LENGTHS) == count_targets(ids, SEQ_LEN)
 
 
+def test_a_wider_lookahead_than_needed_changes_nothing(
+    make_model: Callable[..., Transformer], make_tokens: Callable[..., Tensor]
+) -> None:
+    model, (tokens, positions, ids, _) = make_model(num_nextn_predict_layers=0), packed(make_tokens)
+    wide = model.loss(tokens, positions, ids)
+    narrow = model.loss(tokens[:, : SEQ_LEN + 1], positions, ids[:, : SEQ_LEN + 1])
+    assert wide.total.item() == narrow.total.item()
+    assert wide.targets == narrow.targets
+
+
 def test_gradients_are_the_sum_over_documents(
     make_model: Callable[..., Transformer], make_tokens: Callable[..., Tensor]
 ) -> None:
