@@ -9,10 +9,10 @@ from .. import registry
 from ..arguments import check_same, check_same_device, check_shape, check_tensor
 from ..quantize.op import check_row_q, check_tok_q, check_weight_q
 from ..types import RowQ, TokQ, WeightQ
-from . import reference
+from . import gemm_torch, reference
+from .product import backward, forward, launch
 
 OUTPUTS = (torch.bfloat16, torch.float32)
-TMA_ALIGNMENT_BYTES = 16
 
 
 def gemm(
@@ -58,20 +58,9 @@ def gemm(
     backend = registry.backend("gemm", a.data.device)
     if out.numel() == 0:
         return out
-    if backend != "reference" and aligned(k, 1) and aligned(n, out.element_size()):
-        if backend == "gluon":
-            from .gemm_gluon import launch_gemm  # Triton is imported only where it runs
-
-            launch_gemm(a, w, transposed, out)
-        elif backend == "triton":
-            from .gemm_triton import launch_gemm as launch_plain
-
-            launch_plain(a, w, transposed, out)
-        else:
-            from .gemm_torch import scaled_gemm
-
-            scaled_gemm(a, w, transposed, out)
-    else:
+    if backend == "torch" and gemm_torch.supports(a, w, transposed, out):
+        gemm_torch.scaled_gemm(a, w, transposed, out)
+    elif not launch(backend, forward(a, w, transposed, out)):
         reference.gemm(a, w, transposed, out)
     return out
 
@@ -108,17 +97,7 @@ def wgrad(
     if out is not None:
         check_tensor("out", out, dtype=torch.float32)
     out = _output(out, (g.data.shape[0], x.data.shape[0]), g.data.device, torch.float32)
-    backend = registry.backend("wgrad", g.data.device)
-    if backend in ("gluon", "triton") and g.data.shape[1] > 0 and aligned(out.shape[1], 4):
-        if backend == "gluon":
-            from .gemm_gluon import launch_wgrad  # Triton is imported only where it runs
-
-            launch_wgrad(g, x, out, accumulate)
-        else:
-            from .gemm_triton import launch_wgrad as launch_plain
-
-            launch_plain(g, x, out, accumulate)
-    else:
+    if not launch(registry.backend("wgrad", g.data.device), backward(g, x, out, accumulate)):
         reference.wgrad(g, x, out, accumulate)
     return out
 
@@ -134,11 +113,6 @@ def check_operands(g: RowQ | TokQ, x: RowQ | TokQ) -> None:
     check_same("tokens", "g", g.data.shape[1], "x", x.data.shape[1])
     check_same("tokens", "g modulo 128", g.data.shape[1] % 128, "quantize_tokens and transpose_shift", 0)
     check_same_device(g=g.data, x=x.data)
-
-
-def aligned(elements: int, element_bytes: int) -> bool:
-    """Whether rows of this size can be moved by TMA."""
-    return elements * element_bytes % TMA_ALIGNMENT_BYTES == 0
 
 
 def _output(out: Tensor | None, shape: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Tensor:

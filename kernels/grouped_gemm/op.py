@@ -7,7 +7,8 @@ from torch import Tensor
 
 from .. import registry
 from ..arguments import check_same, check_same_device, check_shape, check_tensor
-from ..gemm.op import OUTPUTS, aligned, check_operands
+from ..gemm.op import OUTPUTS, check_operands
+from ..gemm.product import backward, forward, launch
 from ..quantize.op import check_row_q, check_weight_q
 from ..types import BLOCK, Groups, RowQ, TokQ, WeightQ
 from . import reference
@@ -56,16 +57,7 @@ def grouped_gemm(
     check_tensor("out", out, ndim=2, dtype=OUTPUTS, contiguous=True)
     check_shape("out", out, (a.data.shape[0], n))
     backend = registry.backend("grouped_gemm", a.data.device)
-    if backend in ("gluon", "triton") and aligned(k, 1) and aligned(n, out.element_size()):
-        if backend == "gluon":
-            from ..gemm.gemm_gluon import launch_grouped_gemm  # Triton is imported only where it runs
-
-            launch_grouped_gemm(a, w, groups, transposed, out)
-        else:
-            from ..gemm.gemm_triton import launch_grouped_gemm as launch_plain
-
-            launch_plain(a, w, groups, transposed, out)
-    else:
+    if not launch(backend, forward(a, w, transposed, out, groups)):
         reference.grouped_gemm(a, w, groups, transposed, out)
     return out
 
@@ -110,16 +102,7 @@ def grouped_wgrad(
     check_shape("out", out, (groups.n_experts, g.data.shape[0], x.data.shape[0]))
     backend = registry.backend("grouped_wgrad", g.data.device)
     # A tile of 64 rows must not reach into the next expert's gradient.
-    if backend in ("gluon", "triton") and out.shape[1] % 64 == 0 and aligned(out.shape[2], 4):
-        if backend == "gluon":
-            from ..gemm.gemm_gluon import launch_grouped_wgrad  # Triton is imported only where it runs
-
-            launch_grouped_wgrad(g, x, groups, out, accumulate)
-        else:
-            from ..gemm.gemm_triton import launch_grouped_wgrad as launch_plain
-
-            launch_plain(g, x, groups, out, accumulate)
-    else:
+    if out.shape[1] % 64 or not launch(backend, backward(g, x, out, accumulate, groups)):
         reference.grouped_wgrad(g, x, groups, out, accumulate)
     return out
 

@@ -1,0 +1,343 @@
+"""Block-scaled FP8 products for Hopper, in Gluon: device code. ``launch_gluon`` calls it.
+
+One kernel serves every product ``C = A @ B.T`` of E4M3 operands whose rows run along the summed dimension:
+
+- SCALES says how operands are scaled. "row_block": A by 1x128 tiles, B by 128x128 blocks (fprop, dgrad).
+  "row_row": both by 1x128 tiles (wgrad, recipe v3). "block_block": both by 128x128 blocks (wgrad, recipe
+  shift).
+- KIND says what is grouped. "dense": nothing. "rows": rows of A, each block of 128 with the B of its expert.
+  "tokens": the summed dimension, a C for each expert.
+- TALL chooses a tile of 256x128, otherwise it is 128x256.
+
+A thread block stays on its multiprocessor and works through tiles. One warp, the producer, copies operands by
+TMA into a ring of STAGES stages; two warpgroups, the consumers, own two accumulators of 64x128 each. Tensor
+cores add in less than float32, so a product starts from zero every 128 of K and is promoted: scaled and added
+to float32 registers. That addition is what limits the kernel. The partial sum of the second accumulator
+therefore takes over the registers of the first one's, which the extra ``warpgroup_mma_wait`` makes visible to
+the compiler: without it, both live at once and spill.
+"""
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+
+
+@gluon.jit(do_not_specialize=("M", "E"))  # either may be 1, which must not make it a constant
+def block_scaled_gemm(
+    a_desc,
+    b_desc,
+    c_desc,
+    sa_desc,
+    sb_desc,
+    c_ptr,
+    sa_ptr,
+    sb_ptr,
+    offsets_ptr,
+    expert_ptr,
+    M,
+    N,
+    K,
+    E,
+    sa_stride,
+    sb_stride_expert,
+    sb_stride_n,
+    sb_stride_k,
+    SCALES: gl.constexpr,
+    KIND: gl.constexpr,
+    TALL: gl.constexpr,
+    ADD: gl.constexpr,
+    STAGES: gl.constexpr,
+    GROUP: gl.constexpr,
+    PROGRAMS: gl.constexpr,
+    REGISTERS: gl.constexpr,
+):
+    """C [M, N] from A [M, K] and B [N, K]; for "tokens" C [E, M, N], for "rows" B [E, N, K].
+
+    ADD adds to C in place of writing it. The i-th block of A's scales along K starts at ``i * sa_stride``.
+    """
+    BM: gl.constexpr = 256 if TALL else 128
+    BN: gl.constexpr = 128 if TALL else 256
+    a_s = gl.allocate_shared_memory(a_desc.dtype, [STAGES * BM // 64, 64, 128], a_desc.layout)
+    b_s = gl.allocate_shared_memory(b_desc.dtype, [STAGES * BN // 128, 128, 128], b_desc.layout)
+    # Scales of whole blocks are read as single numbers, and an addition in place needs no room for C.
+    sa_s = gl.allocate_shared_memory(
+        gl.float32, [1 if SCALES == "block_block" else STAGES, BM], sa_desc.layout
+    )
+    sb_s = gl.allocate_shared_memory(gl.float32, [STAGES if SCALES == "row_row" else 1, BN], sb_desc.layout)
+    c_s = gl.allocate_shared_memory(c_desc.dtype, [1 if ADD else 2, 64, 128], c_desc.layout)
+    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(full.index(stage), count=1)
+        mbarrier.init(empty.index(stage), count=2)
+    if KIND == "rows":
+        M = gl.load(offsets_ptr + E)
+    ring = (a_s, b_s, sa_s, sb_s, full, empty)
+    size = (M, N, K, E)
+    tables = (offsets_ptr, expert_ptr)
+    scales = (sa_ptr, sb_ptr, sa_stride, sb_stride_expert, sb_stride_n, sb_stride_k)
+    # fmt: off
+    gl.warp_specialize(
+        [
+            (_consumer, (0, c_desc, c_ptr, c_s, scales, tables, size, ring,
+                         SCALES, KIND, TALL, ADD, STAGES, GROUP, PROGRAMS)),
+            (_consumer, (1, c_desc, c_ptr, c_s, scales, tables, size, ring,
+                         SCALES, KIND, TALL, ADD, STAGES, GROUP, PROGRAMS)),
+            (_producer, (a_desc, b_desc, sa_desc, sb_desc, scales, tables, size, ring,
+                         SCALES, KIND, TALL, STAGES, GROUP, PROGRAMS)),
+        ],
+        [4, 1],
+        [REGISTERS, 24],
+    )
+    # fmt: on
+
+
+@gluon.jit
+def _tiles(size, KIND: gl.constexpr, TALL: gl.constexpr):
+    """Number of tiles of all of C."""
+    BM: gl.constexpr = 256 if TALL else 128
+    BN: gl.constexpr = 128 if TALL else 256
+    tiles = gl.cdiv(size[0], BM) * gl.cdiv(size[1], BN)
+    if KIND == "tokens":
+        tiles *= size[3]
+    return tiles
+
+
+@gluon.jit
+def _place(tile, tables, size, KIND: gl.constexpr, TALL: gl.constexpr, GROUP: gl.constexpr):
+    """Number of a tile -> its expert, first row, first column, first block of K and number of blocks of K.
+
+    GROUP rows of tiles are walked column by column, so that what they share is still in the L2 cache.
+    """
+    BM: gl.constexpr = 256 if TALL else 128
+    BN: gl.constexpr = 128 if TALL else 256
+    rows = gl.cdiv(size[0], BM)
+    columns = gl.cdiv(size[1], BN)
+    expert = 0
+    first = 0
+    blocks = gl.cdiv(size[2], 128)
+    if KIND == "tokens":
+        expert = tile // (rows * columns)
+        tile = tile % (rows * columns)
+        first = gl.load(tables[0] + expert) // 128
+        blocks = gl.load(tables[0] + expert + 1) // 128 - first
+    width = GROUP * columns
+    top = tile // width * GROUP
+    height = gl.minimum(rows - top, GROUP)
+    row = top + tile % width % height
+    column = tile % width // height
+    if KIND == "rows":
+        expert = gl.load(tables[1] + row * (BM // 128))
+    return expert, row * BM, column * BN, first, blocks
+
+
+@gluon.jit
+def _next(stage, phase, STAGES: gl.constexpr):
+    stage += 1
+    if stage == STAGES:
+        stage = 0
+        phase ^= 1
+    return stage, phase
+
+
+@gluon.jit
+def _producer(
+    a_desc,
+    b_desc,
+    sa_desc,
+    sb_desc,
+    scales,
+    tables,
+    size,
+    ring,
+    SCALES: gl.constexpr,
+    KIND: gl.constexpr,
+    TALL: gl.constexpr,
+    STAGES: gl.constexpr,
+    GROUP: gl.constexpr,
+    PROGRAMS: gl.constexpr,
+):
+    """Keeps the ring full."""
+    BM: gl.constexpr = 256 if TALL else 128
+    BN: gl.constexpr = 128 if TALL else 256
+    A_SCALE_BYTES: gl.constexpr = 0 if SCALES == "block_block" else BM * 4
+    B_SCALE_BYTES: gl.constexpr = BN * 4 if SCALES == "row_row" else 0
+    a_s, b_s, sa_s, sb_s, full, empty = ring
+    stage = 0
+    phase = 1
+    for tile in range(gl.program_id(0), _tiles(size, KIND, TALL), PROGRAMS):
+        expert, row, column, first, blocks = _place(tile, tables, size, KIND, TALL, GROUP)
+        b_row = column
+        if KIND == "rows":
+            b_row += expert * size[1]
+        for k in range(first, first + blocks):
+            mbarrier.wait(empty.index(stage), phase)
+            bar = full.index(stage)
+            mbarrier.expect(bar, (BM + BN) * 128 + A_SCALE_BYTES + B_SCALE_BYTES)
+            for i in gl.static_range(BM // 64):
+                a_part = a_s.index(stage * (BM // 64) + i)
+                tma.async_copy_global_to_shared(a_desc, [row + i * 64, k * 128], bar, a_part)
+            for i in gl.static_range(BN // 128):
+                b_part = b_s.index(stage * (BN // 128) + i)
+                tma.async_copy_global_to_shared(b_desc, [b_row + i * 128, k * 128], bar, b_part)
+            if A_SCALE_BYTES:
+                tma.async_copy_global_to_shared(sa_desc, [k * scales[2] + row], bar, sa_s.index(stage))
+            if B_SCALE_BYTES:
+                tma.async_copy_global_to_shared(sb_desc, [k * scales[5] + column], bar, sb_s.index(stage))
+            stage, phase = _next(stage, phase, STAGES)
+
+
+@gluon.jit
+def _consumer(
+    wg: gl.constexpr,
+    c_desc,
+    c_ptr,
+    c_s,
+    scales,
+    tables,
+    size,
+    ring,
+    SCALES: gl.constexpr,
+    KIND: gl.constexpr,
+    TALL: gl.constexpr,
+    ADD: gl.constexpr,
+    STAGES: gl.constexpr,
+    GROUP: gl.constexpr,
+    PROGRAMS: gl.constexpr,
+):
+    """Warpgroup ``wg``: two accumulators, one below the other (TALL) or side by side."""
+    A_PARTS: gl.constexpr = 4 if TALL else 2
+    B_PARTS: gl.constexpr = 1 if TALL else 2
+    DOWN: gl.constexpr = 1 if TALL else 0
+    RIGHT: gl.constexpr = 0 if TALL else 1
+    A0: gl.constexpr = wg * 2 if TALL else wg
+    mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], warps_per_cta=[4, 1], instr_shape=[16, 128, 32])
+    a_s, b_s, _sa_s, sb_s, full, empty = ring
+    zero = gl.zeros([64, 128], gl.float32, mma)
+    stage = 0
+    phase = 0
+    for tile in range(gl.program_id(0), _tiles(size, KIND, TALL), PROGRAMS):
+        expert, row, column, first, blocks = _place(tile, tables, size, KIND, TALL, GROUP)
+        row += A0 * 64
+        a_scale, b_scale0, b_scale1 = _scale_rows(expert, row, column, scales, size, SCALES, RIGHT)
+        acc0 = gl.zeros([64, 128], gl.float32, mma)
+        acc1 = gl.zeros([64, 128], gl.float32, mma)
+        for k in range(first, first + blocks):
+            mbarrier.wait(full.index(stage), phase)
+            a0 = a_s.index(stage * A_PARTS + A0)
+            b0 = b_s.index(stage * B_PARTS).permute((1, 0))
+            p = warpgroup_mma(a0, b0, zero, use_acc=False, is_async=True)
+            down0, across0 = _scales(k, stage, a_scale, b_scale0, scales, ring, A0, 0, SCALES, mma)
+            down1 = down0
+            if SCALES != "row_row" or TALL:
+                down1, _ = _scales(k, stage, a_scale, b_scale1, scales, ring, A0 + DOWN, 0, SCALES, mma)
+            p = warpgroup_mma_wait(0, deps=(p,))
+            acc0 = _promote(acc0, p, down0, across0, SCALES)
+            acc0 = warpgroup_mma_wait(0, deps=(acc0,))
+            a1 = a_s.index(stage * A_PARTS + A0 + DOWN)
+            b1 = b_s.index(stage * B_PARTS + RIGHT).permute((1, 0))
+            p = warpgroup_mma(a1, b1, p, use_acc=False, is_async=True)
+            across1 = across0
+            if SCALES == "row_row" and RIGHT:
+                across1 = sb_s.index(stage).slice(128, 128).load(gl.SliceLayout(0, mma))
+            p = warpgroup_mma_wait(0, deps=(p,))
+            mbarrier.arrive(empty.index(stage), count=1)
+            acc1 = _promote(acc1, p, down1, across1, SCALES)
+            stage, phase = _next(stage, phase, STAGES)
+        if ADD:
+            if blocks > 0:
+                _add(c_ptr, acc0, expert, row, column, size, mma)
+                _add(c_ptr, acc1, expert, row + DOWN * 64, column + RIGHT * 128, size, mma)
+        else:
+            c_part = c_s.index(wg)
+            _store(c_desc, c_part, acc0, expert, row, column, size, KIND)
+            _store(c_desc, c_part, acc1, expert, row + DOWN * 64, column + RIGHT * 128, size, KIND)
+    if not ADD:
+        tma.store_wait(0)
+
+
+@gluon.jit
+def _scale_rows(expert, row, column, scales, size, SCALES: gl.constexpr, RIGHT: gl.constexpr):
+    """Where the block scales of a tile start: A's, and B's for either accumulator; a tile may hang over."""
+    _, _, sa_stride, sb_stride_expert, sb_stride_n, _ = scales
+    a_scale = 0
+    if SCALES == "block_block":
+        a_scale = gl.minimum(row, size[0] - 1) // 128 * sa_stride
+    last = (size[1] - 1) // 128
+    base = 0
+    if SCALES == "row_block":
+        base = expert * sb_stride_expert
+    b_scale0 = base + column // 128 * sb_stride_n
+    b_scale1 = base + gl.minimum(column // 128 + RIGHT, last) * sb_stride_n
+    return a_scale, b_scale0, b_scale1
+
+
+@gluon.jit
+def _scales(
+    k,
+    stage,
+    a_scale,
+    b_scale,
+    scales,
+    ring,
+    part: gl.constexpr,
+    b_part: gl.constexpr,
+    SCALES: gl.constexpr,
+    mma: gl.constexpr,
+):
+    """Factors of one partial product: for its rows (or all of it), and for its columns."""
+    sa_ptr, sb_ptr, _, _, _, sb_stride_k = scales
+    _, _, sa_s, sb_s, _, _ = ring
+    if SCALES == "block_block":
+        down = gl.load(sa_ptr + a_scale + k) * gl.load(sb_ptr + b_scale + k)
+        across = down
+    else:
+        down = sa_s.index(stage).slice(part * 64, 64).load(gl.SliceLayout(1, mma))
+        across = down
+        if SCALES == "row_block":
+            down = down * gl.load(sb_ptr + b_scale + k * sb_stride_k)
+        else:
+            across = sb_s.index(stage).slice(b_part * 128, 128).load(gl.SliceLayout(0, mma))
+    return down, across
+
+
+@gluon.jit
+def _promote(acc, p, down, across, SCALES: gl.constexpr):
+    if SCALES == "block_block":
+        acc += p * down
+    elif SCALES == "row_block":
+        acc += p * gl.expand_dims(down, 1)
+    else:
+        acc += (p * gl.expand_dims(down, 1)) * gl.expand_dims(across, 0)
+    return acc
+
+
+@gluon.jit
+def _store(c_desc, c_part, acc, expert, row, column, size, KIND: gl.constexpr):
+    """Write an accumulator by TMA, which clips at the edges of C but does not know where an expert ends."""
+    tma.store_wait(0)
+    c_part.store(acc.to(c_desc.dtype))
+    fence_async_shared()
+    if KIND == "tokens":
+        if row < size[0]:
+            tma.async_copy_shared_to_global(c_desc, [expert * size[0] + row, column], c_part)
+    else:
+        tma.async_copy_shared_to_global(c_desc, [row, column], c_part)
+
+
+@gluon.jit
+def _add(c_ptr, acc, expert, row, column, size, mma: gl.constexpr):
+    """Add an accumulator to C in memory; no other thread touches these elements, so it is deterministic."""
+    rows = row + gl.arange(0, 64, layout=gl.SliceLayout(1, mma))
+    columns = column + gl.arange(0, 128, layout=gl.SliceLayout(0, mma))
+    inside = gl.expand_dims(rows < size[0], 1) & gl.expand_dims(columns < size[1], 0)
+    at = gl.expand_dims((expert * size[0] + rows).to(gl.int64) * size[1], 1) + gl.expand_dims(columns, 0)
+    gl.atomic_add(c_ptr + at, acc, mask=inside, sem="relaxed")

@@ -1,0 +1,115 @@
+"""Block-scaled FP8 products in plain Triton: the fallback where the Hopper kernel does not run.
+
+Small tiles and many thread blocks a multiprocessor: while one promotes, another multiplies.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from ..types import BLOCK
+from .product import Product
+
+BLOCK_ROWS = 64
+GROUP = 8
+
+
+@triton.jit
+def block_scaled_gemm(
+    a_desc,
+    b_desc,
+    c_ptr,
+    sa_ptr,
+    sb_ptr,
+    offsets_ptr,
+    expert_ptr,
+    M,
+    N,
+    K,
+    sa_stride,
+    sb_stride_expert,
+    sb_stride_n,
+    sb_stride_k,
+    SCALES: tl.constexpr,
+    KIND: tl.constexpr,
+    ADD: tl.constexpr,
+    GROUP: tl.constexpr,
+    BM: tl.constexpr,
+):
+    """C [M, N] = A [M, K] @ B [N, K].T, a tile a program; SCALES, KIND and strides as in ``gemm_gluon``."""
+    BN: tl.constexpr = 128
+    rows = tl.cdiv(M, BM)
+    columns = tl.cdiv(N, BN)
+    tile = tl.program_id(0)
+    expert = 0
+    first = 0
+    blocks = tl.cdiv(K, 128)
+    if KIND == "tokens":
+        expert = tile // (rows * columns)
+        tile = tile % (rows * columns)
+        first = tl.load(offsets_ptr + expert) // 128
+        blocks = tl.load(offsets_ptr + expert + 1) // 128 - first
+    width = GROUP * columns
+    top = tile // width * GROUP
+    height = tl.minimum(rows - top, GROUP)
+    row = (top + tile % width % height) * BM
+    column = tile % width // height * BN
+    b_row = column
+    if KIND == "rows":
+        expert = tl.load(expert_ptr + row // 128)
+        if expert < 0:
+            return
+        b_row += expert * N
+    m = row + tl.arange(0, BM)
+    n = column + tl.arange(0, BN)
+    block_row = tl.minimum(row, M - 1) // 128
+    sb_ptr += expert * sb_stride_expert + column // 128 * sb_stride_n  # n: 0 where a scale is a column's
+    acc = tl.zeros((BM, BN), tl.float32)
+    for k in range(first, first + blocks):
+        a = a_desc.load([row, k * 128])
+        b = b_desc.load([b_row, k * 128])
+        p = tl.dot(a, b.T)
+        if SCALES == "block_block":
+            acc += p * (tl.load(sa_ptr + block_row * sa_stride + k) * tl.load(sb_ptr + k))
+        else:
+            sa = tl.load(sa_ptr + k * sa_stride + m, mask=m < M, other=0.0)
+            if SCALES == "row_block":
+                acc += p * (sa * tl.load(sb_ptr + k * sb_stride_k))[:, None]
+            else:
+                sb = tl.load(sb_ptr + k * sb_stride_k + n, mask=n < N, other=0.0)
+                acc += (p * sa[:, None]) * sb[None, :]
+    c_row = m.to(tl.int64)
+    if KIND == "tokens":
+        c_row += expert.to(tl.int64) * M
+    at = c_ptr + c_row[:, None] * N + n[None, :]
+    inside = (m < M)[:, None] & (n < N)[None, :]
+    if ADD:  # a tile has one owner, so this is no race
+        acc += tl.load(at, mask=inside, other=0.0)
+    tl.store(at, acc.to(c_ptr.dtype.element_ty), mask=inside)
+
+
+def launch(product: Product) -> None:
+    """Compute ``product``."""
+    rows, columns, _ = product.size
+    tiles = triton.cdiv(rows, BLOCK_ROWS) * triton.cdiv(columns, BLOCK)
+    if product.kind == "tokens":
+        tiles *= product.n_experts
+    block_scaled_gemm[(tiles,)](
+        TensorDescriptor.from_tensor(product.a, [BLOCK_ROWS, BLOCK]),
+        TensorDescriptor.from_tensor(product.b, [BLOCK, BLOCK]),
+        product.c,
+        product.a_scale,
+        product.b_scale,
+        *product.tables,
+        *product.size,
+        *product.strides,
+        SCALES=product.scales,
+        KIND=product.kind,
+        ADD=product.add,
+        GROUP=GROUP,
+        BM=BLOCK_ROWS,
+        num_warps=4,
+        num_stages=3,
+    )
