@@ -6,7 +6,7 @@ use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
 use penstock_bpe::progress::Progress;
 use penstock_bpe::train::{self, TrainOptions};
 use penstock_bpe::{Allowed, Pattern};
-use penstock_data::source::SourceOptions;
+use penstock_data::SourceOptions;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
