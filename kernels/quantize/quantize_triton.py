@@ -1,0 +1,185 @@
+"""Casts to E4M3 in Triton: bytes and scales equal ``reference``'s exactly. A program handles one tile."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..arguments import FP8
+from ..types import BLOCK, RowQ, TokQ, WeightQ
+
+LARGEST = tl.constexpr(3.4028234663852886e38)
+SMALLEST_SCALE = tl.constexpr(2.0**-126)
+NAN = tl.constexpr(float("nan"))
+
+ROW_TILE = (8, 256)
+"""Rows and columns a program of ``quantize_rows`` handles: 0.98 of copy speed on H200."""
+TOKEN_TILE_COLUMNS = 64
+"""Features a program of ``quantize_tokens`` handles: 0.92 of copy speed on H200."""
+
+
+@triton.jit
+def _magnitude(x):
+    """|x|, zero where x is not finite."""
+    return tl.where(tl.abs(x) <= LARGEST, tl.abs(x), 0.0)
+
+
+@triton.jit
+def _scale(amax):
+    """The smallest power of two that brings amax to at most 448 = 1.75 * 2**8, never below 2**-126."""
+    exponent = ((amax.to(tl.int32, bitcast=True) + 0x1FFFFF) >> 23) - 8
+    return (tl.maximum(exponent, 1) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _cast(x, scale):
+    """x / scale in E4M3, NaN where x is not finite; ``scale`` is broadcast."""
+    inverse = ((254 << 23) - scale.to(tl.int32, bitcast=True)).to(tl.float32, bitcast=True)
+    return tl.where(tl.abs(x) <= LARGEST, x * inverse, NAN).to(tl.float8e4nv)
+
+
+@triton.jit
+def _quantize_rows(x_ptr, q_ptr, s_ptr, M, K, s_stride, BM: tl.constexpr, BK: tl.constexpr):
+    columns = tl.cdiv(K, BK)
+    m = (tl.program_id(0) // columns).to(tl.int64) * BM + tl.arange(0, BM)
+    k = (tl.program_id(0) % columns) * BK + tl.arange(0, BK)
+    inside = (m < M)[:, None] & (k < K)[None, :]
+    at = m[:, None] * K + k[None, :]
+    x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    tiles = tl.reshape(x, (BM, BK // 128, 128))
+    scale = _scale(tl.max(_magnitude(tiles), 2))
+    tl.store(q_ptr + at, tl.reshape(_cast(tiles, scale[:, :, None]), (BM, BK)), mask=inside)
+    block = (tl.program_id(0) % columns) * (BK // 128) + tl.arange(0, BK // 128)
+    kept = (m < s_stride)[:, None] & (block < tl.cdiv(K, 128))[None, :]
+    tl.store(s_ptr + block[None, :] * s_stride + m[:, None], scale, mask=kept)
+
+
+@triton.jit
+def _quantize_tokens(x_ptr, q_ptr, s_ptr, M, K, q_stride, s_stride, BK: tl.constexpr):
+    columns = tl.cdiv(K, BK)
+    block = tl.program_id(0) // columns
+    m = block.to(tl.int64) * 128 + tl.arange(0, 128)
+    k = (tl.program_id(0) % columns) * BK + tl.arange(0, BK)
+    inside = (m < M)[:, None] & (k < K)[None, :]
+    x = tl.load(x_ptr + m[:, None] * K + k[None, :], mask=inside, other=0.0).to(tl.float32)
+    scale = _scale(tl.max(_magnitude(x), 0))
+    transposed = tl.trans(_cast(x, scale[None, :]))
+    tl.store(q_ptr + k.to(tl.int64)[:, None] * q_stride + m[None, :], transposed, mask=(k < K)[:, None])
+    tl.store(s_ptr + block * s_stride + k, scale, mask=k < s_stride)
+
+
+@triton.jit
+def _quantize_weight(w_ptr, q_ptr, qt_ptr, s_ptr, N, K):
+    rows = tl.cdiv(N, 128)
+    columns = tl.cdiv(K, 128)
+    expert = (tl.program_id(0) // (rows * columns)).to(tl.int64)
+    tile = tl.program_id(0) % (rows * columns)
+    n = tile // columns * 128 + tl.arange(0, 128)
+    k = tile % columns * 128 + tl.arange(0, 128)
+    inside = (n < N)[:, None] & (k < K)[None, :]
+    at = expert * N * K + n.to(tl.int64)[:, None] * K + k[None, :]
+    w = tl.load(w_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    scale = _scale(tl.max(tl.max(_magnitude(w), 1), 0))
+    q = _cast(w, scale)
+    tl.store(q_ptr + at, q, mask=inside)
+    at_t = expert * N * K + k.to(tl.int64)[:, None] * N + n[None, :]
+    tl.store(qt_ptr + at_t, tl.trans(q), mask=(k < K)[:, None] & (n < N)[None, :])
+    tl.store(s_ptr + tl.program_id(0), scale)
+
+
+@triton.jit
+def _transpose_shift(
+    q_ptr, s_ptr, rows_ptr, t_ptr, ts_ptr, M, K, M_OUT, t_stride, s_stride, GATHER: tl.constexpr
+):
+    columns = tl.cdiv(K, 128)
+    row_block = tl.program_id(0) // columns
+    column_block = tl.program_id(0) % columns
+    place = row_block.to(tl.int64) * 128 + tl.arange(0, 128)
+    k = column_block * 128 + tl.arange(0, 128)
+    if GATHER:
+        m = tl.load(rows_ptr + place, mask=place < M_OUT, other=-1).to(tl.int64)
+    else:
+        m = tl.where(place < M, place, -1)
+    real = m >= 0
+    inside = real[:, None] & (k < K)[None, :]
+    x = tl.load(q_ptr + m[:, None] * K + k[None, :], mask=inside, other=0.0).to(tl.float32)
+    scale = tl.load(s_ptr + column_block * s_stride + m, mask=real, other=SMALLEST_SCALE)
+    largest = tl.max(scale, 0)
+    # Bit patterns of powers of two subtract like exponents; beyond 126 every byte is zero anyway.
+    drop = (largest.to(tl.int32, bitcast=True) - scale.to(tl.int32, bitcast=True)) >> 23
+    shift = ((127 - tl.minimum(drop, 126)) << 23).to(tl.float32, bitcast=True)
+    shifted = tl.trans((x * shift[:, None]).to(tl.float8e4nv))
+    tl.store(t_ptr + k.to(tl.int64)[:, None] * t_stride + place[None, :], shifted, mask=(k < K)[:, None])
+    tl.store(ts_ptr + column_block * (t_stride // 128) + row_block, largest)
+
+
+def quantize_rows(x: Tensor) -> RowQ:
+    """See ``op.quantize_rows``."""
+    x = x.contiguous()
+    rows, columns = x.shape
+    data = torch.empty(x.shape, dtype=FP8, device=x.device)
+    scale = x.new_empty((triton.cdiv(columns, BLOCK), _up(rows, 4)), dtype=torch.float32)
+    if x.numel():
+        grid = (triton.cdiv(scale.shape[1], ROW_TILE[0]) * triton.cdiv(columns, ROW_TILE[1]),)
+        _quantize_rows[grid](x, data, scale, rows, columns, scale.shape[1], *ROW_TILE, num_warps=4)
+    return RowQ(data, scale)
+
+
+def quantize_tokens(x: Tensor) -> RowQ:
+    """See ``op.quantize_tokens``."""
+    x = x.contiguous()
+    tokens, features = x.shape
+    padded = _up(tokens, BLOCK)
+    data = torch.empty((features, padded), dtype=FP8, device=x.device)
+    scale = x.new_empty((padded // BLOCK, _up(features, 4)), dtype=torch.float32)
+    if x.numel():
+        grid = (padded // BLOCK * triton.cdiv(scale.shape[1], TOKEN_TILE_COLUMNS),)
+        strides = (padded, scale.shape[1])
+        _quantize_tokens[grid](
+            x, data, scale, tokens, features, *strides, BK=TOKEN_TILE_COLUMNS, num_warps=4
+        )
+    return RowQ(data, scale)
+
+
+def quantize_weight(w: Tensor) -> WeightQ:
+    """See ``op.quantize_weight``."""
+    w = w.contiguous()
+    *experts, rows, columns = w.shape
+    data = torch.empty(w.shape, dtype=FP8, device=w.device)
+    data_t = torch.empty((*experts, columns, rows), dtype=FP8, device=w.device)
+    blocks = (*experts, triton.cdiv(rows, BLOCK), triton.cdiv(columns, BLOCK))
+    scale = w.new_empty(blocks, dtype=torch.float32)
+    if w.numel():
+        _quantize_weight[(scale.numel(),)](w, data, data_t, scale, rows, columns, num_warps=8)
+    return WeightQ(data, data_t, scale)
+
+
+def transpose_shift(a: RowQ, rows: Tensor | None = None) -> TokQ:
+    """See ``op.transpose_shift``."""
+    m, k = a.data.shape
+    m_out = m if rows is None else rows.shape[0]
+    padded = _up(m_out, BLOCK)
+    data = torch.empty((k, padded), dtype=FP8, device=a.data.device)
+    scale = a.scale.new_empty((triton.cdiv(k, BLOCK), padded // BLOCK))
+    if data.numel():
+        _transpose_shift[(scale.numel(),)](
+            a.data,
+            a.scale,
+            a.data if rows is None else rows.contiguous(),
+            data,
+            scale,
+            m,
+            k,
+            m_out,
+            padded,
+            a.scale.stride(0),
+            GATHER=rows is not None,
+            num_warps=4,
+        )
+    return TokQ(data, scale)
+
+
+def _up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
