@@ -1,1 +1,27 @@
-//! penstock-bpe.
+//! Byte-level BPE: train, encode, decode, read and write the common formats.
+//!
+//! A [`Tokenizer`] comes from a file or from [`train::train`]. Text is cut into pieces by a [`Pattern`], each piece is
+//! merged on its own, and the result equals that of the program whose file it is: HF tokenizers for a tokenizer.json,
+//! tiktoken for a rank file.
+
+mod byte_level;
+mod decode;
+mod encode;
+mod error;
+mod format;
+mod normalize;
+mod pattern;
+mod pretokenize;
+pub mod progress;
+mod tokenizer;
+pub mod train;
+mod unicode;
+mod vocab;
+
+pub use decode::StreamDecoder;
+pub use encode::pairs::Merge;
+pub use encode::{Allowed, Encoder};
+pub use error::{Error, Result};
+pub use pattern::{CustomPattern, Pattern};
+pub use progress::{Cancelled, Progress};
+pub use tokenizer::{SpecialToken, Tokenizer};

@@ -1,0 +1,144 @@
+//! Tokens of pieces met before: bounded memory, whole pieces compared.
+
+use hashbrown::HashTable;
+
+use crate::vocab::hash;
+
+/// The longest piece that fits the table of short ones.
+const SHORT_BYTES: usize = 15;
+/// The most tokens that an entry of that table holds.
+const SHORT_TOKENS: usize = 3;
+const SHORT_SETS: usize = 1 << 16;
+/// Longer pieces than this repeat too rarely to be kept.
+const LONG_BYTES: usize = 512;
+/// The table of long pieces starts anew beyond this many bytes of pieces.
+const LONG_ARENA_BYTES: usize = 4 << 20;
+
+/// A short piece, packed with its length, and its tokens.
+#[derive(Debug, Clone, Copy, Default)]
+struct Short {
+    /// 0 when free.
+    key: u128,
+    tokens: [u32; SHORT_TOKENS],
+    len: u32,
+}
+
+/// One cache line: the newer piece first.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(align(64))]
+struct Set([Short; 2]);
+
+#[derive(Debug)]
+struct Long {
+    bytes: std::ops::Range<usize>,
+    tokens: std::ops::Range<usize>,
+}
+
+/// A cache of one thread: at most about 4 MiB of short pieces and as much of long ones.
+#[derive(Debug)]
+pub(crate) struct Cache {
+    sets: Vec<Set>,
+    long: HashTable<Long>,
+    long_bytes: Vec<u8>,
+    long_tokens: Vec<u32>,
+}
+
+impl Cache {
+    pub(crate) fn new() -> Self {
+        Self {
+            sets: vec![Set::default(); SHORT_SETS],
+            long: HashTable::new(),
+            long_bytes: Vec::new(),
+            long_tokens: Vec::new(),
+        }
+    }
+
+    /// Appends the tokens of `piece` to `out` if they are known.
+    #[inline]
+    pub(crate) fn get(&self, piece: &[u8], out: &mut Vec<u32>) -> bool {
+        if piece.len() > SHORT_BYTES {
+            return self.get_long(piece, out);
+        }
+        let key = pack(piece);
+        let set = &self.sets[set_of(key)];
+        for entry in &set.0 {
+            if entry.key == key {
+                out.extend_from_slice(&entry.tokens[..entry.len as usize]);
+                return true;
+            }
+        }
+        false
+    }
+
+    fn get_long(&self, piece: &[u8], out: &mut Vec<u32>) -> bool {
+        if piece.len() > LONG_BYTES {
+            return false;
+        }
+        let found = self.long.find(hash(piece), |entry| {
+            &self.long_bytes[entry.bytes.clone()] == piece
+        });
+        if let Some(entry) = found {
+            out.extend_from_slice(&self.long_tokens[entry.tokens.clone()]);
+        }
+        found.is_some()
+    }
+
+    /// Remembers the tokens of `piece`, in place of older ones if need be.
+    pub(crate) fn put(&mut self, piece: &[u8], tokens: &[u32]) {
+        if piece.len() > SHORT_BYTES {
+            self.put_long(piece, tokens);
+            return;
+        }
+        if tokens.len() > SHORT_TOKENS {
+            return;
+        }
+        let key = pack(piece);
+        let mut entry = Short {
+            key,
+            len: tokens.len() as u32,
+            ..Short::default()
+        };
+        entry.tokens[..tokens.len()].copy_from_slice(tokens);
+        let set = &mut self.sets[set_of(key)];
+        set.0 = [entry, set.0[0]];
+    }
+
+    fn put_long(&mut self, piece: &[u8], tokens: &[u32]) {
+        if piece.len() > LONG_BYTES {
+            return;
+        }
+        if self.long_bytes.len() + piece.len() > LONG_ARENA_BYTES {
+            self.long.clear();
+            self.long_bytes.clear();
+            self.long_tokens.clear();
+        }
+        let bytes = self.long_bytes.len()..self.long_bytes.len() + piece.len();
+        let kept = self.long_tokens.len()..self.long_tokens.len() + tokens.len();
+        self.long_bytes.extend_from_slice(piece);
+        self.long_tokens.extend_from_slice(tokens);
+        let arena = &self.long_bytes;
+        let entry = Long {
+            bytes,
+            tokens: kept,
+        };
+        self.long.insert_unique(hash(piece), entry, |entry| {
+            hash(&arena[entry.bytes.clone()])
+        });
+    }
+}
+
+/// The piece and, in the top byte, its length, which is never 0.
+#[inline]
+fn pack(piece: &[u8]) -> u128 {
+    let mut key = [0; 16];
+    key[..piece.len()].copy_from_slice(piece);
+    key[15] = piece.len() as u8;
+    u128::from_le_bytes(key)
+}
+
+#[inline]
+fn set_of(key: u128) -> usize {
+    let folded = (key as u64) ^ ((key >> 64) as u64).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+    let mixed = (folded ^ folded >> 32).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    (mixed >> 48) as usize & (SHORT_SETS - 1)
+}

@@ -1,0 +1,134 @@
+//! Merging one piece: always the rule of least rank, and of its places the leftmost.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use super::pairs::{NONE, Pairs};
+
+/// Up to this many symbols, looking for the least rank anew beats a heap.
+const SCANNED_SYMBOLS: usize = 40;
+
+/// Memory of the merge loop, kept between pieces.
+#[derive(Debug, Default)]
+pub(crate) struct Workspace {
+    /// The tokens; in the long form a merged-away place keeps an old one.
+    symbols: Vec<u32>,
+    /// Rank of the pair that each symbol makes with the next.
+    ranks: Vec<u32>,
+    /// Neighbours, in the long form.
+    before: Vec<u32>,
+    after: Vec<u32>,
+    /// Rank and place, packed, least first.
+    heap: BinaryHeap<Reverse<u64>>,
+}
+
+impl Workspace {
+    /// Merges `piece` and appends its tokens to `out`. A piece is at most `u32::MAX - 1` bytes long.
+    pub(crate) fn merge(
+        &mut self,
+        piece: &[u8],
+        byte_ids: &[u32; 256],
+        pairs: &Pairs,
+        out: &mut Vec<u32>,
+    ) {
+        self.symbols.clear();
+        self.symbols
+            .extend(piece.iter().map(|&byte| byte_ids[usize::from(byte)]));
+        self.ranks.clear();
+        self.ranks.extend(
+            self.symbols
+                .windows(2)
+                .map(|pair| pairs.rank(pair[0], pair[1])),
+        );
+        self.ranks.push(NONE);
+        if piece.len() <= SCANNED_SYMBOLS {
+            self.merge_by_scanning(pairs);
+            out.extend_from_slice(&self.symbols);
+        } else {
+            self.merge_by_heap(pairs, out);
+        }
+    }
+
+    fn merge_by_scanning(&mut self, pairs: &Pairs) {
+        let (symbols, ranks) = (&mut self.symbols, &mut self.ranks);
+        loop {
+            let mut least = NONE;
+            let mut at = 0;
+            for (place, &rank) in ranks.iter().enumerate() {
+                if rank < least {
+                    (least, at) = (rank, place);
+                }
+            }
+            if least == NONE {
+                return;
+            }
+            symbols[at] = pairs.product(least);
+            symbols.remove(at + 1);
+            ranks.remove(at);
+            if at > 0 {
+                ranks[at - 1] = pairs.rank(symbols[at - 1], symbols[at]);
+            }
+            if at + 1 < symbols.len() {
+                ranks[at] = pairs.rank(symbols[at], symbols[at + 1]);
+            }
+        }
+    }
+
+    fn merge_by_heap(&mut self, pairs: &Pairs, out: &mut Vec<u32>) {
+        let len = self.symbols.len() as u32;
+        self.before.clear();
+        self.before
+            .extend((0..len).map(|place| place.wrapping_sub(1)));
+        self.after.clear();
+        self.after.extend(1..=len);
+        self.heap.clear();
+        let starts = (0..).zip(&self.ranks).filter(|&(_, &rank)| rank != NONE);
+        self.heap
+            .extend(starts.map(|(place, &rank)| Reverse(pack(rank, place))));
+
+        while let Some(Reverse(entry)) = self.heap.pop() {
+            let (rank, place) = ((entry >> 32) as u32, entry as u32);
+            // A place that changed since has another rank, or none.
+            if self.ranks[place as usize] == rank {
+                self.merge_at(place, pairs.product(rank), pairs, len);
+            }
+        }
+        let mut place = 0;
+        while place < len {
+            out.push(self.symbols[place as usize]);
+            place = self.after[place as usize];
+        }
+    }
+
+    fn merge_at(&mut self, place: u32, product: u32, pairs: &Pairs, len: u32) {
+        let gone = self.after[place as usize] as usize;
+        let next = self.after[gone];
+        self.symbols[place as usize] = product;
+        self.ranks[gone] = NONE;
+        self.after[place as usize] = next;
+        let mut rank_ahead = NONE;
+        if next < len {
+            self.before[next as usize] = place;
+            rank_ahead = pairs.rank(product, self.symbols[next as usize]);
+        }
+        self.set_rank(place, rank_ahead);
+        let previous = self.before[place as usize];
+        if previous != u32::MAX {
+            self.set_rank(
+                previous,
+                pairs.rank(self.symbols[previous as usize], product),
+            );
+        }
+    }
+
+    fn set_rank(&mut self, place: u32, rank: u32) {
+        self.ranks[place as usize] = rank;
+        if rank != NONE {
+            self.heap.push(Reverse(pack(rank, place)));
+        }
+    }
+}
+
+fn pack(rank: u32, place: u32) -> u64 {
+    u64::from(rank) << 32 | u64::from(place)
+}

@@ -1,0 +1,186 @@
+//! Text to ids.
+
+pub(crate) mod added;
+mod batch;
+mod cache;
+mod merge;
+pub(crate) mod pairs;
+
+use std::collections::HashSet;
+
+use added::{Matcher, Part};
+use cache::Cache;
+use merge::Workspace;
+
+use crate::tokenizer::{Model, Tokenizer};
+
+/// Which special tokens a text may name. The others are ordinary text.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Allowed {
+    /// None: whatever the text says, it yields no special token.
+    #[default]
+    None,
+    /// All of them.
+    All,
+    /// Those with these spellings.
+    Set(HashSet<String>),
+}
+
+/// The matchers of one choice of special tokens.
+#[derive(Debug)]
+pub(crate) struct Matchers {
+    /// On the text as it is.
+    raw: Option<Matcher>,
+    /// On normalised text, after the others.
+    normalized: Option<Matcher>,
+}
+
+impl Matchers {
+    pub(crate) fn new(model: &Model, allowed: &Allowed) -> Self {
+        let is_active = |content: &str| match allowed {
+            Allowed::None => false,
+            Allowed::All => true,
+            Allowed::Set(set) => set.contains(content),
+        };
+        let active = || {
+            model
+                .specials
+                .iter()
+                .filter(|token| !token.special || is_active(&token.content))
+        };
+        let raw = active().filter(|token| !token.normalized);
+        let normalized = active().filter(|token| token.normalized);
+        Self {
+            raw: Matcher::new(
+                raw.map(|token| (token.content.clone(), token.clone()))
+                    .collect(),
+            ),
+            normalized: Matcher::new(
+                normalized
+                    .map(|token| {
+                        (
+                            model.normalizer.apply(&token.content).into_owned(),
+                            token.clone(),
+                        )
+                    })
+                    .collect(),
+            ),
+        }
+    }
+}
+
+/// What one thread needs to encode, kept between texts.
+#[derive(Debug)]
+pub(crate) struct State {
+    cache: Cache,
+    workspace: Workspace,
+}
+
+impl State {
+    pub(crate) fn new() -> Self {
+        Self {
+            cache: Cache::new(),
+            workspace: Workspace::default(),
+        }
+    }
+
+    /// Appends the ids of `text` to `out`.
+    pub(crate) fn encode(
+        &mut self,
+        model: &Model,
+        matchers: &Matchers,
+        text: &str,
+        out: &mut Vec<u32>,
+    ) {
+        let Some(matcher) = &matchers.raw else {
+            return self.encode_normalized(model, matchers, text, out);
+        };
+        matcher.for_each_part(text, |part| match part {
+            Part::Token(id) => out.push(id),
+            Part::Text(text) => self.encode_normalized(model, matchers, text, out),
+        });
+    }
+
+    fn encode_normalized(
+        &mut self,
+        model: &Model,
+        matchers: &Matchers,
+        text: &str,
+        out: &mut Vec<u32>,
+    ) {
+        let text = model.normalizer.apply(text);
+        let Some(matcher) = &matchers.normalized else {
+            return self.encode_text(model, &text, out);
+        };
+        matcher.for_each_part(&text, |part| match part {
+            Part::Token(id) => out.push(id),
+            Part::Text(text) => self.encode_text(model, text, out),
+        });
+    }
+
+    #[inline]
+    fn encode_text(&mut self, model: &Model, text: &str, out: &mut Vec<u32>) {
+        model.pattern.for_each_piece(text, |piece| {
+            self.encode_piece(model, piece.as_bytes(), out)
+        });
+    }
+
+    #[inline]
+    fn encode_piece(&mut self, model: &Model, piece: &[u8], out: &mut Vec<u32>) {
+        if !self.cache.get(piece, out) {
+            self.encode_new_piece(model, piece, out);
+        }
+    }
+
+    #[inline(never)]
+    fn encode_new_piece(&mut self, model: &Model, piece: &[u8], out: &mut Vec<u32>) {
+        let start = out.len();
+        match model.whole_piece(piece) {
+            Some(id) => out.push(id),
+            None => self
+                .workspace
+                .merge(piece, &model.byte_ids, &model.pairs, out),
+        }
+        self.cache.put(piece, &out[start..]);
+    }
+}
+
+/// A tokenizer with the memory of one thread. Keep one a thread where many texts are encoded.
+#[derive(Debug)]
+pub struct Encoder {
+    tokenizer: Tokenizer,
+    state: Option<Box<State>>,
+}
+
+impl Encoder {
+    pub(crate) fn new(tokenizer: &Tokenizer) -> Self {
+        Self {
+            tokenizer: tokenizer.clone(),
+            state: Some(tokenizer.model().take_state()),
+        }
+    }
+
+    /// Appends the ids of `text` to `out`; special tokens in it are text.
+    pub fn encode_into(&mut self, text: &str, out: &mut Vec<u32>) {
+        let model = self.tokenizer.model();
+        if let Some(state) = &mut self.state {
+            state.encode(model, model.matchers_of_text(), text, out);
+        }
+    }
+
+    /// Appends the ids of `text` to `out`, where the `allowed` special tokens in it become their ids.
+    pub fn encode_allowed_into(&mut self, text: &str, allowed: &Allowed, out: &mut Vec<u32>) {
+        let model = self.tokenizer.model();
+        if let Some(state) = &mut self.state {
+            model.with_matchers(allowed, |matchers| state.encode(model, matchers, text, out));
+        }
+    }
+}
+
+impl Drop for Encoder {
+    fn drop(&mut self) {
+        if let Some(state) = self.state.take() {
+            self.tokenizer.model().give_state(state);
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! Every way in which an input can be wrong.
+
+use std::path::{Path, PathBuf};
+
+use crate::pattern::Pattern;
+use crate::progress::Cancelled;
+
+/// The result of what can fail in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// One variant per way in which an input can be wrong.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The job was asked to stop.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+
+    /// A content error, with the file and the place in it.
+    #[error("{}: {place}: {source}", path.display())]
+    InFile {
+        /// The file.
+        path: PathBuf,
+        /// A line (`line 7`) or a JSON place (`model.merges`).
+        place: String,
+        /// What is wrong there.
+        source: Box<Error>,
+    },
+    /// The operating system refused to read or write.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A tokenizer file beyond any real one.
+    #[error("{}: {size_bytes} bytes; a tokenizer file of at most {limit_bytes} bytes was expected", path.display())]
+    FileTooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        size_bytes: u64,
+        /// The largest size that is read.
+        limit_bytes: u64,
+    },
+    /// The file name tells no known format.
+    #[error("{}: expected a folder with a tokenizer.json, a *.json or a *.tiktoken file", path.display())]
+    UnknownFormat {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A rank file does not say how text is split.
+    #[error("{}: a rank file does not name its split pattern; pass pattern=, one of {}", path.display(), Pattern::NAMES.join(", "))]
+    PatternNeeded {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A pattern was given for a file that states another.
+    #[error("{}: the file splits by `{stated}`, not by `{wanted}`; leave the pattern out", path.display())]
+    PatternConflict {
+        /// The file.
+        path: PathBuf,
+        /// The file's own pattern.
+        stated: &'static str,
+        /// The pattern asked for.
+        wanted: String,
+    },
+
+    /// Not JSON, or not of the expected shape.
+    #[error("not a tokenizer.json: {reason}")]
+    Json {
+        /// What the parser says, with line and column.
+        reason: String,
+    },
+    /// Something that this tokenizer does not do.
+    #[error("unsupported: {found}; expected {expected}")]
+    Unsupported {
+        /// What stands there.
+        found: String,
+        /// What could stand there.
+        expected: &'static str,
+    },
+    /// A line of a rank file is not "base64 rank".
+    #[error("expected `<base64> <rank>`, found `{found}`")]
+    RankLine {
+        /// The line, shortened.
+        found: String,
+    },
+    /// A token of a rank file is not base64.
+    #[error("`{found}` is not base64 with padding")]
+    Base64 {
+        /// The field, shortened.
+        found: String,
+    },
+    /// A rank file cannot say what this tokenizer does.
+    #[error("{}: a rank file cannot hold this tokenizer: {reason}; save a folder or a .json instead", path.display())]
+    NotARankFile {
+        /// The file that was to be written.
+        path: PathBuf,
+        /// What would be lost.
+        reason: &'static str,
+    },
+
+    /// No split pattern has this name.
+    #[error("unknown split pattern `{name}`; known are {}", Pattern::NAMES.join(", "))]
+    UnknownPattern {
+        /// The name.
+        name: String,
+    },
+    /// A custom pattern looks ahead or behind.
+    #[error(
+        "pattern `{pattern}`: look-around is supported in the known patterns only; rewrite it without (?=, (?!, (?<= or (?<!"
+    )]
+    PatternLookAround {
+        /// The expression.
+        pattern: String,
+    },
+    /// A custom pattern uses a possessive quantifier.
+    #[error("pattern `{pattern}`: possessive quantifier at byte {place}; write a plain one")]
+    PatternPossessive {
+        /// The expression.
+        pattern: String,
+        /// Byte place of its second sign.
+        place: usize,
+    },
+    /// A custom pattern is no regular expression.
+    #[error("pattern `{pattern}`: {reason}")]
+    PatternSyntax {
+        /// The expression.
+        pattern: String,
+        /// What the parser says.
+        reason: String,
+    },
+    /// A custom pattern compiles to too much.
+    #[error(
+        "pattern `{pattern}`: needs more than {limit_bytes} bytes once compiled; make its repetitions smaller"
+    )]
+    PatternTooLarge {
+        /// The expression.
+        pattern: String,
+        /// The limit.
+        limit_bytes: usize,
+    },
+
+    /// A token without bytes.
+    #[error("token {id} is empty; every token needs at least one byte")]
+    EmptyToken {
+        /// Its id.
+        id: u32,
+    },
+    /// A token beyond any real one.
+    #[error("token {id} has {size_bytes} bytes; at most {limit_bytes} are allowed")]
+    TokenTooLong {
+        /// Its id.
+        id: u32,
+        /// Its size.
+        size_bytes: usize,
+        /// The limit.
+        limit_bytes: usize,
+    },
+    /// Two ids for the same bytes.
+    #[error(
+        "tokens {first} and {second} have the same bytes ({bytes}); each token must stand once"
+    )]
+    DuplicateToken {
+        /// The smaller id.
+        first: u32,
+        /// The other.
+        second: u32,
+        /// The bytes, escaped.
+        bytes: String,
+    },
+    /// Two tokens for the same id.
+    #[error("id {id} is given to two tokens ({first} and {second})")]
+    DuplicateId {
+        /// The id.
+        id: u32,
+        /// One token, escaped.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// An id without a token in the vocabulary.
+    #[error("no token has id {id}, though ids up to {last} are used; ids must have no gap")]
+    IdGap {
+        /// The missing id.
+        id: u32,
+        /// The largest id.
+        last: u32,
+    },
+    /// An id beyond any real vocabulary.
+    #[error("id {id} is beyond the largest allowed, {limit}")]
+    IdTooLarge {
+        /// The id.
+        id: u64,
+        /// The limit.
+        limit: u32,
+    },
+    /// A byte that text can hold has no token.
+    #[error(
+        "no token for the single byte 0x{byte:02X}; a byte-level vocabulary needs all bytes that UTF-8 uses"
+    )]
+    MissingByte {
+        /// The byte.
+        byte: u8,
+    },
+    /// A merge is not two token strings.
+    #[error("merge {index}: expected two token strings, found {found}")]
+    MergeSyntax {
+        /// Its place in the list.
+        index: usize,
+        /// What stands there.
+        found: String,
+    },
+    /// A merge names a token that does not exist.
+    #[error("merge {index}: {part} is not in the vocabulary")]
+    DanglingMerge {
+        /// Its place in the list.
+        index: usize,
+        /// The missing part or product, escaped.
+        part: String,
+    },
+    /// A merge stands twice.
+    #[error("merge {index} repeats merge {first}")]
+    DuplicateMerge {
+        /// Its place in the list.
+        index: usize,
+        /// Where the pair stood before.
+        first: usize,
+    },
+    /// A merge would let plain text become a special token.
+    #[error("merge {index} makes the special token `{content}`: text must never become one")]
+    MergeMakesSpecial {
+        /// Its place in the list.
+        index: usize,
+        /// The special token.
+        content: String,
+    },
+    /// A special token's id belongs to a token with other bytes.
+    #[error("special token `{content}` has id {id}, which belongs to {found}")]
+    SpecialConflict {
+        /// The special token.
+        content: String,
+        /// Its id.
+        id: u32,
+        /// The token of that id, escaped.
+        found: String,
+    },
+    /// A special token stands twice.
+    #[error("special token `{content}` is given twice")]
+    DuplicateSpecial {
+        /// The special token.
+        content: String,
+    },
+    /// A special token without characters.
+    #[error("special token {index} is empty")]
+    EmptySpecial {
+        /// Its place in the list.
+        index: usize,
+    },
+
+    /// An id that the vocabulary does not have.
+    #[error("id {id} is not in the vocabulary of {vocab_size}")]
+    UnknownId {
+        /// The id.
+        id: u32,
+        /// The largest id and one.
+        vocab_size: usize,
+    },
+
+    /// The vocabulary cannot even hold bytes and specials.
+    #[error(
+        "vocab_size {vocab_size} is too small: 256 bytes and the special tokens need {minimum}"
+    )]
+    VocabTooSmall {
+        /// The size asked for.
+        vocab_size: usize,
+        /// The smallest size.
+        minimum: usize,
+    },
+    /// Nothing to learn from.
+    #[error("the corpus is empty: no piece of text was counted")]
+    EmptyCorpus,
+    /// A learned token, or a byte, spells a special token.
+    #[error(
+        "special token `{content}` is also what the corpus teaches as an ordinary token; choose another spelling"
+    )]
+    SpecialCollision {
+        /// The special token.
+        content: String,
+    },
+    /// Counts of different split patterns.
+    #[error("counts were made with pattern `{counted}`, not with `{wanted}`")]
+    PatternMismatch {
+        /// Pattern of the counts.
+        counted: &'static str,
+        /// Pattern asked for.
+        wanted: &'static str,
+    },
+    /// A count beyond 64 bits.
+    #[error("the count of {piece} does not fit 64 bits")]
+    CountOverflow {
+        /// The piece, escaped.
+        piece: String,
+    },
+    /// More distinct text than the trainer can index.
+    #[error("distinct pieces of {size_bytes} bytes; at most {limit_bytes} can be trained on")]
+    CorpusTooLarge {
+        /// Their bytes in all.
+        size_bytes: u64,
+        /// The limit.
+        limit_bytes: u64,
+    },
+}
+
+impl Error {
+    /// The error, with the file and place where it was found.
+    pub(crate) fn at(self, path: &Path, place: impl Into<String>) -> Self {
+        Self::InFile {
+            path: path.to_owned(),
+            place: place.into(),
+            source: Box::new(self),
+        }
+    }
+
+    pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io {
+            path,
+            action,
+            source,
+        }
+    }
+}
+
+/// `bytes` as text for a message: escaped, in quotes, shortened.
+pub(crate) fn show(bytes: &[u8]) -> String {
+    const SHOWN: usize = 48;
+    let shown = bytes[..bytes.len().min(SHOWN)].escape_ascii();
+    let more = if bytes.len() > SHOWN { "..." } else { "" };
+    format!("\"{shown}\"{more}")
+}

@@ -1,0 +1,301 @@
+//! Split patterns by name, by the regular expressions that a tokenizer.json states, and of the user's own.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::pretokenize::sequence::{self, CustomRegex, Step};
+use crate::pretokenize::{cl100k, deepseek_v3, gpt2, o200k};
+
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+const CL100K: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+\z|\s*[\r\n]+|\s+(?!\S)|\s+";
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const O200K: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const DEEPSEEK_V3: [&str; 3] = [
+    r"\p{N}{1,3}",
+    "[一-龥぀-ゟ゠-ヿ]+",
+    r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##,
+];
+
+/// Other spellings, found in files, of what a family's scanner does.
+const ALIASES: [(Family, &str); 4] = [
+    (
+        Family::Gpt2,
+        r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    ),
+    (
+        Family::Gpt2,
+        r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s",
+    ),
+    (
+        Family::Llama3,
+        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
+    ),
+    (
+        Family::Cl100k,
+        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s",
+    ),
+];
+
+/// A pattern with a hand-written scanner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    Gpt2,
+    Cl100k,
+    O200k,
+    Llama3,
+    Qwen2,
+    DeepseekV3,
+}
+
+impl Family {
+    const ALL: [Self; 6] = [
+        Self::Gpt2,
+        Self::Cl100k,
+        Self::O200k,
+        Self::Llama3,
+        Self::Qwen2,
+        Self::DeepseekV3,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Gpt2 => "gpt2",
+            Self::Cl100k => "cl100k",
+            Self::O200k => "o200k",
+            Self::Llama3 => "llama3",
+            Self::Qwen2 => "qwen2",
+            Self::DeepseekV3 => "deepseek-v3",
+        }
+    }
+
+    /// The regular expressions, in sequence, that define the family.
+    pub(crate) fn expressions(self) -> &'static [&'static str] {
+        match self {
+            Self::Gpt2 => &[GPT2],
+            Self::Cl100k => &[CL100K],
+            Self::O200k => &[O200K],
+            Self::Llama3 => &[LLAMA3],
+            Self::Qwen2 => &[QWEN2],
+            Self::DeepseekV3 => &DEEPSEEK_V3,
+        }
+    }
+
+    /// The family that one expression of a file defines by itself. Line breaks may be written raw or escaped.
+    pub(crate) fn recognise(expression: &str) -> Option<Self> {
+        let escaped = expression.replace('\r', "\\r").replace('\n', "\\n");
+        let by_alias = ALIASES
+            .iter()
+            .find(|(_, alias)| *alias == escaped)
+            .map(|&(family, _)| family);
+        by_alias.or_else(|| {
+            Self::ALL
+                .into_iter()
+                .find(|family| family.expressions() == [escaped.as_str()])
+        })
+    }
+
+    /// The family, of those that need several expressions, whose sequence starts `expressions`; and how many it takes.
+    pub(crate) fn recognise_sequence(expressions: &[&str]) -> Option<(Self, usize)> {
+        let escaped: Vec<String> = expressions
+            .iter()
+            .map(|e| e.replace('\r', "\\r").replace('\n', "\\n"))
+            .collect();
+        Self::ALL.into_iter().find_map(|family| {
+            let wanted = family.expressions();
+            let found = wanted.len() > 1 && escaped.len() >= wanted.len();
+            (found && wanted.iter().zip(&escaped).all(|(a, b)| a == b))
+                .then_some((family, wanted.len()))
+        })
+    }
+
+    /// Whether some rule matches every character, so that nothing is left between matches.
+    pub(crate) fn covers_everything(self) -> bool {
+        self != Self::DeepseekV3
+    }
+
+    #[inline]
+    pub(crate) fn for_each_piece(self, text: &str, emit: &mut impl FnMut(&str)) {
+        match self {
+            Self::Gpt2 => gpt2::scan(text, emit),
+            Self::Cl100k => cl100k::scan::<3, true>(text, emit),
+            Self::Llama3 => cl100k::scan::<3, false>(text, emit),
+            Self::Qwen2 => cl100k::scan::<1, false>(text, emit),
+            Self::O200k => o200k::scan(text, emit),
+            Self::DeepseekV3 => deepseek_v3::scan(text, emit),
+        }
+    }
+}
+
+/// How text is cut into pieces before merging.
+#[derive(Debug, Clone)]
+pub enum Pattern {
+    /// `gpt2`: GPT-2, also r50k and p50k.
+    Gpt2,
+    /// `cl100k`: as tiktoken's cl100k_base; white space that ends a text is one piece.
+    Cl100k,
+    /// `o200k`: as tiktoken's o200k_base.
+    O200k,
+    /// `llama3`: Llama 3, and cl100k as tokenizer.json files state it.
+    Llama3,
+    /// `qwen2`: Llama 3's with single digits.
+    Qwen2,
+    /// `deepseek-v3`: numbers in threes, Chinese and Japanese runs, then words and marks.
+    DeepseekV3,
+    /// Splits of the user's or of a file's own.
+    Custom(CustomPattern),
+}
+
+/// Splits in sequence that no known family covers.
+#[derive(Debug, Clone)]
+pub struct CustomPattern {
+    steps: Arc<[Step]>,
+}
+
+impl Pattern {
+    /// The names that [`from_name`](Self::from_name) knows.
+    pub const NAMES: [&'static str; 6] =
+        ["gpt2", "cl100k", "o200k", "llama3", "qwen2", "deepseek-v3"];
+
+    /// The known pattern called `name`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownPattern`], naming those that exist.
+    pub fn from_name(name: &str) -> Result<Self> {
+        let family = Family::ALL.into_iter().find(|family| family.name() == name);
+        family.map(Self::from).ok_or_else(|| Error::UnknownPattern {
+            name: name.to_owned(),
+        })
+    }
+
+    /// A pattern whose matches become pieces, as does what lies between them. A known expression gets its scanner; any
+    /// other must do without look-around. `^` and `$` match at line ends, as in the tokenizer.json that will hold it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::PatternLookAround`], [`Error::PatternPossessive`], [`Error::PatternSyntax`],
+    /// [`Error::PatternTooLarge`].
+    pub fn custom(expression: &str) -> Result<Self> {
+        if let Some(family) = Family::recognise(expression) {
+            return Ok(family.into());
+        }
+        Ok(Self::from_steps(vec![Step::Regex(CustomRegex::new(
+            expression,
+        )?)]))
+    }
+
+    /// The pattern of several steps; a single known family stays itself.
+    pub(crate) fn from_steps(steps: Vec<Step>) -> Self {
+        if let [Step::Family(family)] = steps[..] {
+            return family.into();
+        }
+        Self::Custom(CustomPattern {
+            steps: steps.into(),
+        })
+    }
+
+    /// The pattern's name; `custom` if it has none.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.family().map_or("custom", Family::name)
+    }
+
+    /// Calls `emit` with each piece of `text`, in order; together they are the text.
+    #[inline]
+    pub fn for_each_piece(&self, text: &str, mut emit: impl FnMut(&str)) {
+        match self {
+            Self::Gpt2 => Family::Gpt2.for_each_piece(text, &mut emit),
+            Self::Cl100k => Family::Cl100k.for_each_piece(text, &mut emit),
+            Self::O200k => Family::O200k.for_each_piece(text, &mut emit),
+            Self::Llama3 => Family::Llama3.for_each_piece(text, &mut emit),
+            Self::Qwen2 => Family::Qwen2.for_each_piece(text, &mut emit),
+            Self::DeepseekV3 => Family::DeepseekV3.for_each_piece(text, &mut emit),
+            // The empty text has no pieces, whatever the steps.
+            Self::Custom(_) if text.is_empty() => {}
+            Self::Custom(custom) => sequence::scan(&custom.steps, text, &mut emit),
+        }
+    }
+
+    pub(crate) fn family(&self) -> Option<Family> {
+        Some(match self {
+            Self::Gpt2 => Family::Gpt2,
+            Self::Cl100k => Family::Cl100k,
+            Self::O200k => Family::O200k,
+            Self::Llama3 => Family::Llama3,
+            Self::Qwen2 => Family::Qwen2,
+            Self::DeepseekV3 => Family::DeepseekV3,
+            Self::Custom(_) => return None,
+        })
+    }
+
+    /// The steps of the pattern, known or not.
+    pub(crate) fn steps(&self) -> Vec<Step> {
+        match self {
+            Self::Custom(custom) => custom.steps.to_vec(),
+            _ => self.family().map(Step::Family).into_iter().collect(),
+        }
+    }
+
+    /// One string that two patterns share only if they cut alike.
+    pub(crate) fn canonical(&self) -> String {
+        let mut lines = Vec::new();
+        for step in self.steps() {
+            match step {
+                Step::Family(family) => {
+                    lines.extend(family.expressions().iter().map(|e| format!("split {e}")))
+                }
+                Step::Regex(regex) => lines.push(format!("split {}", regex.source())),
+                Step::Digits { individual } => lines.push(format!("digits {individual}")),
+            }
+        }
+        lines.join("\n")
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.canonical() == other.canonical()
+    }
+}
+
+impl Eq for Pattern {}
+
+impl From<Family> for Pattern {
+    fn from(family: Family) -> Self {
+        match family {
+            Family::Gpt2 => Self::Gpt2,
+            Family::Cl100k => Self::Cl100k,
+            Family::O200k => Self::O200k,
+            Family::Llama3 => Self::Llama3,
+            Family::Qwen2 => Self::Qwen2,
+            Family::DeepseekV3 => Self::DeepseekV3,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_expressions_find_their_family() {
+        for name in Pattern::NAMES {
+            assert_eq!(Pattern::from_name(name).unwrap().name(), name);
+        }
+        assert!(matches!(
+            Pattern::from_name("gpt-3"),
+            Err(Error::UnknownPattern { .. })
+        ));
+        assert_eq!(Pattern::custom(LLAMA3).unwrap(), Pattern::Llama3);
+        assert_eq!(
+            Family::recognise_sequence(&DEEPSEEK_V3),
+            Some((Family::DeepseekV3, 3))
+        );
+        assert_eq!(Pattern::custom("[a-z]+").unwrap().name(), "custom");
+        assert_ne!(
+            Pattern::custom("[a-z]+").unwrap(),
+            Pattern::custom("[a-y]+").unwrap()
+        );
+    }
+}

@@ -1,0 +1,62 @@
+//! cl100k and its relatives Llama 3 and Qwen 2, which differ in how many digits stand together and in what white space
+//! at the very end of the text does.
+
+use super::{SpaceRun, contraction, run_of, run_of_bytes, run_outside, run_up_to};
+use crate::unicode::{LETTER, NUMBER, SPACE, class_at};
+
+/// Hands out the pieces of `text`. At most `DIGITS` numbers make a piece; with `WHOLE_TAIL`, white space that ends the
+/// text is one piece even if it holds line breaks.
+pub(crate) fn scan<const DIGITS: usize, const WHOLE_TAIL: bool>(
+    text: &str,
+    emit: &mut impl FnMut(&str),
+) {
+    let end = text.len();
+    let mut at = 0;
+    while at < end {
+        let next = piece_end::<DIGITS, WHOLE_TAIL>(text, at, end);
+        emit(&text[at..next]);
+        at = next;
+    }
+}
+
+#[inline]
+fn piece_end<const DIGITS: usize, const WHOLE_TAIL: bool>(
+    text: &str,
+    at: usize,
+    end: usize,
+) -> usize {
+    let (class, length) = class_at(text, at);
+    if class & LETTER != 0 {
+        return run_of(text, at + length, end, LETTER);
+    }
+    if class & NUMBER != 0 {
+        return run_up_to(text, at + length, end, NUMBER, DIGITS - 1);
+    }
+    let first = text.as_bytes()[at];
+    let shortened = contraction(text, at, end, true);
+    if shortened > 0 {
+        return at + shortened;
+    }
+    let behind = at + length;
+    let next_class = if behind < end {
+        class_at(text, behind).0
+    } else {
+        SPACE
+    };
+    if next_class & LETTER != 0 && !matches!(first, b'\r' | b'\n') {
+        return run_of(text, behind, end, LETTER);
+    }
+    if class & SPACE == 0 || (first == b' ' && next_class & (SPACE | LETTER | NUMBER) == 0) {
+        let marks = run_outside(text, behind, end, SPACE | LETTER | NUMBER);
+        return run_of_bytes(text, marks, end, b"\r\n");
+    }
+    let run = SpaceRun::read(text, at, end);
+    if WHOLE_TAIL && run.end == end {
+        return end;
+    }
+    if run.line_end > at {
+        run.line_end
+    } else {
+        run.without_last(at, end)
+    }
+}

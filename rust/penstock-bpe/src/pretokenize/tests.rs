@@ -1,0 +1,1 @@
+//! Scanners against the regular expressions that define them.

@@ -1,0 +1,137 @@
+//! Learning a vocabulary: count the pieces of a corpus, then merge the most frequent pair again and again.
+
+mod arena;
+mod count;
+mod merge;
+
+use rustc_hash::FxHashSet;
+
+pub use count::WordCounts;
+
+use crate::byte_level::alphabet;
+use crate::error::{Error, Result, show};
+use crate::pattern::Pattern;
+use crate::progress::Progress;
+use crate::tokenizer::{Parts, SpecialToken, Tokenizer};
+
+/// What to learn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrainOptions {
+    /// Tokens in all: special tokens, 256 bytes and merges. Fewer come out if the corpus runs out of pairs.
+    pub vocab_size: usize,
+    /// How text is cut; that of the counts.
+    pub pattern: Pattern,
+    /// Special tokens, which get the first ids.
+    pub special_tokens: Vec<String>,
+    /// A pair must stand this often to be merged; 0 means 1.
+    pub min_frequency: u64,
+    /// No token gets longer than this.
+    pub max_token_bytes: Option<usize>,
+    /// Threads to use (0 = one a core). They change nothing but the time.
+    pub threads: usize,
+}
+
+impl Default for TrainOptions {
+    fn default() -> Self {
+        Self {
+            vocab_size: 128_000,
+            pattern: Pattern::DeepseekV3,
+            special_tokens: vec!["<|endoftext|>".to_owned()],
+            min_frequency: 0,
+            max_token_bytes: None,
+            threads: 0,
+        }
+    }
+}
+
+/// Learns a tokenizer from `counts`. Ids are those of HF's trainer given the byte-level alphabet: special tokens, bytes
+/// by the code point of their byte-level character, merges. The most frequent pair is merged first, of equal ones that
+/// with the smaller (left, right) ids. The same counts give the same tokenizer, bit for bit.
+///
+/// # Errors
+///
+/// [`Error::VocabTooSmall`], [`Error::EmptyCorpus`], [`Error::PatternMismatch`], [`Error::EmptySpecial`],
+/// [`Error::DuplicateSpecial`], [`Error::SpecialCollision`], [`Error::CorpusTooLarge`], [`Error::CountOverflow`];
+/// [`Error::Cancelled`] within a fraction of a second after `progress` was cancelled.
+pub fn train(counts: WordCounts, options: &TrainOptions, progress: &Progress) -> Result<Tokenizer> {
+    check(&counts, options)?;
+    progress.check()?;
+    let specials = options.special_tokens.iter();
+    let mut tokens: Vec<Vec<u8>> = specials
+        .clone()
+        .map(|content| content.as_bytes().to_vec())
+        .collect();
+    let first_byte = tokens.len() as u32;
+    let mut byte_ids = [0; 256];
+    for (id, byte) in (first_byte..).zip(alphabet()) {
+        byte_ids[usize::from(byte)] = id;
+        tokens.push(vec![byte]);
+    }
+    let arena = arena::Arena::new(counts, &byte_ids, progress)?;
+    let mut merger = merge::Merger::new(arena, tokens, options, progress)?;
+    merger.run()?;
+    let (tokens, merges) = merger.finish();
+    let specials = specials
+        .zip(0..)
+        .map(|(content, id)| SpecialToken::new(content, id))
+        .collect();
+    Tokenizer::from_parts(
+        options.pattern.clone(),
+        Parts {
+            tokens,
+            merges,
+            specials,
+            ..Parts::default()
+        },
+    )
+}
+
+fn check(counts: &WordCounts, options: &TrainOptions) -> Result<()> {
+    let minimum = 256 + options.special_tokens.len();
+    let vocab_size = options.vocab_size;
+    if vocab_size < minimum {
+        return Err(Error::VocabTooSmall {
+            vocab_size,
+            minimum,
+        });
+    }
+    if vocab_size > crate::vocab::MAX_ID as usize {
+        return Err(Error::IdTooLarge {
+            id: vocab_size as u64,
+            limit: crate::vocab::MAX_ID,
+        });
+    }
+    if *counts.pattern() != options.pattern {
+        let (counted, wanted) = (counts.pattern().name(), options.pattern.name());
+        return Err(Error::PatternMismatch { counted, wanted });
+    }
+    let mut seen = FxHashSet::default();
+    for (index, content) in options.special_tokens.iter().enumerate() {
+        if content.is_empty() {
+            return Err(Error::EmptySpecial { index });
+        }
+        if !seen.insert(content) {
+            return Err(Error::DuplicateSpecial {
+                content: content.clone(),
+            });
+        }
+        // One byte is a token of the alphabet.
+        if content.len() == 1 {
+            return Err(Error::SpecialCollision {
+                content: content.clone(),
+            });
+        }
+    }
+    if counts.is_empty() {
+        return Err(Error::EmptyCorpus);
+    }
+    if u128::from(counts.total()) * 2 > i64::MAX as u128 {
+        return Err(Error::CountOverflow {
+            piece: show(b"all pieces together"),
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

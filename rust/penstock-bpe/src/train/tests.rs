@@ -1,0 +1,1 @@
+//! Training against a plain trainer that recounts everything before each merge.

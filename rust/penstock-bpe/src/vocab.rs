@@ -1,0 +1,110 @@
+//! Tokens by id and by bytes, in flat memory.
+
+use crate::error::{Error, Result, show};
+
+/// Ids below this only: far beyond any real vocabulary, small enough for tables by id.
+pub(crate) const MAX_ID: u32 = (1 << 23) - 1;
+/// The longest token accepted.
+pub(crate) const MAX_TOKEN_BYTES: usize = 1 << 16;
+
+const FREE: u32 = u32::MAX;
+
+/// The tokens: bytes of each id, and the id of given bytes.
+#[derive(Debug)]
+pub(crate) struct Vocab {
+    bytes: Vec<u8>,
+    /// Where each token's bytes begin; one more entry than ids. Ids that are not used have no bytes.
+    starts: Vec<u32>,
+    /// Open addressing by hash of the bytes. Holds the ids that text may become.
+    slots: Vec<u32>,
+}
+
+impl Vocab {
+    /// Builds from the bytes of every id (empty = unused). Those for which `findable` is false are left out of the index.
+    pub(crate) fn new(tokens: &[Vec<u8>], findable: impl Fn(u32) -> bool) -> Result<Self> {
+        let mut vocab = Self {
+            bytes: Vec::with_capacity(tokens.iter().map(Vec::len).sum()),
+            starts: Vec::with_capacity(tokens.len() + 1),
+            slots: vec![FREE; (tokens.len() * 2).next_power_of_two()],
+        };
+        vocab.starts.push(0);
+        for (id, token) in (0..).zip(tokens) {
+            if token.len() > MAX_TOKEN_BYTES {
+                let size_bytes = token.len();
+                return Err(Error::TokenTooLong {
+                    id,
+                    size_bytes,
+                    limit_bytes: MAX_TOKEN_BYTES,
+                });
+            }
+            vocab.bytes.extend_from_slice(token);
+            let end = u32::try_from(vocab.bytes.len()).map_err(|_| Error::IdTooLarge {
+                id: u64::from(id),
+                limit: MAX_ID,
+            })?;
+            vocab.starts.push(end);
+        }
+        for (id, token) in (0..).zip(tokens) {
+            if !token.is_empty() && findable(id) {
+                vocab.index(id, token)?;
+            }
+        }
+        Ok(vocab)
+    }
+
+    fn index(&mut self, id: u32, token: &[u8]) -> Result<()> {
+        let slot = self.slot_of(token);
+        let first = self.slots[slot];
+        if first != FREE {
+            return Err(Error::DuplicateToken {
+                first,
+                second: id,
+                bytes: show(token),
+            });
+        }
+        self.slots[slot] = id;
+        Ok(())
+    }
+
+    /// The slot where `token` stands or would stand. At least half of the slots are free, so the walk ends.
+    #[inline]
+    fn slot_of(&self, token: &[u8]) -> usize {
+        let mask = self.slots.len() - 1;
+        let mut slot = hash(token) as usize & mask;
+        while self.slots[slot] != FREE && self.get(self.slots[slot]) != token {
+            slot = (slot + 1) & mask;
+        }
+        slot
+    }
+
+    /// Number of ids, used or not.
+    pub(crate) fn len(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    /// The bytes of `id`; empty for an unused id and beyond the end.
+    #[inline]
+    pub(crate) fn get(&self, id: u32) -> &[u8] {
+        let id = id as usize;
+        if id + 1 >= self.starts.len() {
+            return &[];
+        }
+        &self.bytes[self.starts[id] as usize..self.starts[id + 1] as usize]
+    }
+
+    /// The id that text of exactly these bytes may become.
+    #[inline]
+    pub(crate) fn find(&self, token: &[u8]) -> Option<u32> {
+        let id = self.slots[self.slot_of(token)];
+        (id != FREE).then_some(id)
+    }
+}
+
+/// A hash of `bytes`. Keys are compared in full, so it need not be more than quick and even.
+#[inline]
+pub(crate) fn hash(bytes: &[u8]) -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    let mut hasher = foldhash::fast::FixedState::with_seed(0x7065_6e73).build_hasher();
+    hasher.write(bytes);
+    hasher.finish()
+}
