@@ -19,7 +19,13 @@ pub struct Place {
 
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}, line {}, byte {}", self.path.display(), self.line, self.byte)
+        write!(
+            f,
+            "{}, line {}, byte {}",
+            self.path.display(),
+            self.line,
+            self.byte
+        )
     }
 }
 
@@ -33,7 +39,9 @@ pub enum BadLine {
     #[error("not a JSON object on one line: {0}")]
     Json(String),
     /// A `\ud800` escape without its partner, which no UTF-8 text can hold.
-    #[error("a lone surrogate escape (\\ud800 to \\udfff): no Unicode text can hold it; repair the producer of the file")]
+    #[error(
+        "a lone surrogate escape (\\ud800 to \\udfff): no Unicode text can hold it; repair the producer of the file"
+    )]
     LoneSurrogate,
     /// The text field is absent.
     #[error("no field {0:?}: name the field that holds the text (text_field)")]
@@ -100,7 +108,9 @@ pub enum Error {
         detail: String,
     },
     /// A file name that no reader claims.
-    #[error("{path}: unknown kind of input; known are .jsonl .ndjson .json .txt (each plain, .gz or .zst), .parquet and .arrow")]
+    #[error(
+        "{path}: unknown kind of input; known are .jsonl .ndjson .json .txt (each plain, .gz or .zst), .parquet and .arrow"
+    )]
     UnknownInput {
         /// The input file.
         path: PathBuf,
@@ -151,7 +161,9 @@ pub enum Error {
         given: String,
     },
     /// An input changed between two runs into one folder.
-    #[error("{path}: its content changed since its part of {folder} was packed; choose another folder, or delete {fragment} to pack it again")]
+    #[error(
+        "{path}: its content changed since its part of {folder} was packed; choose another folder, or delete {fragment} to pack it again"
+    )]
     InputChanged {
         /// The input file.
         path: PathBuf,
@@ -171,7 +183,9 @@ pub enum Error {
         source: io::Error,
     },
     /// No room, or over quota.
-    #[error("{path}: no space left to write {needed_bytes} bytes; free some and run the same command again: finished parts are kept")]
+    #[error(
+        "{path}: no space left to write {needed_bytes} bytes; free some and run the same command again: finished parts are kept"
+    )]
     DiskFull {
         /// The file being written.
         path: PathBuf,
@@ -179,13 +193,17 @@ pub enum Error {
         needed_bytes: u64,
     },
     /// No manifest: an unfinished packing, or no packing at all.
-    #[error("{folder}: holds no manifest.json: not a packed dataset, or packing did not finish (run the same pack command again)")]
+    #[error(
+        "{folder}: holds no manifest.json: not a packed dataset, or packing did not finish (run the same pack command again)"
+    )]
     NoManifest {
         /// The folder.
         folder: PathBuf,
     },
     /// A format of the future, or of somebody else.
-    #[error("{path}: format version {found} is unknown; this penstock reads version {known}: upgrade it, or pack again")]
+    #[error(
+        "{path}: format version {found} is unknown; this penstock reads version {known}: upgrade it, or pack again"
+    )]
     UnknownVersion {
         /// The file.
         path: PathBuf,
@@ -195,7 +213,9 @@ pub enum Error {
         known: &'static str,
     },
     /// A file differs from its checksum or contradicts the manifest.
-    #[error("{path}{place}: corrupt: {detail}; restore the file, or delete the folder and pack again")]
+    #[error(
+        "{path}{place}: corrupt: {detail}; restore the file, or delete the folder and pack again"
+    )]
     Corruption {
         /// The file.
         path: PathBuf,
@@ -276,16 +296,40 @@ impl Error {
     }
 
     /// As [`Error::io`] for a write of known size.
-    pub(crate) fn io_sized(path: &Path, action: &'static str, needed_bytes: u64, source: io::Error) -> Self {
+    pub(crate) fn io_sized(
+        path: &Path,
+        action: &'static str,
+        needed_bytes: u64,
+        source: io::Error,
+    ) -> Self {
         match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Self::DiskFull { path: path.to_owned(), needed_bytes }
-            }
-            _ => Self::Io { path: path.to_owned(), action, source },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull {
+                path: path.to_owned(),
+                needed_bytes,
+            },
+            _ => Self::Io {
+                path: path.to_owned(),
+                action,
+                source,
+            },
         }
     }
 
-    pub(crate) fn corrupt(path: &Path, place: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self::Corruption { path: path.to_owned(), place: place.into(), detail: detail.into() }
+    pub(crate) fn corrupt(
+        path: &Path,
+        place: impl Into<String>,
+        detail: impl Into<String>,
+    ) -> Self {
+        Self::Corruption {
+            path: path.to_owned(),
+            place: place.into(),
+            detail: detail.into(),
+        }
+    }
+}
+
+impl From<penstock_bpe::Cancelled> for Error {
+    fn from(_: penstock_bpe::Cancelled) -> Self {
+        Self::Cancelled
     }
 }

@@ -158,7 +158,14 @@ impl Counts {
         self.documents += 1;
         self.tokens += tokens;
         self.text_bytes += text_bytes;
-        self.add_source(label, SourceCounts { documents: 1, text_bytes, tokens });
+        self.add_source(
+            label,
+            SourceCounts {
+                documents: 1,
+                text_bytes,
+                tokens,
+            },
+        );
     }
 
     fn add_source(&mut self, label: &str, more: SourceCounts) {
@@ -169,7 +176,8 @@ impl Counts {
         };
         // `entry` would allocate the key for each document.
         if !self.by_source.contains_key(label) {
-            self.by_source.insert(label.to_owned(), SourceCounts::default());
+            self.by_source
+                .insert(label.to_owned(), SourceCounts::default());
         }
         if let Some(counts) = self.by_source.get_mut(label) {
             counts.documents += more.documents;
@@ -259,6 +267,13 @@ mod tests {
         counts.add_document("label 0003", 10, 3);
         assert_eq!(counts.by_source.len(), MAX_LABELS + 1);
         assert_eq!(counts.by_source["label 0003"].documents, 2);
-        assert_eq!(counts.by_source[OTHER_LABELS], SourceCounts { documents: 500, text_bytes: 5000, tokens: 1500 });
+        assert_eq!(
+            counts.by_source[OTHER_LABELS],
+            SourceCounts {
+                documents: 500,
+                text_bytes: 5000,
+                tokens: 1500
+            }
+        );
     }
 }

@@ -21,9 +21,15 @@ pub(super) fn open(
     options: &SourceOptions,
     position: Arc<AtomicU64>,
 ) -> Result<Columns<impl Iterator<Item = std::result::Result<RecordBatch, ArrowError>> + use<>>> {
-    let origin = Origin { path: path.to_owned(), position };
+    let origin = Origin {
+        path: path.to_owned(),
+        position,
+    };
     let mut file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
-    let size = file.metadata().map_err(|e| Error::io(path, "read the size of", e))?.len();
+    let size = file
+        .metadata()
+        .map_err(|e| Error::io(path, "read the size of", e))?
+        .len();
     let mut magic = [0; 6];
     let filled = file.read_exact(&mut magic);
     if filled.is_err() || &magic != b"ARROW1" {

@@ -34,20 +34,34 @@ struct Names {
 ///
 /// # Errors
 /// [`Error::BadColumn`] if there is no text column or it holds no strings.
-pub(super) fn wanted(schema: &Schema, origin: &Origin, options: &SourceOptions) -> Result<Vec<usize>> {
+pub(super) fn wanted(
+    schema: &Schema,
+    origin: &Origin,
+    options: &SourceOptions,
+) -> Result<Vec<usize>> {
     let bad = |problem: String| Error::BadColumn {
         path: origin.path.clone(),
         column: options.text_field.clone(),
         problem,
-        columns: schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", "),
+        columns: schema
+            .fields()
+            .iter()
+            .map(|field| field.name().as_str())
+            .collect::<Vec<_>>()
+            .join(", "),
     };
-    let text = schema.index_of(&options.text_field).map_err(|_| bad("is missing".to_owned()))?;
+    let text = schema
+        .index_of(&options.text_field)
+        .map_err(|_| bad("is missing".to_owned()))?;
     let kind = schema.field(text).data_type();
     if !is_string(kind) {
         return Err(bad(format!("has type {kind}, expected a string type")));
     }
     let others = [&options.source_field, &options.id_field];
-    let mut indices: Vec<usize> = others.iter().filter_map(|name| schema.index_of(name).ok()).collect();
+    let mut indices: Vec<usize> = others
+        .iter()
+        .filter_map(|name| schema.index_of(name).ok())
+        .collect();
     indices.push(text);
     indices.sort_unstable();
     indices.dedup();
@@ -55,31 +69,58 @@ pub(super) fn wanted(schema: &Schema, origin: &Origin, options: &SourceOptions) 
 }
 
 fn is_string(kind: &DataType) -> bool {
-    matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+    matches!(
+        kind,
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View
+    )
 }
 
 impl<I: Iterator<Item = std::result::Result<RecordBatch, ArrowError>>> Columns<I> {
-    pub(super) fn new(batches: I, origin: Origin, size: u64, total_rows: Option<u64>, options: &SourceOptions) -> Self {
+    pub(super) fn new(
+        batches: I,
+        origin: Origin,
+        size: u64,
+        total_rows: Option<u64>,
+        options: &SourceOptions,
+    ) -> Self {
         let names = Names {
             text: options.text_field.clone(),
             source: options.source_field.clone(),
             id: options.id_field.clone(),
             max_text_bytes: options.max_line_bytes,
         };
-        Self { batches, origin, size, total_rows, names, ready: VecDeque::new(), rows_read: 0 }
+        Self {
+            batches,
+            origin,
+            size,
+            total_rows,
+            names,
+            ready: VecDeque::new(),
+            rows_read: 0,
+        }
     }
 
     fn take_batch(&mut self, batch: &RecordBatch) {
-        let Some(text) = batch.column_by_name(&self.names.text) else { return };
+        let Some(text) = batch.column_by_name(&self.names.text) else {
+            return;
+        };
         let source = batch.column_by_name(&self.names.source);
         let id = batch.column_by_name(&self.names.id);
         for row in 0..batch.num_rows() {
             let line = self.rows_read + 1;
             self.rows_read += 1;
             let outcome = match string_at(text, row) {
-                None => self.origin.bad(line, 0, BadLine::NotText { field: self.names.text.clone(), found: "null" }),
+                None => self.origin.bad(
+                    line,
+                    0,
+                    BadLine::NotText {
+                        field: self.names.text.clone(),
+                        found: "null",
+                    },
+                ),
                 Some(text) if text.len() as u64 > self.names.max_text_bytes => {
-                    self.origin.bad(line, 0, BadLine::TooLong(self.names.max_text_bytes))
+                    self.origin
+                        .bad(line, 0, BadLine::TooLong(self.names.max_text_bytes))
                 }
                 Some(text) => Ok(Record {
                     text: text.to_owned(),
@@ -90,23 +131,29 @@ impl<I: Iterator<Item = std::result::Result<RecordBatch, ArrowError>>> Columns<I
             self.ready.push_back(outcome);
         }
         if let Some(total) = self.total_rows {
-            let share = u128::from(self.size) * u128::from(self.rows_read) / u128::from(total.max(1));
-            self.origin.position.store(u64::try_from(share).unwrap_or(self.size), Ordering::Relaxed);
+            let share =
+                u128::from(self.size) * u128::from(self.rows_read) / u128::from(total.max(1));
+            self.origin
+                .position
+                .store(u64::try_from(share).unwrap_or(self.size), Ordering::Relaxed);
         }
     }
 
     fn finish(&self) -> Result<()> {
         self.origin.position.store(self.size, Ordering::Relaxed);
         match self.total_rows {
-            Some(total) if total != self.rows_read => {
-                Err(self.origin.corrupt(format_args!("ends after {} of {total} rows", self.rows_read)))
-            }
+            Some(total) if total != self.rows_read => Err(self.origin.corrupt(format_args!(
+                "ends after {} of {total} rows",
+                self.rows_read
+            ))),
             _ => Ok(()),
         }
     }
 }
 
-impl<I: Iterator<Item = std::result::Result<RecordBatch, ArrowError>> + Send> RecordReader for Columns<I> {
+impl<I: Iterator<Item = std::result::Result<RecordBatch, ArrowError>> + Send> RecordReader
+    for Columns<I>
+{
     fn next_record(&mut self) -> Result<Option<Outcome>> {
         while self.ready.is_empty() {
             match self.batches.next() {

@@ -93,7 +93,11 @@ impl SourceOptions {
     /// [`Error::BadOption`] naming the option that is out of range.
     pub(crate) fn check(&self) -> Result<()> {
         let bad = |option, value: u64, expected: &str| {
-            Err(Error::BadOption { option, value: value.to_string(), expected: expected.to_owned() })
+            Err(Error::BadOption {
+                option,
+                value: value.to_string(),
+                expected: expected.to_owned(),
+            })
         };
         if self.text_field.is_empty() {
             return Err(Error::BadOption {
@@ -155,7 +159,14 @@ impl Documents {
             let ordinal = self.read;
             self.read += 1;
             match outcome {
-                Ok(Record { text, source, id }) => return Ok(Some(Document { text, ordinal, source, id })),
+                Ok(Record { text, source, id }) => {
+                    return Ok(Some(Document {
+                        text,
+                        ordinal,
+                        source,
+                        id,
+                    }));
+                }
                 Err((place, problem)) if self.on_bad_line == OnBadLine::Fail => {
                     return Err(Error::BadDocument { place, problem });
                 }
@@ -181,7 +192,9 @@ impl Iterator for Documents {
 
 impl std::fmt::Debug for Documents {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Documents").field("read", &self.read).finish_non_exhaustive()
+        f.debug_struct("Documents")
+            .field("read", &self.read)
+            .finish_non_exhaustive()
     }
 }
 
@@ -221,7 +234,11 @@ fn kind_of(path: &Path) -> Option<Kind> {
 /// # Errors
 /// [`Error::UnknownInput`] if none does.
 pub(crate) fn check_name(path: &Path) -> Result<()> {
-    kind_of(path).map(|_| ()).ok_or_else(|| Error::UnknownInput { path: path.to_owned() })
+    kind_of(path)
+        .map(|_| ())
+        .ok_or_else(|| Error::UnknownInput {
+            path: path.to_owned(),
+        })
 }
 
 /// Opens a file as a stream of documents; the kind follows from the name.
@@ -231,20 +248,35 @@ pub(crate) fn check_name(path: &Path) -> Result<()> {
 /// [`BadLine`], [`Error::TruncatedInput`], [`Error::CorruptInput`].
 pub fn open(path: &Path, options: &SourceOptions) -> Result<Documents> {
     options.check()?;
-    let kind = kind_of(path).ok_or_else(|| Error::UnknownInput { path: path.to_owned() })?;
+    let kind = kind_of(path).ok_or_else(|| Error::UnknownInput {
+        path: path.to_owned(),
+    })?;
     let position = Arc::new(AtomicU64::new(0));
     let reader: Box<dyn RecordReader> = match kind {
-        Kind::JsonLines(compression) => {
-            Box::new(jsonl::JsonLines::open(path, compression, options, position.clone())?)
-        }
-        Kind::Text(compression) => {
-            Box::new(text::TextFile::open(path, compression, options, position.clone())?)
-        }
+        Kind::JsonLines(compression) => Box::new(jsonl::JsonLines::open(
+            path,
+            compression,
+            options,
+            position.clone(),
+        )?),
+        Kind::Text(compression) => Box::new(text::TextFile::open(
+            path,
+            compression,
+            options,
+            position.clone(),
+        )?),
         Kind::Parquet => Box::new(parquet::open(path, options, position.clone())?),
         Kind::Arrow => Box::new(arrow::open(path, options, position.clone())?),
     };
     let on_bad_line = options.on_bad_line;
-    Ok(Documents { reader, on_bad_line, read: 0, skipped: BTreeMap::new(), position, finished: false })
+    Ok(Documents {
+        reader,
+        on_bad_line,
+        read: 0,
+        skipped: BTreeMap::new(),
+        position,
+        finished: false,
+    })
 }
 
 /// A path with what messages about it need.
@@ -256,7 +288,14 @@ struct Origin {
 
 impl Origin {
     fn bad(&self, line: u64, byte: u64, problem: BadLine) -> Outcome {
-        Err((Place { path: self.path.clone(), line, byte }, problem))
+        Err((
+            Place {
+                path: self.path.clone(),
+                line,
+                byte,
+            },
+            problem,
+        ))
     }
 
     fn corrupt(&self, detail: impl std::fmt::Display) -> Error {

@@ -19,9 +19,15 @@ pub(super) fn open(
     options: &SourceOptions,
     position: Arc<AtomicU64>,
 ) -> Result<Columns<ParquetRecordBatchReader>> {
-    let origin = Origin { path: path.to_owned(), position };
+    let origin = Origin {
+        path: path.to_owned(),
+        position,
+    };
     let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
-    let size = file.metadata().map_err(|e| Error::io(path, "read the size of", e))?.len();
+    let size = file
+        .metadata()
+        .map_err(|e| Error::io(path, "read the size of", e))?
+        .len();
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| origin.corrupt(e))?;
     let columns = wanted(builder.schema(), &origin, options)?;
     let rows = builder.metadata().file_metadata().num_rows();
