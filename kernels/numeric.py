@@ -8,6 +8,7 @@ from torch import Tensor
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
     """Frobenius norm of the difference over the norm of ``expected``, in float64; NaN if either holds one."""
+    actual, expected = actual.detach(), expected.detach()
     difference = torch.linalg.vector_norm(actual.double() - expected.double())
     size = torch.linalg.vector_norm(expected.double())
     return float(difference / size) if size > 0 else float(difference)

@@ -63,8 +63,11 @@ def ops() -> tuple[str, ...]:
     return tuple(_TABLE)
 
 
-def backend(op: str, device: torch.device | None = None) -> str:
-    """The backend ``op`` uses for tensors on ``device`` (default: CUDA where there is one, else the CPU).
+def backend(op: str, device: torch.device | None = None, dtype: torch.dtype | None = None) -> str:
+    """The backend ``op`` uses for tensors of ``dtype`` on ``device`` (default: CUDA where there is one, else
+    the CPU).
+
+    Kernels compute in float32, so float64 always gets the reference.
 
     Raises
     ------
@@ -72,6 +75,8 @@ def backend(op: str, device: torch.device | None = None) -> str:
         The op, or a name in ``PENSTOCK_KERNELS``, is unknown.
     """
     _check(op)
+    if dtype == torch.float64:
+        return "torch" if op == "attention" else "reference"
     if op in _overrides:
         return _overrides[op]
     wanted = _environment(os.environ.get(ENVIRONMENT, ""))

@@ -33,7 +33,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float, doc_ids: Tensor | N
         An argument has the wrong type, rank, shape or device.
     """
     _check(q, k, v, doc_ids)
-    if registry.backend("attention", q.device) == "reference":
+    if registry.backend("attention", q.device, q.dtype) == "reference":
         return reference.attention(q, k, v, scale, doc_ids)
     # Without documents SDPA may use a kernel that knows the causal mask; a written mask costs S x S bytes.
     mask = None if doc_ids is None else reference.allowed(doc_ids, q.shape[1], q.device)

@@ -27,7 +27,8 @@ def linear_cross_entropy(
     x : Tensor [T, D]
     w : Tensor [V, D]
     target : int64 Tensor [T]
-        -100 leaves a token out.
+        -100 leaves a token out. Any other number outside the vocabulary raises on a CPU and makes the loss NaN
+        on a GPU, where nobody can look at it in time.
     chunk : int
         Tokens whose logits exist at once.
     precision : {"fp32", "bf16", "fp8"}
@@ -103,7 +104,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def _loss_and_gradient(logits: Tensor, target: Tensor, want_gradient: bool) -> tuple[Tensor, Tensor | None]:
-    if registry.backend("cross_entropy", logits.device) == "triton":
+    if registry.backend("cross_entropy", logits.device, logits.dtype) == "triton":
         from .cross_entropy_triton import loss_and_gradient as fast  # Triton is imported only where it runs
 
         return fast(logits, target, want_gradient)

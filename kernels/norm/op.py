@@ -34,7 +34,7 @@ def rms_norm(x: Tensor, w: Tensor, eps: float) -> Tensor:
     check_float("x", x)
     check_tensor("w", w, ndim=1)
     check_shape("w", w, x.shape[-1:])
-    if registry.backend("norm", x.device) == "triton":
+    if registry.backend("norm", x.device, x.dtype) == "triton":
         from .norm_triton import rms_norm as fast  # Triton is imported only where it runs
 
         return fast(x, w, eps)

@@ -68,8 +68,8 @@ def combine(y: Tensor, p: Tensor, groups: Groups) -> Tensor:
     return out
 
 
-def _implementation(device: torch.device) -> ModuleType:
-    if registry.backend("permute", device) == "triton":
+def _implementation(like: Tensor) -> ModuleType:
+    if registry.backend("permute", like.device, like.dtype) == "triton":
         from . import permute_triton  # Triton is imported only where it runs
 
         return permute_triton
@@ -80,13 +80,13 @@ class _Permute(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, groups: Groups) -> Tensor:
         ctx.groups = groups
-        out: Tensor = _implementation(x.device).gather_rows(x, groups)
+        out: Tensor = _implementation(x).gather_rows(x, groups)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         grad = grads[0].contiguous()
-        return _implementation(grad.device).gather_sum(grad, None, ctx.groups), None
+        return _implementation(grad).gather_sum(grad, None, ctx.groups), None
 
 
 class _Combine(torch.autograd.Function):
@@ -94,14 +94,14 @@ class _Combine(torch.autograd.Function):
     def forward(ctx: Any, y: Tensor, p: Tensor, groups: Groups) -> Tensor:
         ctx.groups = groups
         ctx.save_for_backward(y, p)
-        out: Tensor = _implementation(y.device).gather_sum(y, p, groups)
+        out: Tensor = _implementation(y).gather_sum(y, p, groups)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         y, p = ctx.saved_tensors
         grad = grads[0].contiguous()
-        moves = _implementation(grad.device)
+        moves = _implementation(grad)
         dy = moves.spread_rows(grad, p, ctx.groups) if ctx.needs_input_grad[0] else None
         dp = moves.row_dots(grad, y, ctx.groups).to(p.dtype) if ctx.needs_input_grad[1] else None
         return dy, dp, None

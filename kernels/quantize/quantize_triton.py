@@ -137,9 +137,7 @@ def quantize_tokens(x: Tensor) -> RowQ:
     if x.numel():
         grid = (padded // BLOCK * triton.cdiv(scale.shape[1], TOKEN_TILE_COLUMNS),)
         strides = (padded, scale.shape[1])
-        _quantize_tokens[grid](
-            x, data, scale, tokens, features, *strides, BK=TOKEN_TILE_COLUMNS, num_warps=4
-        )
+        _quantize_tokens[grid](x, data, scale, tokens, features, *strides, BK=TOKEN_TILE_COLUMNS, num_warps=4)
     return RowQ(data, scale)
 
 

@@ -29,7 +29,7 @@ def swiglu(h: Tensor) -> Tensor:
     check_float("h", h)
     if h.shape[-1] % 2:
         raise ValueError(f"h: the last dimension holds gate and up, so it must be even, got {h.shape[-1]}")
-    if registry.backend("swiglu", h.device) == "triton":
+    if registry.backend("swiglu", h.device, h.dtype) == "triton":
         from .swiglu_triton import swiglu as fast  # Triton is imported only where it runs
 
         return fast(h)

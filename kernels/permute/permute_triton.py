@@ -1,0 +1,103 @@
+"""Moving rows to their experts and back, in Triton. Rows are read where they are; sums are float32."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..types import Groups
+
+BLOCK_COLUMNS = 1024
+
+
+@triton.jit
+def _gather(x_ptr, weight_ptr, row_token_ptr, out_ptr, D, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr):
+    """out[r] = x[row_token[r]] (times weight[r]); zero where there is no token."""
+    row = tl.program_id(0).to(tl.int64)
+    d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    token = tl.load(row_token_ptr + row).to(tl.int64)
+    x = tl.load(x_ptr + token * D + d, mask=(token >= 0) & (d < D), other=0.0)
+    if WEIGHTED:
+        x = (x.to(tl.float32) * tl.load(weight_ptr + row)).to(x.dtype)
+    tl.store(out_ptr + row * D + d, x, mask=d < D)
+
+
+@triton.jit
+def _gather_sum(
+    y_ptr, weight_ptr, token_pos_ptr, out_ptr, D, WEIGHTED: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr
+):
+    """out[t] = sum over choices of y[token_pos[t, i]] (times weight[t, i])."""
+    token = tl.program_id(0).to(tl.int64)
+    d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for i in range(K):
+        row = tl.load(token_pos_ptr + token * K + i).to(tl.int64)
+        y = tl.load(y_ptr + row * D + d, mask=(row >= 0) & (d < D), other=0.0).to(tl.float32)
+        if WEIGHTED:
+            y *= tl.load(weight_ptr + token * K + i).to(tl.float32)
+        total += y
+    tl.store(out_ptr + token * D + d, total.to(out_ptr.dtype.element_ty), mask=d < D)
+
+
+@triton.jit
+def _row_dots(grad_ptr, y_ptr, token_pos_ptr, out_ptr, D, BLOCK: tl.constexpr):
+    """out[t, i] = grad[t] . y[token_pos[t, i]]."""
+    token = tl.program_id(0).to(tl.int64)
+    choice = tl.program_id(1)
+    row = tl.load(token_pos_ptr + token * tl.num_programs(1) + choice).to(tl.int64)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, D, BLOCK):
+        d = start + tl.arange(0, BLOCK)
+        inside = (row >= 0) & (d < D)
+        grad = tl.load(grad_ptr + token * D + d, mask=inside, other=0.0).to(tl.float32)
+        total += grad * tl.load(y_ptr + row * D + d, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out_ptr + token * tl.num_programs(1) + choice, tl.sum(total, 0))
+
+
+def gather_rows(x: Tensor, groups: Groups) -> Tensor:
+    """See ``reference.gather_rows``."""
+    return _gather_rows(x, None, groups)
+
+
+def gather_sum(y: Tensor, weight: Tensor | None, groups: Groups) -> Tensor:
+    """See ``reference.gather_sum``."""
+    y = y.contiguous()
+    tokens, k = groups.token_pos.shape
+    out = y.new_empty(tokens, y.shape[1])
+    if out.numel():
+        factors = groups.token_pos if weight is None else weight.contiguous()
+        grid = (tokens, triton.cdiv(y.shape[1], BLOCK_COLUMNS))
+        arguments = (y, factors, groups.token_pos, out, y.shape[1])
+        _gather_sum[grid](*arguments, WEIGHTED=weight is not None, K=k, BLOCK=BLOCK_COLUMNS)
+    return out
+
+
+def spread_rows(grad: Tensor, weight: Tensor, groups: Groups) -> Tensor:
+    """See ``reference.spread_rows``."""
+    row_weight = torch.zeros(groups.n_rows + 1, dtype=torch.float32, device=grad.device)
+    position = groups.token_pos.view(-1).long()
+    # Tokens that are not routed write to the spare last element; scatter takes no negative index.
+    row_weight.scatter_(0, position.where(position >= 0, groups.n_rows), weight.reshape(-1).float())
+    return _gather_rows(grad, row_weight, groups)
+
+
+def row_dots(grad: Tensor, y: Tensor, groups: Groups) -> Tensor:
+    """See ``reference.row_dots``."""
+    out = torch.empty(groups.token_pos.shape, dtype=torch.float32, device=y.device)
+    if out.numel():
+        arguments = (grad.contiguous(), y.contiguous(), groups.token_pos, out, y.shape[1])
+        _row_dots[tuple(groups.token_pos.shape)](*arguments, BLOCK=BLOCK_COLUMNS)
+    return out
+
+
+def _gather_rows(x: Tensor, weight: Tensor | None, groups: Groups) -> Tensor:
+    x = x.contiguous()
+    out = x.new_empty(groups.n_rows, x.shape[1])
+    if out.numel():
+        grid = (groups.n_rows, triton.cdiv(x.shape[1], BLOCK_COLUMNS))
+        factors = groups.row_token if weight is None else weight
+        arguments = (x, factors, groups.row_token, out, x.shape[1])
+        _gather[grid](*arguments, WEIGHTED=weight is not None, BLOCK=BLOCK_COLUMNS)
+    return out
