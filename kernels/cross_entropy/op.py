@@ -27,8 +27,8 @@ def linear_cross_entropy(
     x : Tensor [T, D]
     w : Tensor [V, D]
     target : int64 Tensor [T]
-        -100 leaves a token out. Any other number outside the vocabulary raises on a CPU and makes the loss NaN
-        on a GPU, where nobody can look at it in time.
+        -100 leaves a token out. Any other number outside the vocabulary raises on a CPU and makes the loss
+        NaN on a GPU, where nobody can look at it in time.
     chunk : int
         Tokens whose logits exist at once.
     precision : {"fp32", "bf16", "fp8"}
@@ -56,7 +56,7 @@ def linear_cross_entropy(
     if chunk < 1:
         raise ValueError(f"chunk: must be positive, got {chunk}")
     want_gradients = torch.is_grad_enabled()  # inside a Function's forward it always reads False
-    out: Tensor = _LinearCrossEntropy.apply(x, w, target, chunk, _compute_dtype(x, precision), want_gradients)
+    out: Tensor = _LinearCrossEntropy.apply(x, w, target, chunk, _compute_dtype(x, precision), want_gradients)  # type: ignore[no-untyped-call]
     return out
 
 

@@ -48,12 +48,12 @@ def linear(x: Tensor, w: Tensor, precision: str = "bf16") -> Tensor:
     rows = x.reshape(-1, x.shape[-1])
     out: Tensor
     if precision == "fp8":
-        out = _Fp8Linear.apply(rows, w, registry.wgrad_recipe())
+        out = _Fp8Linear.apply(rows, w, registry.wgrad_recipe())  # type: ignore[no-untyped-call]
     else:
         compute = torch.bfloat16 if precision == "bf16" else torch.promote_types(x.dtype, torch.float32)
         if compute == x.dtype == w.dtype:
             return F.linear(x, w)
-        out = PlainLinear.apply(rows, w, compute)
+        out = PlainLinear.apply(rows, w, compute)  # type: ignore[no-untyped-call]
     return out.view(*x.shape[:-1], w.shape[0])
 
 

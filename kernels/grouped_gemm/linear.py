@@ -51,10 +51,10 @@ def grouped_linear(x: Tensor, w: Tensor, groups: Groups, precision: str = "bf16"
     check_groups(groups, w.shape[0], x.shape[0], block=128 if precision == "fp8" else None)
     out: Tensor
     if precision == "fp8":
-        out = _Fp8GroupedLinear.apply(x, w, groups, registry.wgrad_recipe())
+        out = _Fp8GroupedLinear.apply(x, w, groups, registry.wgrad_recipe())  # type: ignore[no-untyped-call]
     else:
         compute = torch.bfloat16 if precision == "bf16" else torch.promote_types(x.dtype, torch.float32)
-        out = _PlainGroupedLinear.apply(x, w, groups, compute)
+        out = _PlainGroupedLinear.apply(x, w, groups, compute)  # type: ignore[no-untyped-call]
     return out
 
 

@@ -35,7 +35,7 @@ def permute(x: Tensor, groups: Groups) -> Tensor:
     check_tensor("x", x, ndim=2)
     check_shape("x", x, (groups.token_pos.shape[0], x.shape[1]))
     check_same_device(x=x, groups=groups.offsets)
-    out: Tensor = _Permute.apply(x, groups)
+    out: Tensor = _Permute.apply(x, groups)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -64,7 +64,7 @@ def combine(y: Tensor, p: Tensor, groups: Groups) -> Tensor:
     check_float("p", p)
     check_shape("p", p, groups.token_pos.shape)
     check_same_device(y=y, p=p, groups=groups.offsets)
-    out: Tensor = _Combine.apply(y, p, groups)
+    out: Tensor = _Combine.apply(y, p, groups)  # type: ignore[no-untyped-call]
     return out
 
 

@@ -46,10 +46,15 @@ def _padded(x: Tensor, *multiples: int) -> Tensor:
     return F.pad(x, pads)
 
 
+def _split(x: Tensor, dim: int) -> Tensor:
+    """Dimension ``dim`` as blocks of 128."""
+    return x.unflatten(dim, (-1, BLOCK))  # type: ignore[no-untyped-call, no-any-return]
+
+
 def quantize_rows(x: Tensor) -> RowQ:
     """See ``op.quantize_rows``."""
     rows, columns = x.shape
-    tiles = _padded(x.float(), 4, BLOCK).unflatten(1, (-1, BLOCK))
+    tiles = _split(_padded(x.float(), 4, BLOCK), 1)
     data, scale = _quantize(tiles, (2,))
     return RowQ(data.flatten(1)[:rows, :columns].contiguous(), scale[..., 0].t().contiguous())
 
@@ -62,7 +67,7 @@ def quantize_tokens(x: Tensor) -> RowQ:
 def quantize_weight(w: Tensor) -> WeightQ:
     """See ``op.quantize_weight``."""
     rows, columns = w.shape[-2:]
-    tiles = _padded(w.float(), BLOCK, BLOCK).unflatten(-1, (-1, BLOCK)).unflatten(-3, (-1, BLOCK))
+    tiles = _split(_split(_padded(w.float(), BLOCK, BLOCK), -1), -3)
     blocks, scale = _quantize(tiles, (-3, -1))
     data = blocks.flatten(-2).flatten(-3, -2)[..., :rows, :columns].contiguous()
     return WeightQ(data, data.transpose(-1, -2).contiguous(), scale[..., 0, :, 0].contiguous())
@@ -75,7 +80,7 @@ def transpose_shift(a: RowQ, rows: Tensor | None = None) -> TokQ:
     picked = F.pad(picked, (0, -picked.shape[0] % BLOCK), value=-1)
     real, picked = picked >= 0, picked.clamp_min(0)
     row_scale = torch.where(real, scale[:, picked], SMALLEST_SCALE)  # [K / 128, M_out]
-    block_scale = row_scale.unflatten(1, (-1, BLOCK)).amax(2)
+    block_scale = _split(row_scale, 1).amax(2)
     # Bit patterns of powers of two subtract like exponents; beyond 126 every byte is zero anyway.
     drop = (block_scale.repeat_interleave(BLOCK, 1).view(torch.int32) - row_scale.view(torch.int32)) >> 23
     shift = ((127 - drop.clamp_max(126)) << 23).view(torch.float32)

@@ -1,0 +1,94 @@
+"""How a call is timed on a GPU: in bursts from a cold cache, and back to back until power and clock have
+settled.
+
+Power limits what a Hopper card sustains, and what ran just before moves a single reading by up to a quarter.
+So contenders take turns, three rounds of them in one process, and only their ratios mean much.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+ROUNDS = 3
+_FLUSH_BYTES = 256 << 20
+"""Five times the L2 cache of an H200."""
+_SLEEP_CYCLES = 200_000
+"""A tenth of a millisecond in which the host gets ahead of the GPU."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Medians over the rounds."""
+
+    burst_ms: float
+    sustained_ms: float
+    clock_mhz: int
+    """Of the multiprocessors, at the end of the sustained run; 0 if the driver does not say."""
+    watts: int
+
+
+def time_in_turns(calls: Sequence[Callable[[], object]], seconds: float) -> list[Timing]:
+    """Time each of ``calls`` in three rounds; a sustained run lasts ``seconds``."""
+    flush = torch.empty(_FLUSH_BYTES, dtype=torch.int8, device="cuda")
+    rounds = [[_visit(call, flush, seconds) for call in calls] for _ in range(ROUNDS)]
+    return [_median([one_round[i] for one_round in rounds]) for i in range(len(calls))]
+
+
+def _median(visits: list[Timing]) -> Timing:
+    return Timing(
+        statistics.median(v.burst_ms for v in visits),
+        statistics.median(v.sustained_ms for v in visits),
+        int(statistics.median(v.clock_mhz for v in visits)),
+        int(statistics.median(v.watts for v in visits)),
+    )
+
+
+def _visit(call: Callable[[], object], flush: torch.Tensor, seconds: float) -> Timing:
+    call()
+    burst = _burst(call, flush)
+    count = max(5, int(seconds * 1000 / max(burst, 1e-3)))
+    sustained = _back_to_back(call, count)
+    return Timing(burst, sustained, *_clock_and_watts())
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _burst(call: Callable[[], object], flush: torch.Tensor, count: int = 9) -> float:
+    events = [[_event() for _ in range(2)] for _ in range(count)]
+    for start, end in events:
+        flush.zero_()
+        torch.cuda._sleep(_SLEEP_CYCLES)  # type: ignore[no-untyped-call]
+        start.record()
+        call()
+        end.record()
+    torch.cuda.synchronize()
+    return float(statistics.median(start.elapsed_time(end) for start, end in events))
+
+
+def _back_to_back(call: Callable[[], object], count: int) -> float:
+    start, end = (_event() for _ in range(2))
+    for _ in range(count // 2):
+        call()
+    start.record()
+    for _ in range(count):
+        call()
+    end.record()
+    torch.cuda.synchronize()
+    return float(start.elapsed_time(end)) / count
+
+
+def _clock_and_watts() -> tuple[int, int]:
+    query = ["nvidia-smi", "--query-gpu=clocks.sm,power.draw", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
+        clock, watts = answer.splitlines()[torch.cuda.current_device()].split(",")
+        return int(clock), round(float(watts))
+    except (OSError, ValueError, IndexError, subprocess.SubprocessError):
+        return 0, 0

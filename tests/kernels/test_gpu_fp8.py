@@ -1,0 +1,170 @@
+"""FP8 kernels on a GPU: casts equal to the reference, products within the gate, outputs poisoned first."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from penstock.kernels import registry
+from penstock.kernels.gemm import gemm, wgrad
+from penstock.kernels.grouped_gemm import grouped_gemm, grouped_wgrad
+from penstock.kernels.numeric import relative_error, same_bits
+from penstock.kernels.permute import permute
+from penstock.kernels.quantize import (
+    dequantize,
+    quantize_rows,
+    quantize_tokens,
+    quantize_weight,
+    reference,
+    transpose_shift,
+)
+from penstock.kernels.route import route_tables
+from penstock.kernels.types import RowQ
+
+pytestmark = pytest.mark.gpu
+
+BF16_GATE = 2e-3
+FP32_GATE = 2e-4
+BACKENDS = ["gluon", "triton"]
+
+
+@pytest.fixture(autouse=True)
+def _needs_the_backend(request: pytest.FixtureRequest) -> None:
+    capability = registry.capability()
+    if capability is None or capability < (8, 9):
+        pytest.skip(f"FP8 needs compute capability 8.9, this GPU has {capability}")
+    backend = request.getfixturevalue("backend") if "backend" in request.fixturenames else ""
+    if backend == "gluon" and capability[0] != 9:
+        pytest.skip(f"the Gluon kernel needs Hopper (9.x), this GPU has {capability}")
+
+
+def hostile(rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
+    """Rows of very different size, zeros, subnormals, a NaN and infinities."""
+    x = torch.randn(rows, columns) * torch.exp2(torch.randint(-40, 40, (rows, 1)).float())
+    x[rows // 2] = 0
+    x[rows // 3] *= 1e-38
+    x[0, 0], x[rows - 1, 1], x[rows - 1, columns - 1] = float("nan"), float("inf"), float("-inf")
+    return x.to(dtype)
+
+
+def assert_same(actual: object, expected: object) -> None:
+    for field in expected.__dataclass_fields__:
+        assert same_bits(getattr(actual, field).cpu(), getattr(expected, field)), field
+
+
+SHAPES = [(1, 128), (130, 300), (257, 576), (512, 1280), (64, 64)]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("rows", "columns"), SHAPES)
+def test_casts_equal_the_reference_bit_for_bit(rows: int, columns: int, dtype: torch.dtype) -> None:
+    x = hostile(rows, columns, dtype)
+    assert_same(quantize_rows(x.cuda()), reference.quantize_rows(x))
+    assert_same(quantize_tokens(x.cuda()), reference.quantize_tokens(x))
+    assert_same(quantize_weight(x.cuda()), reference.quantize_weight(x))
+    stack = torch.stack([x, x * 3])
+    assert_same(quantize_weight(stack.cuda()), reference.quantize_weight(stack))
+
+
+@pytest.mark.parametrize(("rows", "columns"), SHAPES)
+def test_transpose_shift_equals_the_reference_bit_for_bit(rows: int, columns: int) -> None:
+    a = reference.quantize_rows(hostile(rows, columns, torch.float32))
+    on_gpu = RowQ(a.data.cuda(), a.scale.cuda())
+    assert_same(transpose_shift(on_gpu), reference.transpose_shift(a))
+    picked = torch.randint(-1, rows, (2 * rows + 3,), dtype=torch.int32)
+    assert_same(transpose_shift(on_gpu, picked.cuda()), reference.transpose_shift(a, picked))
+
+
+def test_the_gpu_cast_rounds_to_nearest() -> None:
+    x = torch.randn(512, 1024, device="cuda")
+    error = relative_error(dequantize(quantize_rows(x)), x)
+    assert 0.024 < error < 0.028, error  # truncation would give 0.052
+
+
+PRODUCTS = [
+    (1, 128, 128),
+    (37, 256, 576),
+    (300, 576, 1280),
+    (1024, 2496, 1280),
+    (512, 192, 64),
+    (8192, 4096, 512),
+]
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "torch"])
+@pytest.mark.parametrize(("m", "n", "k"), PRODUCTS)
+def test_gemm_is_within_the_gate(m: int, n: int, k: int, backend: str) -> None:
+    a = quantize_rows(torch.randn(m, k, device="cuda"))
+    g = quantize_rows(torch.randn(m, n, device="cuda"))
+    w = quantize_weight(torch.randn(n, k, device="cuda"))
+    forward, backward = dequantize(a) @ dequantize(w).t(), dequantize(g) @ dequantize(w)
+    with registry.override("gemm", backend):
+        for dtype, gate in ((torch.bfloat16, BF16_GATE), (torch.float32, FP32_GATE)):
+            out = torch.full((m, n), float("nan"), dtype=dtype, device="cuda")
+            assert relative_error(gemm(a, w, out=out), forward) < gate
+            out = torch.full((m, k), float("nan"), dtype=dtype, device="cuda")
+            assert relative_error(gemm(g, w, transposed=True, out=out), backward) < gate
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("recipe", ["v3", "shift"])
+@pytest.mark.parametrize(
+    ("n", "k", "tokens"), [(128, 128, 1), (576, 1280, 300), (1280, 640, 4096), (96, 64, 130)]
+)
+def test_wgrad_is_within_the_gate_and_repeats(n: int, k: int, tokens: int, recipe: str, backend: str) -> None:
+    g, x = torch.randn(tokens, n, device="cuda"), torch.randn(tokens, k, device="cuda")
+    if recipe == "v3":
+        g_q, x_q = quantize_tokens(g), quantize_tokens(x)
+    else:
+        g_q, x_q = transpose_shift(quantize_rows(g)), transpose_shift(quantize_rows(x))
+    expected = dequantize(g_q) @ dequantize(x_q).t()
+    with registry.override("wgrad", backend):
+        out = torch.full((n, k), float("nan"), device="cuda")
+        assert relative_error(wgrad(g_q, x_q, out), expected) < FP32_GATE
+        start = torch.randn(n, k, device="cuda")
+        once, twice = (wgrad(g_q, x_q, start.clone(), accumulate=True) for _ in range(2))
+    assert relative_error(once, start + expected) < FP32_GATE
+    assert same_bits(once, twice)
+
+
+def grouped_case(n: int, k: int, tokens: int = 700, experts: int = 9):
+    """Rows for nine experts of which two are empty and one has a single token."""
+    idx = torch.randint(0, experts - 3, (tokens, 2), dtype=torch.int32, device="cuda")
+    idx[5, 0] = experts - 2
+    groups = route_tables(idx, experts)
+    x, g = (permute(torch.randn(tokens, size, device="cuda"), groups) for size in (k, n))
+    return groups, x, g, torch.randn(experts, n, k, device="cuda")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("n", "k"), [(128, 128), (1280, 640), (576, 320), (192, 64)])
+def test_grouped_gemm_is_within_the_gate(n: int, k: int, backend: str) -> None:
+    groups, x, g, w = grouped_case(n, k)
+    end = int(groups.offsets[-1])
+    rows, grads, weight = quantize_rows(x), quantize_rows(g), quantize_weight(w)
+    for transposed, operand in ((False, rows), (True, grads)):
+        for dtype, gate in ((torch.bfloat16, BF16_GATE), (torch.float32, FP32_GATE)):
+            with registry.override("grouped_gemm", "reference"):
+                expected = grouped_gemm(operand, weight, groups, transposed, out_dtype=torch.float32)
+            with registry.override("grouped_gemm", backend):
+                out = torch.full(expected.shape, float("nan"), dtype=dtype, device="cuda")
+                grouped_gemm(operand, weight, groups, transposed, out)
+            assert relative_error(out[:end], expected[:end]) < gate
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("recipe", ["v3", "shift"])
+@pytest.mark.parametrize(("n", "k"), [(128, 128), (1280, 640), (576, 320), (192, 64)])
+def test_grouped_wgrad_is_within_the_gate_and_repeats(n: int, k: int, recipe: str, backend: str) -> None:
+    groups, x, g, w = grouped_case(n, k)
+    cast = quantize_tokens if recipe == "v3" else lambda t: transpose_shift(quantize_rows(t))
+    g_q, x_q = cast(g), cast(x)
+    with registry.override("grouped_wgrad", "reference"):
+        expected = grouped_wgrad(g_q, x_q, groups)
+    with registry.override("grouped_wgrad", backend):
+        out = grouped_wgrad(g_q, x_q, groups, torch.full_like(w, float("nan")))
+        once, twice = (grouped_wgrad(g_q, x_q, groups, w.clone(), accumulate=True) for _ in range(2))
+    assert relative_error(out, expected) < FP32_GATE
+    assert not out[-1].any(), "an expert without tokens has no gradient"
+    assert relative_error(once, w + expected) < FP32_GATE
+    assert same_bits(once, twice)

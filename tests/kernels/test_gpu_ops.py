@@ -1,0 +1,167 @@
+"""The ops a model calls, on a GPU: against their references in float64, without waiting for the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from penstock.kernels import registry
+from penstock.kernels.adamw import adamw_step
+from penstock.kernels.attention import attention
+from penstock.kernels.cross_entropy import linear_cross_entropy
+from penstock.kernels.gemm import accumulate_in_place, linear
+from penstock.kernels.grouped_gemm import grouped_linear
+from penstock.kernels.norm import rms_norm
+from penstock.kernels.numeric import relative_error, same_bits
+from penstock.kernels.permute import combine, permute
+from penstock.kernels.route import route, route_tables
+from penstock.kernels.swiglu import swiglu
+
+pytestmark = pytest.mark.gpu
+
+BF16 = 6e-3  # a few roundings to bfloat16; a wrong formula or a lost row is far beyond
+
+
+def compare(function: Callable[..., Tensor], *inputs: Tensor, bound: float = BF16) -> None:
+    """Result and gradients of ``function`` in the inputs' dtypes against the same in float64."""
+    given = [t.detach().requires_grad_() for t in inputs]
+    exact = [t.detach().double().requires_grad_() for t in inputs]
+    actual, expected = function(*given), function(*exact)
+    upstream = torch.randn_like(expected).to(actual.dtype)
+    actual.backward(upstream)
+    expected.backward(upstream.double())
+    assert relative_error(actual, expected) < bound
+    for g, e in zip(given, exact, strict=True):
+        assert relative_error(g.grad, e.grad) < bound
+
+
+def randn(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    return torch.randn(shape, device="cuda").to(dtype)
+
+
+@pytest.mark.parametrize("size", [64, 1280, 2048, 7168, 100])
+def test_rms_norm(size: int) -> None:
+    compare(lambda x, w: rms_norm(x, w, 1e-6), randn(300, size), randn(size, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("columns", [64, 640, 1408, 3000])
+def test_swiglu(columns: int) -> None:
+    compare(swiglu, randn(200, 2 * columns))
+
+
+def test_permute_and_combine() -> None:
+    valid = torch.rand(500, device="cuda") > 0.1
+    groups = route_tables(torch.randint(0, 16, (500, 6), device="cuda").int(), 16, valid)
+    compare(lambda x: permute(x, groups), randn(500, 1280))
+    y = randn(groups.n_rows, 1280)
+    compare(lambda y, p: combine(y, p, groups), y, randn(500, 6, dtype=torch.float32))
+
+
+def test_linear_cross_entropy() -> None:
+    target = torch.randint(0, 5003, (300,), device="cuda")
+    target[7] = -100
+    w = randn(5003, 256, dtype=torch.float32) * 0.1
+
+    def loss(x: Tensor, w: Tensor) -> Tensor:
+        return linear_cross_entropy(x, w, target, 128, "bf16" if x.dtype == torch.bfloat16 else "fp32")
+
+    compare(loss, randn(300, 256), w, bound=1e-2)
+    target[3] = 5003
+    assert loss(randn(300, 256), w).isnan(), "a target outside the vocabulary is not an address"
+
+
+@pytest.mark.parametrize("documents", [False, True])
+def test_attention(documents: bool) -> None:
+    ids = torch.randint(0, 3, (2, 256), device="cuda").sort(1).values if documents else None
+    q, k, v = randn(2, 256, 4, 192), randn(2, 256, 4, 192), randn(2, 256, 4, 128)
+    compare(lambda q, k, v: attention(q, k, v, 192**-0.5, ids), q, k, v, bound=1.5e-2)
+
+
+@pytest.mark.parametrize("moments", [torch.float32, torch.bfloat16])
+def test_adamw(moments: torch.dtype) -> None:
+    shape, results = (300, 1001), []
+    for backend in ("reference", "triton"):
+        torch.manual_seed(5)
+        p, m, v = (
+            randn(*shape, dtype=torch.float32),
+            randn(*shape, dtype=moments) * 0,
+            randn(*shape, dtype=moments) * 0,
+        )
+        with registry.override("adamw", backend):
+            for step in range(1, 5):
+                adamw_step(
+                    [p], [randn(*shape, dtype=torch.float32)], [m], [v], 1e-2, step=step, clip_coefficient=0.5
+                )
+        results.append((p, m, v))
+    for a, b in zip(*results, strict=True):
+        assert relative_error(b, a) < (1e-6 if moments == torch.float32 else 1e-3)
+
+
+def test_adamw_moves_the_version_that_quantised_copies_are_keyed_on() -> None:
+    p, zero = randn(64, 64, dtype=torch.float32), randn(64, 64, dtype=torch.float32) * 0
+    before = p._version
+    adamw_step([p], [p.clone()], [zero.clone()], [zero.clone()], 1e-2)
+    assert p._version > before
+
+
+@pytest.mark.parametrize("recipe", ["v3", "shift"])
+def test_fp8_linear_agrees_with_its_reference(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_FP8_RECIPE", recipe)
+    x, w, up = randn(300, 1280), randn(576, 1280, dtype=torch.float32), randn(300, 576)
+    results = []
+    for name in ("reference", None):
+        given, weight = x.clone().requires_grad_(), w.clone().requires_grad_()
+        if name is None:
+            y = linear(given, weight, "fp8")
+            y.backward(up)
+        else:
+            with registry.override("gemm", name), registry.override("wgrad", name):
+                y = linear(given, weight, "fp8")
+                y.backward(up)
+        results.append((y, given.grad, weight.grad))
+    for a, b in zip(*results, strict=True):
+        assert relative_error(b, a) < 4e-3
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+def test_gradients_accumulate_in_place(precision: str) -> None:
+    x, w, up = randn(256, 256), randn(384, 256, dtype=torch.float32), randn(256, 384)
+    plain, fused = w.clone().requires_grad_(), w.clone().requires_grad_()
+    accumulate_in_place([fused])
+    for _ in range(2):
+        linear(x, plain, precision).backward(up)
+        linear(x, fused, precision).backward(up)
+    assert fused.grad.dtype == torch.float32
+    assert relative_error(fused.grad, plain.grad) < 1e-6
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+def test_an_moe_layer_runs_without_waiting_for_the_host_and_repeats(precision: str) -> None:
+    x, logits = randn(512, 256), randn(512, 16, dtype=torch.float32)
+    bias = torch.zeros(16, device="cuda")
+    up_weight, down_weight = (
+        randn(16, 512, 256, dtype=torch.float32),
+        randn(16, 256, 256, dtype=torch.float32),
+    )
+
+    def layer() -> tuple[Tensor, ...]:
+        leaves = [t.clone().requires_grad_() for t in (x, logits, up_weight, down_weight)]
+        idx, p, _ = route(leaves[1], bias, 4, 2, 4, 2.5)
+        groups = route_tables(idx, 16)
+        h = swiglu(grouped_linear(permute(leaves[0], groups), leaves[2], groups, precision))
+        out = combine(grouped_linear(h, leaves[3], groups, precision), p, groups)
+        out.backward(torch.ones_like(out))
+        return out, *(t.grad for t in leaves)
+
+    first = layer()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        second = layer()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for a, b in zip(first, second, strict=True):
+        assert a.isfinite().all()
+        assert same_bits(a, b)
