@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import random
 import shutil
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -17,24 +15,14 @@ import torch
 from penstock.errors import CheckpointError
 from penstock.train import checkpoint
 
+sys.path.append(str(Path(__file__).parents[1] / "unit" / "train"))
+import tiny_training as tiny
+
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 
 
 @pytest.fixture(scope="module")
-def tiny() -> ModuleType:
-    path = Path(__file__).parents[1] / "unit" / "train" / "tiny.py"
-    spec = importlib.util.spec_from_file_location("penstock_tests_tiny_damage", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    torch.set_num_threads(1)
-    return module
-
-
-@pytest.fixture(scope="module")
-def folder(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole checkpoint."""
     out = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -10,39 +9,28 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-import torch
 
 import penstock
 from penstock.errors import Cancelled
 from penstock.train import StepEvent, loop
 from penstock.train.checkpoint import newest_complete
 
-TINY = Path(__file__).parents[1] / "unit" / "train" / "tiny.py"
+sys.path.append(str(Path(__file__).parents[1] / "unit" / "train"))
+import tiny_training as tiny
+
+TINY = Path(__file__).parents[1] / "unit" / "train" / "tiny_training.py"
 RECIPE = ("train.steps=12", "train.checkpoint_every=3")
 
 
-@pytest.fixture(scope="module")
-def tiny() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("penstock_tests_tiny_kill", TINY)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    torch.set_num_threads(1)
-    return module
-
-
 @pytest.fixture(autouse=True)
-def _memory_data(tiny: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def _memory_data(monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.use_memory_dataset(monkeypatch)
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The losses of a run that nothing disturbed, to the last bit."""
     out = tmp_path_factory.mktemp("uninterrupted")
     with pytest.MonkeyPatch.context() as patch:
@@ -52,16 +40,14 @@ def uninterrupted(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
-    """``tiny.py`` in a process of its own."""
+    """``tiny_training.py`` in a process of its own."""
     package = str(Path(penstock.__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, str(TINY), *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_process_killed_again_and_again_loses_no_bit(
-    tiny: ModuleType, tmp_path: Path, uninterrupted: list[str]
-) -> None:
+def test_a_process_killed_again_and_again_loses_no_bit(tmp_path: Path, uninterrupted: list[str]) -> None:
     for kill_after_step in (1, 5, 11):
         process = start(tmp_path, kill_after_step, int(signal.SIGKILL), *RECIPE)
         process.communicate(timeout=120)
@@ -76,9 +62,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("step", range(12))
-def test_a_kill_after_any_step_loses_no_bit(
-    tiny: ModuleType, tmp_path: Path, uninterrupted: list[str], step: int
-) -> None:
+def test_a_kill_after_any_step_loses_no_bit(tmp_path: Path, uninterrupted: list[str], step: int) -> None:
     def progress(event: StepEvent) -> None:
         if event.step == step:
             raise Killed
@@ -91,7 +75,7 @@ def test_a_kill_after_any_step_loses_no_bit(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_finishes_the_step_and_saves(
-    tiny: ModuleType, tmp_path: Path, uninterrupted: list[str], number: signal.Signals
+    tmp_path: Path, uninterrupted: list[str], number: signal.Signals
 ) -> None:
     before = signal.getsignal(number)
     with pytest.raises(Cancelled, match=r"stopped after step 5 of 12, saved in .*step-00000005.* to go on"):
@@ -101,7 +85,7 @@ def test_the_first_signal_finishes_the_step_and_saves(
     assert tiny.losses(tmp_path) == uninterrupted
 
 
-def test_the_second_signal_stops_at_once(tiny: ModuleType, tmp_path: Path) -> None:
+def test_the_second_signal_stops_at_once(tmp_path: Path) -> None:
     def progress(event: StepEvent) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)

@@ -7,9 +7,9 @@ import json
 import logging
 import shutil
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import tiny_training as tiny
 import torch
 from safetensors.torch import load_file
 
@@ -19,7 +19,7 @@ from penstock.train.state import load_model
 
 
 @pytest.fixture(scope="module")
-def trained(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with checkpoints of steps 2 and 4."""
     out = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
@@ -34,7 +34,7 @@ def run_folder(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
-def test_what_a_checkpoint_holds(tiny: ModuleType, trained: Path) -> None:
+def test_what_a_checkpoint_holds(trained: Path) -> None:
     folder = trained / "checkpoints" / "step-00000004"
     assert sorted(p.name for p in folder.iterdir()) == [
         "model.safetensors", "optimizer.safetensors", "state.json",
@@ -54,7 +54,7 @@ def test_what_a_checkpoint_holds(tiny: ModuleType, trained: Path) -> None:
         assert digest == hashlib.sha256((folder / name).read_bytes()).hexdigest()
 
 
-def test_state_and_weights_come_back(tiny: ModuleType, trained: Path) -> None:
+def test_state_and_weights_come_back(trained: Path) -> None:
     folder = trained / "checkpoints" / "step-00000004"
     state = checkpoint.read_state(folder)
     assert state.recipe == tiny.config(trained, "train.steps=4", "train.checkpoint_every=2")
@@ -71,7 +71,7 @@ def test_state_and_weights_come_back(tiny: ModuleType, trained: Path) -> None:
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
 @pytest.mark.parametrize("harm", ["missing", "cut", "empty", "longer"])
 def test_a_damaged_checkpoint_is_passed_over_and_the_one_before_it_used(
-    tiny: ModuleType, run_folder: Path, caplog: pytest.LogCaptureFixture, name: str, harm: str
+    run_folder: Path, caplog: pytest.LogCaptureFixture, name: str, harm: str
 ) -> None:
     path = run_folder / "checkpoints" / "step-00000004" / name
     raw = path.read_bytes()
@@ -92,7 +92,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_one_before_it_used(
     assert (run_folder / "checkpoints" / "damaged-step-00000004").is_dir()
 
 
-def test_when_none_is_complete_nothing_starts_anew_by_itself(tiny: ModuleType, run_folder: Path) -> None:
+def test_when_none_is_complete_nothing_starts_anew_by_itself(run_folder: Path) -> None:
     for path in run_folder.glob("checkpoints/step-*/model.safetensors"):
         path.write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"none of its 2 checkpoints is complete.*resume=False"):

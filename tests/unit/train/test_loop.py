@@ -6,9 +6,9 @@ import dataclasses
 import json
 import logging
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import tiny_training as tiny
 import torch
 from torch.nn import functional as F
 
@@ -32,7 +32,7 @@ def document_losses(model: Transformer, batch: object, ahead: int = 1) -> torch.
     return torch.cat(losses)
 
 
-def test_the_first_loss_is_that_of_each_document_alone(tiny: ModuleType, tmp_path: Path) -> None:
+def test_the_first_loss_is_that_of_each_document_alone(tmp_path: Path) -> None:
     tiny.train(tmp_path, "train.steps=1")
     torch.manual_seed(0)
     model = Transformer(tiny.config(tmp_path).model)
@@ -42,7 +42,7 @@ def test_the_first_loss_is_that_of_each_document_alone(tiny: ModuleType, tmp_pat
     assert line["loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_the_first_update_is_that_of_plain_torch(tiny: ModuleType, tmp_path: Path) -> None:
+def test_the_first_update_is_that_of_plain_torch(tmp_path: Path) -> None:
     """One step without MTP and balance loss: autograd through logits, torch's clipping and AdamW."""
     plain = ("train.steps=1", "model.num_nextn_predict_layers=0", "train.balance_loss_weight=0.0")
     tiny.train(tmp_path, *plain, "optimizer.moments_dtype=float32")
@@ -61,9 +61,7 @@ def test_the_first_update_is_that_of_plain_torch(tiny: ModuleType, tmp_path: Pat
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 4, 100])
-def test_how_a_batch_is_cut_changes_nothing_but_rounding(
-    tiny: ModuleType, tmp_path: Path, micro_batch_size: int
-) -> None:
+def test_how_a_batch_is_cut_changes_nothing_but_rounding(tmp_path: Path, micro_batch_size: int) -> None:
     tiny.train(tmp_path / "a", "train.steps=3")
     tiny.train(tmp_path / "b", "train.steps=3", f"train.micro_batch_size={micro_batch_size}")
     for a, b in zip(*(map(json.loads, (tmp_path / x / "metrics.jsonl").open()) for x in "ab"), strict=True):
@@ -73,14 +71,16 @@ def test_how_a_batch_is_cut_changes_nothing_but_rounding(
         assert a["tokens"] == b["tokens"]
 
 
-def test_it_learns(tiny: ModuleType, tmp_path: Path) -> None:
+def test_it_learns(tmp_path: Path) -> None:
     report = tiny.train(tmp_path, "train.steps=60")
     first = json.loads((tmp_path / "metrics.jsonl").open().readline())["loss"]
     assert report.loss is not None
     assert report.loss < first - 1.5
 
 
-def test_the_report_and_the_files(tiny: ModuleType, tmp_path: Path) -> None:
+def test_the_report_and_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    tiny.use_memory_dataset(monkeypatch, plot=True)
     report = tiny.train(tmp_path)
     lines = [json.loads(line) for line in report.metrics.open()]
     assert [line["step"] for line in lines] == list(range(8))
@@ -98,7 +98,7 @@ def test_the_report_and_the_files(tiny: ModuleType, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("**/.aside-*"))
 
 
-def test_the_router_bias_follows_the_loads_of_real_tokens(tiny: ModuleType, tmp_path: Path) -> None:
+def test_the_router_bias_follows_the_loads_of_real_tokens(tmp_path: Path) -> None:
     recipe = tiny.config(tmp_path, "train.steps=1", "train.router_bias_speed=0.01")
     torch.manual_seed(0)
     model, batch = Transformer(recipe.model), tiny.MemoryDataset().batch(0)
@@ -111,16 +111,14 @@ def test_the_router_bias_follows_the_loads_of_real_tokens(tiny: ModuleType, tmp_
     torch.testing.assert_close(biases, expected.float())
 
 
-def test_two_runs_are_equal_to_the_last_bit(tiny: ModuleType, tmp_path: Path) -> None:
+def test_two_runs_are_equal_to_the_last_bit(tmp_path: Path) -> None:
     tiny.train(tmp_path / "a")
     tiny.train(tmp_path / "b")
     assert tiny.losses(tmp_path / "a") == tiny.losses(tmp_path / "b")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_more_steps_go_on_from_the_checkpoint_to_the_last_bit(
-    tiny: ModuleType, tmp_path: Path, precision: str
-) -> None:
+def test_more_steps_go_on_from_the_checkpoint_to_the_last_bit(tmp_path: Path, precision: str) -> None:
     fixed = (f"train.precision={precision}", "optimizer.constant_steps=4", "optimizer.decay_steps=4")
     tiny.train(tmp_path / "whole", "train.steps=9", *fixed)
     for steps in (1, 4, 5, 9):
@@ -134,7 +132,7 @@ def test_more_steps_go_on_from_the_checkpoint_to_the_last_bit(
     assert whole == parts
 
 
-def test_a_finished_run_does_nothing_more(tiny: ModuleType, tmp_path: Path) -> None:
+def test_a_finished_run_does_nothing_more(tmp_path: Path) -> None:
     tiny.train(tmp_path)
     before = (tmp_path / "metrics.jsonl").read_bytes()
     report = tiny.train(tmp_path)
@@ -142,13 +140,13 @@ def test_a_finished_run_does_nothing_more(tiny: ModuleType, tmp_path: Path) -> N
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
-def test_checkpoints_every_so_often_and_the_oldest_go(tiny: ModuleType, tmp_path: Path) -> None:
+def test_checkpoints_every_so_often_and_the_oldest_go(tmp_path: Path) -> None:
     tiny.train(tmp_path, "train.steps=7", "train.checkpoint_every=2", "train.keep_checkpoints=2")
     names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
     assert names == ["latest", "step-00000006", "step-00000007"]
 
 
-def test_restart_moves_an_earlier_run_aside(tiny: ModuleType, tmp_path: Path) -> None:
+def test_restart_moves_an_earlier_run_aside(tmp_path: Path) -> None:
     tiny.train(tmp_path)
     report = run(tiny.config(tmp_path, "train.steps=2"), resume=False)
     assert report.first_step == 0
@@ -158,7 +156,7 @@ def test_restart_moves_an_earlier_run_aside(tiny: ModuleType, tmp_path: Path) ->
 
 
 def test_a_changed_recipe_is_told_and_another_model_refused(
-    tiny: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tiny.train(tmp_path, "train.steps=2")
     with caplog.at_level(logging.WARNING):
@@ -171,7 +169,7 @@ def test_a_changed_recipe_is_told_and_another_model_refused(
         tiny.train(tmp_path, "train.steps=4", "data.seed=1")
 
 
-def test_progress_hears_every_nth_step_and_the_last(tiny: ModuleType, tmp_path: Path) -> None:
+def test_progress_hears_every_nth_step_and_the_last(tmp_path: Path) -> None:
     heard: list[StepEvent] = []
     run(tiny.config(tmp_path, "train.log_every=3"), heard.append)
     assert [event.step for event in heard] == [0, 3, 6, 7]
@@ -181,7 +179,7 @@ def test_progress_hears_every_nth_step_and_the_last(tiny: ModuleType, tmp_path: 
         heard[0].step = 1  # type: ignore[misc]
 
 
-def test_tensorboard_on_request(tiny: ModuleType, tmp_path: Path) -> None:
+def test_tensorboard_on_request(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     tiny.train(tmp_path, "train.tensorboard=true")
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
@@ -189,7 +187,7 @@ def test_tensorboard_on_request(tiny: ModuleType, tmp_path: Path) -> None:
     assert [e.value for e in events.Scalars("loss/main")] == pytest.approx([x["loss"] for x in lines])
 
 
-def test_a_dense_model_without_mtp_trains(tiny: ModuleType, tmp_path: Path) -> None:
+def test_a_dense_model_without_mtp_trains(tmp_path: Path) -> None:
     tiny.train(tmp_path, "model.first_k_dense_replace=2", "model.num_nextn_predict_layers=0")
     line = json.loads((tmp_path / "metrics.jsonl").open().readline())
     assert (line["mtp_loss"], line["balance_loss"], line["expert_load"]) == (None, None, [])
@@ -204,7 +202,6 @@ def test_a_dense_model_without_mtp_trains(tiny: ModuleType, tmp_path: Path) -> N
     ],
 )
 def test_a_dataset_that_does_not_fit_is_refused(
-    tiny: ModuleType,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     changes: dict[str, int],
@@ -216,9 +213,7 @@ def test_a_dataset_that_does_not_fit_is_refused(
         tiny.train(tmp_path)
 
 
-def test_a_dataset_out_of_step_is_a_bug(
-    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dataset_out_of_step_is_a_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = tiny.MemoryDataset()
     dataset.step = 3
     monkeypatch.setattr(loop, "open_dataset", lambda recipe: dataset)
@@ -229,12 +224,12 @@ def test_a_dataset_out_of_step_is_a_bug(
 @pytest.mark.parametrize(
     "override", ["train.steps=0", "train.micro_batch_size=0", "data.global_batch_size=0", "train.log_every=0"]
 )
-def test_numbers_that_make_no_run_are_refused(tiny: ModuleType, tmp_path: Path, override: str) -> None:
+def test_numbers_that_make_no_run_are_refused(tmp_path: Path, override: str) -> None:
     with pytest.raises(ConfigError, match=override):
         tiny.train(tmp_path, override)
 
 
-def test_hardware_that_is_not_there_is_refused(tiny: ModuleType, tmp_path: Path) -> None:
+def test_hardware_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HardwareError, match=r"set train\.precision to"):
         tiny.train(tmp_path, "train.precision=fp8")
     if not torch.cuda.is_available():
@@ -242,7 +237,7 @@ def test_hardware_that_is_not_there_is_refused(tiny: ModuleType, tmp_path: Path)
             tiny.train(tmp_path, "train.device=cuda")
 
 
-def test_a_second_trainer_is_kept_out(tiny: ModuleType, tmp_path: Path) -> None:
+def test_a_second_trainer_is_kept_out(tmp_path: Path) -> None:
     def second(event: StepEvent) -> None:
         with pytest.raises(CheckpointError, match="another process is training"):
             tiny.train(tmp_path)

@@ -26,6 +26,9 @@ from penstock.train import StepEvent, TrainReport, loop
 from penstock.train.checkpoint import MODEL_FILE, load_tensors, newest_complete
 from penstock.train.state import Training, model_tensors, save
 
+# Sums are cut by thread, so bits are the same only for the same number of threads.
+torch.set_num_threads(1)
+
 VOCAB_SIZE, SEQ_LEN, EOT = 64, 24, 0
 
 MODEL = {
@@ -137,9 +140,11 @@ def open_memory(recipe: Config) -> MemoryDataset:
     return MemoryDataset(recipe.data.global_batch_size, recipe.data.seed)
 
 
-def use_memory_dataset(patch: Any) -> None:
+def use_memory_dataset(patch: Any, plot: bool = False) -> None:
     """Let ``run`` open a ``MemoryDataset``; ``patch`` is pytest's monkeypatch or ``setattr`` itself."""
     setattribute = getattr(patch, "setattr", patch)
+    if not plot:
+        setattribute(loop, "plot_loss", lambda metrics, target: None)
     setattribute(loop, "open_dataset", open_memory)
     setattribute(loop, "open_loader", lambda dataset, device: iter(dataset))
 
@@ -218,7 +223,6 @@ def whole_checkpoint(training: Training, root: Path) -> int:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     use_memory_dataset(setattr)
     out, what, number, *overrides = sys.argv[1:]
     if what == "kill-points":
