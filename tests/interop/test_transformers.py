@@ -14,6 +14,7 @@ from penstock.config import ModelConfig, RopeScaling
 from penstock.errors import CheckpointError
 from penstock.interop import fp8_blocks, load_hf, save_hf
 from penstock.model import Transformer
+from penstock.model.rope import inverse_frequencies
 
 transformers = pytest.importorskip("transformers")
 
@@ -174,3 +175,38 @@ def test_transformers_dequantises_our_blocks() -> None:
     assert torch.equal(theirs._dequantize_one(data, scale, torch.float32), fp8_blocks.dequantise(data, scale))
     with pytest.raises(ValueError, match="576"):
         theirs._dequantize_one(*fp8_blocks.quantise(torch.randn(576, 128)), torch.float32)
+
+
+def test_a_silent_mscale_means_none(tmp_path: Path) -> None:
+    """To transformers and to us, and other than the 1 that a recipe of ours has by default."""
+    model = random_model(WITHOUT_MSCALE)
+    save_hf(model, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for place in ("rope_parameters", "rope_scaling"):
+        del config[place]["mscale"], config[place]["mscale_all_dim"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load_hf(tmp_path).config == WITHOUT_MSCALE
+    with torch.no_grad():
+        assert (in_transformers(tmp_path)(input_ids=ids()).logits - model(ids())).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(("fast", "slow", "factor"), [(32, 1, 40.0), (16, 2, 4.0), (1, 1, 8.0)])
+def test_frequencies_of_real_sizes(fast: int, slow: int, factor: float) -> None:
+    """V3's own 64 rotary dimensions, where the ramp begins and ends inside."""
+    rope = {
+        "rope_type": "yarn",
+        "rope_theta": TINY.rope_theta,
+        "factor": factor,
+        "original_max_position_embeddings": 4096,
+        "beta_fast": fast,
+        "beta_slow": slow,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+    }
+    theirs = transformers.DeepseekV3Config(qk_rope_head_dim=64, rope_parameters=dict(rope))
+    expected, _ = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS["yarn"](theirs)
+    del rope["rope_type"], rope["rope_theta"]
+    ours = inverse_frequencies(
+        dataclasses.replace(TINY, qk_rope_head_dim=64, rope_scaling=RopeScaling(**rope))
+    )  # type: ignore[arg-type]
+    assert (ours / expected - 1).abs().max() < 1e-6
