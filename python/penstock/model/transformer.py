@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from penstock.config import ModelConfig
-from penstock.errors import DataError
+from penstock.errors import ConfigError, DataError
 from penstock.kernels import cross_entropy, gemm
 from penstock.model.attention import Rows
 from penstock.model.block import Block
@@ -110,7 +110,7 @@ class Transformer(nn.Module):
         positions
             ``[B, S]``; None: counted through the row, after what the cache holds.
         doc_ids
-            ``[B, S]``; None: one document a row. Not together with a filled cache.
+            ``[B, S]``; None: one document a row, which is all that a cache can hold.
         cache
             Earlier tokens of the same rows; ``tokens`` are added to it.
 
@@ -118,7 +118,14 @@ class Transformer(nn.Module):
         -------
         Tensor
             FP32 ``[B, S, vocab_size]``.
+
+        Raises
+        ------
+        ConfigError
+            The cache is full, or comes together with ``doc_ids``.
         """
+        if cache is not None and doc_ids is not None:
+            raise ConfigError("a cache holds one document a row: leave doc_ids out")
         rows = self._rows(tokens, positions, doc_ids, cache)
         x, _ = self._through_layers(self._embed(tokens), rows, cache)
         return self.logits(x)

@@ -154,6 +154,8 @@ def test_a_full_cache_says_so(
     cache = KVCache(model.config, 1, 4)
     with pytest.raises(ConfigError, match="room for 4 tokens, not 5"):
         model(make_tokens(1, 5), cache=cache)
+    with pytest.raises(ConfigError, match="one document a row"):
+        model(make_tokens(1, 4), doc_ids=torch.zeros(1, 4, dtype=torch.int64), cache=cache)
 
 
 def test_lower_precisions_round_as_they_should(
