@@ -133,7 +133,7 @@ def bits_per_byte(
     first = _FirstToken(model, tokenizer.eot_id, device)
     nats, total_bytes, tokens, count = 0.0, 0, 0, 0
     pool: list[Window] = []
-    with torch.inference_mode():
+    with torch.no_grad():
         for document in encode_documents(tokenizer, documents, max_bytes):
             count += 1
             tokens += len(document.ids)
@@ -181,7 +181,7 @@ class _FirstToken:
 
     def __init__(self, model: LanguageModel, eot_id: int | None, device: torch.device | str) -> None:
         probe = torch.tensor([[eot_id or 0]], device=device)
-        with torch.inference_mode():
+        with torch.no_grad():
             logits = model(probe)[0, 0].float()
         if eot_id is None:
             logits = torch.zeros_like(logits)

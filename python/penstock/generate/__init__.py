@@ -1,0 +1,1 @@
+"""Generation: ``sample`` turns a model and a prompt into text."""

@@ -6,6 +6,7 @@ training saw a document, from position 0 with nothing before it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -100,24 +101,21 @@ def stream_text(
     ids = tokenizer.encode(prompt)
     eot = () if tokenizer.eot_id is None else (tokenizer.eot_id,)
     decoder = tokenizer.stream_decoder()
-    for token in stream_tokens(model, ids or eot, options, stop_ids=options.stop_ids + eot):
+    options = dataclasses.replace(options, stop_ids=options.stop_ids + eot)
+    for token in stream_tokens(model, ids or eot, options):
         if piece := decoder.push(token):
             yield piece
     if rest := decoder.finish():
         yield rest
 
 
-def stream_tokens(
-    model: Transformer, prompt: Sequence[int], options: SampleOptions, stop_ids: Sequence[int] | None = None
-) -> Iterator[int]:
+def stream_tokens(model: Transformer, prompt: Sequence[int], options: SampleOptions) -> Iterator[int]:
     """The tokens that follow ``prompt``, until a stop token or ``max_new_tokens``.
 
     Parameters
     ----------
     prompt
         At least one id.
-    stop_ids
-        Instead of ``options.stop_ids``.
 
     Raises
     ------
@@ -126,17 +124,16 @@ def stream_tokens(
         the model's window.
     """
     _check_prompt(model, prompt, options)
-    stops = frozenset(options.stop_ids if stop_ids is None else stop_ids)
     device = next(model.parameters()).device
     # Drawn on the CPU, so that a seed gives the same text on every device, up to rounding.
     generator = torch.Generator().manual_seed(options.seed)
     cache = KVCache(model.config, 1, len(prompt) + options.max_new_tokens, device, model.dtype)
     tokens = torch.tensor([list(prompt)], dtype=torch.int64, device=device)
     for _ in range(options.max_new_tokens):
-        with torch.inference_mode():
+        with torch.no_grad():
             logits = model(tokens, cache=cache)[0, -1]
         token = pick_token(logits.float().cpu(), options, generator)
-        if token in stops:
+        if token in options.stop_ids:
             return
         yield token
         tokens = torch.tensor([[token]], dtype=torch.int64, device=device)

@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from penstock.config import Config
+from penstock.config import Config, Precision
 from penstock.errors import CheckpointError, ConfigError
 from penstock.report.track import versions
 from penstock.train.durable import durable_folder, remove_folder, sha256_of, write_durably
@@ -72,7 +72,7 @@ class CheckpointState:
     """Torch's random state by device type, in hex."""
     schedule: Phases
     recipe: Config
-    precision: str
+    precision: Precision
     tokenizer_sha256: str
 
 

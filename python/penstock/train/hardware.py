@@ -90,14 +90,15 @@ def deterministic_algorithms(wanted: bool) -> Iterator[None]:
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    filling = torch.utils.deterministic
+    fill = filling.fill_uninitialized_memory  # type: ignore[attr-defined]
     # cuBLAS reads this when its first handle is made; on a CPU it does nothing.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Filling every fresh buffer costs a pass over memory and hides reads of unwritten ones.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    filling.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        filling.fill_uninitialized_memory = fill  # type: ignore[attr-defined]

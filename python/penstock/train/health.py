@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from penstock.errors import PenstockError, TrainingError
-from penstock.train.data import TokenDataset
+
+if TYPE_CHECKING:
+    from penstock.data import StreamingDataset
 
 __all__ = ["MAX_SKIPS_IN_A_ROW", "NonFiniteGuard", "documents_of"]
 
@@ -52,7 +54,7 @@ class NonFiniteGuard:
         log.warning("%s; skipped. %s", what, where)
 
 
-def documents_of(dataset: TokenDataset, step: int) -> tuple[int, ...]:
+def documents_of(dataset: StreamingDataset, step: int) -> tuple[int, ...]:
     """Ids of the documents in a step's batch; empty where they cannot be read."""
     try:
         return tuple(int(document["doc_id"]) for document in dataset.documents_of_step(step))

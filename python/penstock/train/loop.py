@@ -7,13 +7,14 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from penstock.config import Config
 from penstock.errors import Cancelled, ConfigError, InternalError, TrainingError
 from penstock.model import Transformer, flops_per_token
-from penstock.train.data import TokenBatch, check_fit, open_dataset, open_loader
+from penstock.train.data import check_fit, open_dataset, open_loader
 from penstock.train.folder import RunFolder, locked, move_aside
 from penstock.train.hardware import (
     deterministic_algorithms,
@@ -30,6 +31,9 @@ from penstock.train.signals import StopSignals
 from penstock.train.state import Training, restore, save
 from penstock.train.step import forward_backward
 from penstock.train.tracking import TensorBoard
+
+if TYPE_CHECKING:
+    from penstock.data.loader import TorchBatch
 
 __all__ = ["run"]
 
@@ -136,7 +140,7 @@ class _Loop:
             if every and training.step % every == 0:
                 self._save()
 
-    def _one_step(self, batches: Iterator[TokenBatch]) -> None:
+    def _one_step(self, batches: Iterator[TorchBatch]) -> None:
         training, config, step = self._training, self._training.config, self._training.step
         waiting = time.perf_counter()
         batch = next(batches)

@@ -70,7 +70,8 @@ def gradient_norm(gradients: list[Tensor]) -> Tensor:
     if not gradients:
         return torch.zeros(())
     norms = torch._foreach_norm([g.float() for g in gradients], 2.0)
-    return torch.linalg.vector_norm(torch.stack(norms))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return norm
 
 
 def clip_coefficient(norm: float, clip_norm: float) -> float:

@@ -6,12 +6,12 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from penstock.config import Config
+from penstock.config import Config, Precision
 from penstock.errors import CheckpointError
 from penstock.model import Transformer
 from penstock.train.checkpoint import (
@@ -20,13 +20,17 @@ from penstock.train.checkpoint import (
     CheckpointState,
     load_tensors,
     newest_complete,
+    read_state,
     save_checkpoint,
     set_damaged_aside,
+    verify_files,
 )
-from penstock.train.data import TokenDataset
 from penstock.train.durable import clear_leftovers
 from penstock.train.optim import AdamW
 from penstock.train.schedule import phases
+
+if TYPE_CHECKING:
+    from penstock.data import StreamingDataset
 
 __all__ = ["Training", "load_model", "model_tensors", "restore", "save"]
 
@@ -45,8 +49,8 @@ class Training:
 
     config: Config
     device: torch.device
-    precision: str
-    dataset: TokenDataset
+    precision: Precision
+    dataset: StreamingDataset
     model: Transformer
     optimizer: AdamW
     step: int = 0
@@ -99,7 +103,7 @@ def restore(training: Training, root: Path) -> Path | None:
 
 
 def load_model(
-    path: Path | str, device: torch.device | str = "cpu", precision: str | None = None
+    path: Path | str, device: torch.device | str = "cpu", precision: Precision | None = None
 ) -> tuple[Transformer, Config]:
     """The trained model of a run's folder, or of one of its checkpoints, and its recipe.
 
@@ -115,8 +119,6 @@ def load_model(
     CheckpointError
         There is no complete checkpoint.
     """
-    from penstock.train.checkpoint import read_state, verify_files
-
     folder = Path(path)
     if (folder / MODEL_FILE).exists() or folder.name.startswith("step-"):
         state = read_state(folder)

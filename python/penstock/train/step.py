@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from penstock.config import TrainConfig
 from penstock.model import LossParts, Transformer, count_targets
-from penstock.train.data import TokenBatch
 from penstock.train.optim import AdamW, gradient_norm
+
+if TYPE_CHECKING:
+    from penstock.data.loader import TorchBatch
 
 __all__ = ["Gradients", "forward_backward"]
 
@@ -37,7 +40,7 @@ class Gradients:
 
 
 def forward_backward(
-    model: Transformer, optimizer: AdamW, batch: TokenBatch, config: TrainConfig
+    model: Transformer, optimizer: AdamW, batch: TorchBatch, config: TrainConfig
 ) -> Gradients:
     """Gradients of the mean loss over the global batch, accumulated over micro-batches.
 
@@ -57,7 +60,7 @@ def forward_backward(
             balance_loss_weight=config.balance_loss_weight,
             head_chunk_tokens=config.head_chunk_tokens,
         )
-        (parts.total / targets).backward()
+        (parts.total / targets).backward()  # type: ignore[no-untyped-call]
         losses.append(_losses(parts))
         counts.append(parts.expert_counts)
     real_tokens = (batch.doc_ids[:, :seq_len] >= 0).sum()
