@@ -53,7 +53,9 @@ def hopper_tile(kind: str, scales: str, rows: int, out_bytes: int, add: bool) ->
     add : bool
         Whether the result is added to memory without a detour through shared memory.
     """
-    tall = kind != "rows" and -rows % 256 < 128  # not where more than half of the last tile would hang over
+    # Wide where more than half of the last tall tile would hang over, but never with scales of columns: two
+    # vectors of them would spill.
+    tall = kind != "rows" and (scales == "row_row" or -rows % 256 < 128)
     a_rows, b_rows = (256, 128) if tall else (128, 256)
     stage_bytes = (256 + 128) * 128
     if scales != "block_block":

@@ -1,0 +1,201 @@
+"""Every kernel compiles for Hopper without a GPU: no register is spilled, shared memory suffices."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+from itertools import product
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+triton = pytest.importorskip("triton", reason="the kernels are written in Triton")
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+from triton.experimental.gluon._runtime import GluonASTSource  # noqa: E402
+
+from penstock.kernels.adamw import adamw_triton  # noqa: E402
+from penstock.kernels.cross_entropy import cross_entropy_triton  # noqa: E402
+from penstock.kernels.gemm import gemm_gluon, gemm_triton, launch_gluon, tiles  # noqa: E402
+from penstock.kernels.norm import norm_triton  # noqa: E402
+from penstock.kernels.permute import permute_triton  # noqa: E402
+from penstock.kernels.quantize import quantize_triton  # noqa: E402
+from penstock.kernels.swiglu import swiglu_triton  # noqa: E402
+
+HOPPER = GPUTarget("cuda", 90, 32)
+PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+
+
+def plain_source(kernel: object, signature: dict[str, str], constants: dict[str, object]) -> ASTSource:
+    """As a launch specialises it: pointers aligned, sizes multiples of 16."""
+    names = list(signature)
+    aligned = {
+        (names.index(name),): [["tt.divisibility", 16]]
+        for name, kind in signature.items()
+        if kind == "i32" or kind.startswith("*")
+    }
+    positions = {(names.index(name),): value for name, value in constants.items()}
+    return ASTSource(kernel, signature, positions, aligned)
+
+
+PRODUCTS = [("dense", "row_block", False), ("rows", "row_block", False)]
+PRODUCTS += product(("dense", "tokens"), ("row_row", "block_block"), (False, True))
+INTS = ("M", "N", "K", "E", "D", "V", "M_OUT", "count", "columns")
+
+
+def spilled_bytes(ptx: str, folder: Path) -> int:
+    """What the assembler says of its register allocation."""
+    source = folder / "kernel.ptx"
+    source.write_text(ptx)
+    command = [PTXAS, "-v", "--gpu-name=sm_90a", source, "-o", folder / "kernel.cubin"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    found = re.findall(r"(\d+) bytes spill (?:stores|loads)", said)
+    assert found, said
+    return sum(map(int, found))
+
+
+def argument_type(name: str, pointers: dict[str, str], default: str) -> str:
+    if name.endswith("_ptr"):
+        return "*" + pointers.get(name.removesuffix("_ptr"), default)
+    return "i32" if name in INTS or "stride" in name else "fp32"
+
+
+@pytest.mark.parametrize("out", ["bf16", "fp32"])
+@pytest.mark.parametrize("rows", [256, 128])
+@pytest.mark.parametrize(
+    ("kind", "scales", "add"),
+    [
+        ("dense", "row_block", False),
+        ("rows", "row_block", False),
+        *(
+            (kind, scales, add)
+            for kind in ("dense", "tokens")
+            for scales in ("row_row", "block_block")
+            for add in (0, 1)
+        ),
+    ],
+)
+def test_the_hopper_kernel(kind: str, scales: str, add: bool, rows: int, out: str, tmp_path: Path) -> None:
+    if out == "bf16" and scales != "row_block":
+        pytest.skip("weight gradients are float32")
+    tile = tiles.hopper_tile(kind, scales, rows, 2 if out == "bf16" else 4, add)
+    bytes_, words = launch_gluon.SWIZZLED[1], launch_gluon.SWIZZLED[2 if out == "bf16" else 4]
+    types = {
+        "a_desc": f"tensordesc<fp8e4nv[64, 128],{bytes_!r}>",
+        "b_desc": f"tensordesc<fp8e4nv[128, 128],{bytes_!r}>",
+        "c_desc": f"tensordesc<{out}[64, 128],{words!r}>",
+        "sa_desc": f"tensordesc<fp32[{tile.rows}],{launch_gluon.SCALES!r}>",
+        "sb_desc": f"tensordesc<fp32[{tile.columns}],{launch_gluon.SCALES!r}>",
+    }
+    constants = {
+        "SCALES": scales,
+        "KIND": kind,
+        "TALL": tile.tall,
+        "ADD": add,
+        "STAGES": tile.stages,
+        "GROUP": tile.group,
+        "PROGRAMS": 132,
+        "REGISTERS": tile.registers,
+    }
+    kernel = gemm_gluon.block_scaled_gemm
+    pointers = {"c": out, "sa": "fp32", "sb": "fp32"}
+    signature = {
+        name: "constexpr" if name in constants else types.get(name) or argument_type(name, pointers, "i32")
+        for name in kernel.arg_names
+    }
+    positions = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
+    source = GluonASTSource(fn=kernel, signature=signature, constexprs=positions)
+    compiled = triton.compile(source, target=HOPPER, options={"num_warps": 4})
+    assert compiled.metadata.shared <= tiles.SHARED_MEMORY_BYTES
+    assert tile.stages >= 3
+    assert spilled_bytes(compiled.asm["ptx"], tmp_path) == 0
+
+
+BF16, FP32, FP8 = "bf16", "fp32", "fp8e4nv"
+TABLES = {"row_token": "i32", "token_pos": "i32"}
+KERNELS = [
+    (quantize_triton, "_quantize_rows", {"BM": 8, "BK": 256}, {"x": BF16, "q": FP8}, 4),
+    (quantize_triton, "_quantize_tokens", {"BK": 64}, {"x": BF16, "q": FP8}, 4),
+    (quantize_triton, "_quantize_weight", {}, {"w": FP32, "q": FP8, "qt": FP8}, 8),
+    (quantize_triton, "_transpose_shift", {"GATHER": True}, {"q": FP8, "t": FP8, "rows": "i32"}, 4),
+    (quantize_triton, "_transpose_shift", {"GATHER": False}, {"q": FP8, "t": FP8, "rows": "i32"}, 4),
+    (norm_triton, "_forward", {"BD": 2048}, {"x": BF16, "y": BF16}, 4),
+    (norm_triton, "_backward", {"BD": 2048}, {"x": BF16, "dy": BF16, "dx": BF16}, 4),
+    (swiglu_triton, "_forward", {"BLOCK": 1024}, {"h": BF16, "y": BF16}, 4),
+    (swiglu_triton, "_backward", {"BLOCK": 1024}, {"dy": BF16, "h": BF16, "dh": BF16}, 4),
+    (
+        permute_triton,
+        "_gather",
+        {"WEIGHTED": True, "BLOCK": 1024},
+        {"x": BF16, "out": BF16, "row_token": "i32"},
+        4,
+    ),
+    (
+        permute_triton,
+        "_gather_sum",
+        {"WEIGHTED": True, "K": 6, "BLOCK": 1024},
+        {"y": BF16, "out": BF16, "token_pos": "i32"},
+        4,
+    ),
+    (permute_triton, "_row_dots", {"BLOCK": 1024}, {"grad": BF16, "y": BF16, **TABLES}, 4),
+    (
+        cross_entropy_triton,
+        "_cross_entropy",
+        {"IGNORED": -100, "GRADIENT": True, "BLOCK": 4096},
+        {"logits": BF16, "target": "i64"},
+        8,
+    ),
+    (adamw_triton, "_update", {"BLOCK": 1024}, {"m": BF16, "v": BF16}, 4),
+]
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "constants", "pointers", "warps"),
+    KERNELS,
+    ids=[f"{k[0].__name__}.{k[1]}" for k in KERNELS],
+)
+def test_a_plain_kernel(
+    module: ModuleType,
+    name: str,
+    constants: dict[str, object],
+    pointers: dict[str, str],
+    warps: int,
+    tmp_path: Path,
+) -> None:
+    kernel = getattr(module, name)
+    signature = {
+        argument: "constexpr" if argument in constants else argument_type(argument, pointers, "fp32")
+        for argument in kernel.arg_names
+    }
+    source = plain_source(kernel, signature, constants)
+    compiled = triton.compile(source, target=HOPPER, options={"num_warps": warps})
+    assert compiled.metadata.shared <= tiles.SHARED_MEMORY_BYTES
+    assert spilled_bytes(compiled.asm["ptx"], tmp_path) == 0
+
+
+@pytest.mark.parametrize("scales", ["row_block", "row_row", "block_block"])
+@pytest.mark.parametrize("kind", ["dense", "rows", "tokens"])
+def test_the_fallback_product(kind: str, scales: str, tmp_path: Path) -> None:
+    if (kind == "rows") != (scales == "row_block") and kind != "dense":
+        pytest.skip("no product is grouped and scaled like this")
+    kernel = gemm_triton.block_scaled_gemm
+    constants = {"SCALES": scales, "KIND": kind, "ADD": scales != "row_block", "GROUP": 8, "BM": 64}
+    types = {"a_desc": "tensordesc<fp8e4nv[64, 128]>", "b_desc": "tensordesc<fp8e4nv[128, 128]>"}
+    pointers = {"c": "bf16" if scales == "row_block" else "fp32", "sa": "fp32", "sb": "fp32"}
+    signature = {
+        name: "constexpr" if name in constants else types.get(name) or argument_type(name, pointers, "i32")
+        for name in kernel.arg_names
+    }
+    source = plain_source(kernel, signature, constants)
+    compiled = triton.compile(source, target=HOPPER, options={"num_warps": 4, "num_stages": 3})
+    assert compiled.metadata.shared <= tiles.SHARED_MEMORY_BYTES
+    assert spilled_bytes(compiled.asm["ptx"], tmp_path) == 0
+
+
+def test_the_kernels_are_as_short_as_promised() -> None:
+    for module in {k[0] for k in KERNELS} | {gemm_gluon, gemm_triton}:
+        for name, value in vars(module).items():
+            if isinstance(value, triton.JITFunction):
+                assert len(inspect.getsource(value.fn).splitlines()) <= 120, name
