@@ -40,8 +40,8 @@ def plain_source(kernel: object, signature: dict[str, str], constants: dict[str,
     return ASTSource(kernel, signature, positions, aligned)
 
 
-PRODUCTS = [("dense", "row_block", False), ("rows", "row_block", False)]
-PRODUCTS += product(("dense", "tokens"), ("row_row", "block_block"), (False, True))
+PRODUCTS = list(product(("dense", "rows"), ("row_block",), (False,), ("bf16", "fp32")))
+PRODUCTS += product(("dense", "tokens"), ("row_row", "block_block"), (False, True), ("fp32",))
 INTS = ("M", "N", "K", "E", "D", "V", "M_OUT", "count", "columns")
 
 
@@ -62,7 +62,6 @@ def argument_type(name: str, pointers: dict[str, str], default: str) -> str:
     return "i32" if name in INTS or "stride" in name else "fp32"
 
 
-@pytest.mark.parametrize("out", ["bf16", "fp32"])
 @pytest.mark.parametrize("rows", [256, 128])
 @pytest.mark.parametrize(
     ("kind", "scales", "add"),
@@ -78,8 +77,6 @@ def argument_type(name: str, pointers: dict[str, str], default: str) -> str:
     ],
 )
 def test_the_hopper_kernel(kind: str, scales: str, add: bool, rows: int, out: str, tmp_path: Path) -> None:
-    if out == "bf16" and scales != "row_block":
-        pytest.skip("weight gradients are float32")
     tile = tiles.hopper_tile(kind, scales, rows, 2 if out == "bf16" else 4, add)
     bytes_, words = launch_gluon.SWIZZLED[1], launch_gluon.SWIZZLED[2 if out == "bf16" else 4]
     types = {
@@ -175,15 +172,12 @@ def test_a_plain_kernel(
     assert spilled_bytes(compiled.asm["ptx"], tmp_path) == 0
 
 
-@pytest.mark.parametrize("scales", ["row_block", "row_row", "block_block"])
-@pytest.mark.parametrize("kind", ["dense", "rows", "tokens"])
-def test_the_fallback_product(kind: str, scales: str, tmp_path: Path) -> None:
-    if (kind == "rows") != (scales == "row_block") and kind != "dense":
-        pytest.skip("no product is grouped and scaled like this")
+@pytest.mark.parametrize(("kind", "scales", "add", "out"), PRODUCTS)
+def test_the_fallback_product(kind: str, scales: str, add: bool, out: str, tmp_path: Path) -> None:
     kernel = gemm_triton.block_scaled_gemm
-    constants = {"SCALES": scales, "KIND": kind, "ADD": scales != "row_block", "GROUP": 8, "BM": 64}
+    constants = {"SCALES": scales, "KIND": kind, "ADD": add, "GROUP": 8, "BM": 64}
     types = {"a_desc": "tensordesc<fp8e4nv[64, 128]>", "b_desc": "tensordesc<fp8e4nv[128, 128]>"}
-    pointers = {"c": "bf16" if scales == "row_block" else "fp32", "sa": "fp32", "sb": "fp32"}
+    pointers = {"c": out, "sa": "fp32", "sb": "fp32"}
     signature = {
         name: "constexpr" if name in constants else types.get(name) or argument_type(name, pointers, "i32")
         for name in kernel.arg_names

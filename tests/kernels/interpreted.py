@@ -1,0 +1,142 @@
+"""What test_interpreter.py runs: every plain Triton kernel beside its reference."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+import conftest  # noqa: F401  (finds penstock.kernels where penstock is not installed)
+import torch
+from torch import Tensor
+
+from penstock.kernels import registry
+from penstock.kernels.adamw import adamw_step
+from penstock.kernels.cross_entropy import linear_cross_entropy
+from penstock.kernels.gemm import gemm, wgrad
+from penstock.kernels.grouped_gemm import grouped_gemm, grouped_wgrad
+from penstock.kernels.norm import rms_norm
+from penstock.kernels.numeric import relative_error, same_bits
+from penstock.kernels.permute import combine, permute
+from penstock.kernels.quantize import dequantize, quantize_triton, reference
+from penstock.kernels.quantize.reference import (
+    quantize_rows,
+    quantize_tokens,
+    quantize_weight,
+    transpose_shift,
+)
+from penstock.kernels.route import route_tables
+from penstock.kernels.swiglu import swiglu
+
+FLOAT32 = 1e-6
+
+
+def expect(name: str, error: float, bound: float) -> None:
+    assert error <= bound, f"{name}: {error} > {bound}"
+    print(f"{name} agrees: {error:.2g}")
+
+
+def both(name: str, ops: tuple[str, ...], call: Callable[[], Tensor], bound: float = FLOAT32) -> None:
+    results = []
+    for backend in ("reference", "triton"):
+        with ExitStack() as stack:
+            for op in ops:
+                stack.enter_context(registry.override(op, backend))
+            results.append(call())
+    expect(name, relative_error(results[1], results[0]), bound)
+
+
+def with_gradients(function: Callable[..., Tensor], *inputs: Tensor) -> Callable[[], Tensor]:
+    """Result and gradients in one vector."""
+
+    def call() -> Tensor:
+        leaves = [t.detach().clone().requires_grad_() for t in inputs]
+        y = function(*leaves)
+        y.backward(torch.linspace(-1, 1, y.numel()).view(y.shape))
+        return torch.cat([y.flatten(), *(t.grad.flatten() for t in leaves)])
+
+    return call
+
+
+def casts() -> None:
+    x = torch.randn(130, 300) * torch.exp2(torch.randint(-30, 30, (130, 1)).float())
+    x[9] = 0
+    for cast in ("quantize_rows", "quantize_tokens", "quantize_weight"):
+        for dtype in (torch.float32, torch.bfloat16):
+            expected = getattr(reference, cast)(x.to(dtype))
+            found = getattr(quantize_triton, cast)(x.to(dtype))
+            assert same_bits(found.scale, expected.scale), cast
+            a, b = dequantize(found), dequantize(expected)
+            scale = dequantize(replace(expected, data=torch.ones_like(a).to(found.data.dtype)))
+            step = torch.maximum(b.abs() / 8, scale * 2.0**-9)  # of E4M3, at b
+            expect(f"{cast} {dtype} in steps", float(((a - b).abs() / step).max()), 1.0)
+    exact = torch.randint(-8, 9, (256, 200)).float()  # E4M3 holds these and their transposes exactly
+    a = quantize_rows(exact)
+    found = quantize_triton.transpose_shift(a)
+    assert torch.equal(dequantize(found), exact.t())
+    rows = torch.randint(-1, 256, (300,)).int()
+    found, expected = quantize_triton.transpose_shift(a, rows), transpose_shift(a, rows)
+    assert same_bits(found.data, expected.data)
+    assert same_bits(found.scale, expected.scale)
+    print("transpose_shift agrees")
+
+
+def products() -> None:
+    x, w, g = torch.randn(100, 288), torch.randn(160, 288), torch.randn(100, 160)
+    a, b, c = quantize_rows(x), quantize_weight(w), quantize_rows(g)
+    both("gemm", ("gemm",), lambda: gemm(a, b, out_dtype=torch.float32))
+    both("gemm transposed", ("gemm",), lambda: gemm(c, b, transposed=True, out_dtype=torch.float32))
+    start = torch.randn(160, 288)
+    idx = torch.randint(0, 3, (100, 2)).int()
+    groups = route_tables(idx, 5)
+    gathered, spread = permute(x, groups), permute(torch.randn(100, 192), groups)
+    weight, total = quantize_weight(torch.randn(5, 192, 288)), torch.randn(5, 192, 288)
+    end = int(groups.offsets[-1])
+    for transposed, rows in ((False, gathered), (True, spread)):
+        operand = quantize_rows(rows)
+        call = lambda: grouped_gemm(operand, weight, groups, transposed, out_dtype=torch.float32)[:end]  # noqa: E731, B023
+        both(f"grouped_gemm {transposed}", ("grouped_gemm",), call)
+    for name, cast in (("v3", quantize_tokens), ("shift", lambda t: transpose_shift(quantize_rows(t)))):
+        for add in (False, True):
+            dense = (cast(g), cast(x))
+            call = lambda: wgrad(*dense, start.clone(), add)  # noqa: E731, B023
+            both(f"wgrad {name} {add}", ("wgrad",), call)
+            grouped = (cast(spread), cast(gathered), groups)
+            call = lambda: grouped_wgrad(*grouped, total.clone(), add)  # noqa: E731, B023
+            both(f"grouped_wgrad {name} {add}", ("grouped_wgrad",), call)
+
+
+def rest() -> None:
+    norm = with_gradients(lambda x, w: rms_norm(x, w, 1e-6), torch.randn(7, 3, 100), torch.randn(100))
+    both("rms_norm", ("norm",), norm)
+    both("swiglu", ("swiglu",), with_gradients(swiglu, torch.randn(7, 3000)))
+    groups = route_tables(torch.randint(0, 8, (20, 3)).int(), 8, torch.rand(20) > 0.3, block=4)
+    both("permute", ("permute",), with_gradients(lambda x: permute(x, groups), torch.randn(20, 1100)))
+    moved = with_gradients(
+        lambda y, p: combine(y, p, groups), torch.randn(groups.n_rows, 1100), torch.rand(20, 3)
+    )
+    both("combine", ("permute",), moved)
+    target = torch.randint(0, 5000, (20,))
+    target[3] = -100
+    loss = with_gradients(
+        lambda x, w: linear_cross_entropy(x, w, target, 8, "fp32"), torch.randn(20, 16), torch.randn(5000, 16)
+    )
+    both("cross_entropy", ("cross_entropy",), loss)
+
+    def steps() -> Tensor:
+        p, m, v = torch.ones(3000), torch.zeros(3000), torch.zeros(3000)
+        for step in range(1, 4):
+            adamw_step([p], [torch.linspace(-1, 1, 3000)], [m], [v], 1e-2, step=step, clip_coefficient=0.5)
+        return torch.cat((p, m, v))
+
+    both("adamw", ("adamw",), steps)
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    casts()
+    products()
+    rest()

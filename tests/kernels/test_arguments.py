@@ -1,0 +1,154 @@
+"""Bad arguments: a ValueError or TypeError that names the argument, before anything is launched."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from penstock.kernels import registry
+from penstock.kernels.adamw import adamw_step
+from penstock.kernels.attention import attention
+from penstock.kernels.cross_entropy import linear_cross_entropy
+from penstock.kernels.gemm import gemm, linear, wgrad
+from penstock.kernels.grouped_gemm import grouped_gemm, grouped_linear, grouped_wgrad
+from penstock.kernels.mla import apply_rope
+from penstock.kernels.norm import rms_norm
+from penstock.kernels.permute import combine, permute
+from penstock.kernels.quantize import (
+    dequantize,
+    quantize_rows,
+    quantize_tokens,
+    quantize_weight,
+    transpose_shift,
+)
+from penstock.kernels.route import route, route_tables
+from penstock.kernels.swiglu import swiglu
+
+X = torch.randn(6, 32)
+W = torch.randn(16, 32)
+X_Q, W_Q = quantize_rows(X), quantize_weight(W)
+G_T, X_T = quantize_tokens(torch.randn(6, 16)), quantize_tokens(X)
+LOGITS, BIAS = torch.randn(6, 8), torch.zeros(8)
+IDX = torch.randint(0, 8, (6, 2)).int()
+GROUPS = route_tables(IDX, 8)
+SMALL = route_tables(IDX, 8, block=4)
+EXPERTS = torch.randn(8, 16, 32)
+EXPERTS_Q = quantize_weight(EXPERTS)
+ROWS = torch.randn(GROUPS.n_rows, 32)
+Q4 = torch.randn(1, 4, 2, 8)
+INTS = torch.arange(6)
+
+
+def adamw(**changes: object) -> None:
+    given = {k: [torch.zeros(3)] for k in ("params", "grads", "m", "v")} | {"lr": 0.1} | changes
+    adamw_step(**given)
+
+
+CASES: list[tuple[str, type[Exception], Callable[[], object]]] = [
+    ("x", TypeError, lambda: linear([1.0], W)),
+    ("x", TypeError, lambda: linear(INTS, W)),
+    ("inner dimension", ValueError, lambda: linear(X[:, :31], W)),
+    ("w", ValueError, lambda: linear(X, W[0])),
+    ("precision", ValueError, lambda: linear(X, W, "fp4")),
+    ("a", TypeError, lambda: gemm(X, W_Q)),
+    ("w", TypeError, lambda: gemm(X_Q, W)),
+    ("inner dimension", ValueError, lambda: gemm(X_Q, W_Q, transposed=True)),
+    ("a.scale", ValueError, lambda: gemm(dataclasses.replace(X_Q, scale=torch.ones(1, 5)), W_Q)),
+    ("a.data", TypeError, lambda: gemm(dataclasses.replace(X_Q, data=X), W_Q)),
+    ("w.data_t", ValueError, lambda: gemm(X_Q, dataclasses.replace(W_Q, data_t=W_Q.data))),
+    ("out", ValueError, lambda: gemm(X_Q, W_Q, out=torch.empty(6, 15))),
+    ("out", TypeError, lambda: gemm(X_Q, W_Q, out=torch.empty(6, 16, dtype=torch.float64))),
+    ("out", ValueError, lambda: gemm(X_Q, W_Q, out=torch.empty(16, 6).t())),
+    ("out_dtype", TypeError, lambda: gemm(X_Q, W_Q, out_dtype=torch.int8)),
+    ("out", ValueError, lambda: wgrad(G_T, X_T, accumulate=True)),
+    ("out", TypeError, lambda: wgrad(G_T, X_T, torch.empty(16, 32, dtype=torch.bfloat16))),
+    ("x", TypeError, lambda: wgrad(G_T, transpose_shift(X_Q))),
+    ("tokens", ValueError, lambda: wgrad(G_T, quantize_tokens(torch.randn(200, 32)))),
+    ("tokens", ValueError, lambda: wgrad(X_Q, X_Q)),
+    ("experts", ValueError, lambda: grouped_linear(ROWS, EXPERTS[:7], GROUPS)),
+    ("rows", ValueError, lambda: grouped_linear(ROWS[:-1], EXPERTS, GROUPS)),
+    ("groups", TypeError, lambda: grouped_linear(ROWS, EXPERTS, None)),
+    (
+        "groups.block",
+        ValueError,
+        lambda: grouped_linear(torch.randn(SMALL.n_rows, 32), EXPERTS, SMALL, "fp8"),
+    ),
+    ("inner dimension", ValueError, lambda: grouped_gemm(quantize_rows(ROWS), EXPERTS_Q, GROUPS, True)),
+    ("w.data", ValueError, lambda: grouped_gemm(quantize_rows(ROWS), W_Q, GROUPS)),
+    (
+        "out",
+        ValueError,
+        lambda: grouped_wgrad(quantize_tokens(ROWS), quantize_tokens(ROWS), GROUPS, None, True),
+    ),
+    ("rows", ValueError, lambda: grouped_wgrad(G_T, X_T, GROUPS)),
+    ("x", ValueError, lambda: quantize_rows(X[0])),
+    ("x", TypeError, lambda: quantize_tokens(INTS[None])),
+    ("w", ValueError, lambda: quantize_weight(X[0])),
+    ("a", TypeError, lambda: transpose_shift(X)),
+    ("rows", TypeError, lambda: transpose_shift(X_Q, torch.zeros(4))),
+    ("q", TypeError, lambda: dequantize(X)),
+    ("logits", TypeError, lambda: route(LOGITS.bfloat16(), BIAS, 1, 1, 2, 1.0)),
+    ("bias", ValueError, lambda: route(LOGITS, BIAS[:7], 1, 1, 2, 1.0)),
+    ("n_group", ValueError, lambda: route(LOGITS, BIAS, 3, 1, 2, 1.0)),
+    ("n_group", ValueError, lambda: route(LOGITS, BIAS, 8, 1, 1, 1.0)),
+    ("topk_group", ValueError, lambda: route(LOGITS, BIAS, 4, 5, 2, 1.0)),
+    ("k", ValueError, lambda: route(LOGITS, BIAS, 4, 1, 3, 1.0)),
+    ("idx", TypeError, lambda: route_tables(LOGITS, 8)),
+    ("valid", ValueError, lambda: route_tables(IDX, 8, torch.ones(5, dtype=torch.bool))),
+    ("valid", TypeError, lambda: route_tables(IDX, 8, INTS)),
+    ("block", ValueError, lambda: route_tables(IDX, 8, block=0)),
+    ("n_experts", ValueError, lambda: route_tables(IDX, 0)),
+    ("x", ValueError, lambda: permute(X[:5], GROUPS)),
+    ("y", ValueError, lambda: combine(ROWS[:-1], torch.rand(6, 2), GROUPS)),
+    ("p", ValueError, lambda: combine(ROWS, torch.rand(6, 3), GROUPS)),
+    ("x", TypeError, lambda: rms_norm(INTS, BIAS, 1e-6)),
+    ("w", ValueError, lambda: rms_norm(X, BIAS, 1e-6)),
+    ("h", ValueError, lambda: swiglu(X[:, :31])),
+    ("x", ValueError, lambda: apply_rope(X[:, :31], X, X)),
+    ("cos", ValueError, lambda: apply_rope(X, X[:, :3], X)),
+    ("sin", ValueError, lambda: apply_rope(X, X, X[:, :3])),
+    ("q", ValueError, lambda: attention(Q4[0], Q4, Q4, 1.0)),
+    ("k", ValueError, lambda: attention(Q4, Q4[:, :3], Q4, 1.0)),
+    ("v", ValueError, lambda: attention(Q4, Q4, Q4[:, :3], 1.0)),
+    ("k", TypeError, lambda: attention(Q4, Q4.double(), Q4, 1.0)),
+    ("doc_ids", ValueError, lambda: attention(Q4, Q4, Q4, 1.0, torch.zeros(1, 3))),
+    ("w", ValueError, lambda: linear_cross_entropy(X, W[:, :31], INTS)),
+    ("target", TypeError, lambda: linear_cross_entropy(X, W, INTS.int())),
+    ("target", ValueError, lambda: linear_cross_entropy(X, W, INTS[:5])),
+    ("chunk", ValueError, lambda: linear_cross_entropy(X, W, INTS, 0)),
+    ("grads", ValueError, lambda: adamw(grads=[])),
+    (r"params\[0\]", TypeError, lambda: adamw(params=[torch.zeros(3).double()])),
+    (r"m\[0\]", ValueError, lambda: adamw(m=[torch.zeros(4)])),
+    (r"v\[0\]", TypeError, lambda: adamw(v=[torch.zeros(3).half()])),
+    ("lr", ValueError, lambda: adamw(lr=-1.0)),
+    ("betas", ValueError, lambda: adamw(betas=(0.9, 1.0))),
+    ("eps", ValueError, lambda: adamw(eps=0.0)),
+    ("weight_decay", ValueError, lambda: adamw(weight_decay=-0.1)),
+    ("step", ValueError, lambda: adamw(step=0)),
+    ("unknown op", ValueError, lambda: registry.backend("gem")),
+    ("unknown backend", ValueError, lambda: registry.override("gemm", "cuda").__enter__()),
+]
+
+
+@pytest.mark.parametrize(("name", "error", "call"), CASES)
+def test_a_bad_argument_is_named(name: str, error: type[Exception], call: Callable[[], object]) -> None:
+    with pytest.raises(error, match=f"^{name}"):
+        call()
+
+
+def test_the_environment_chooses_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_KERNELS", "gemm=triton, wgrad=reference")
+    assert registry.backend("gemm") == "triton"
+    assert registry.backend("wgrad") == "reference"
+    with registry.override("gemm", "reference"):
+        assert registry.backend("gemm") == "reference"
+    for text in ("gemm", "gem=triton", "gemm=cuda"):
+        monkeypatch.setenv("PENSTOCK_KERNELS", text)
+        with pytest.raises(ValueError, match="gem"):
+            registry.backend("gemm")
+    monkeypatch.setenv("PENSTOCK_FP8_RECIPE", "v4")
+    with pytest.raises(ValueError, match="PENSTOCK_FP8_RECIPE"):
+        registry.wgrad_recipe()

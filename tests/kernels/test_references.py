@@ -1,0 +1,210 @@
+"""The ops a model calls, on a CPU: against float64, numerical gradients, and programs written elsewhere."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from penstock.kernels import registry
+from penstock.kernels.adamw import adamw_step
+from penstock.kernels.attention import attention
+from penstock.kernels.cross_entropy import linear_cross_entropy
+from penstock.kernels.gemm import accumulate_in_place, gemm, linear, quantized_weight, wgrad
+from penstock.kernels.grouped_gemm import grouped_linear
+from penstock.kernels.mla import apply_rope
+from penstock.kernels.norm import rms_norm
+from penstock.kernels.numeric import relative_error, same_bits
+from penstock.kernels.permute import permute
+from penstock.kernels.quantize import (
+    dequantize,
+    quantize_rows,
+    quantize_tokens,
+    quantize_weight,
+    transpose_shift,
+)
+from penstock.kernels.route import route_tables
+from penstock.kernels.swiglu import swiglu
+
+DOUBLE = torch.float64
+
+
+def leaf(*shape: int, dtype: torch.dtype = DOUBLE) -> Tensor:
+    return torch.randn(shape, dtype=dtype).requires_grad_()
+
+
+def test_gradients_are_exact() -> None:
+    check = torch.autograd.gradcheck
+    target = torch.tensor([0, 1, -100, 4, 3, 2])
+    doc_ids = torch.tensor([[0, 0, 1, 1, -1], [0, 0, 0, 0, 0]])
+    cos, sin = torch.randn(5, 3, dtype=DOUBLE), torch.randn(5, 3, dtype=DOUBLE)
+    assert check(lambda x, w: linear(x, w, "fp32"), (leaf(2, 3, 8), leaf(5, 8)))
+    assert check(lambda x, w: linear_cross_entropy(x, w, target, 4, "fp32"), (leaf(6, 8), leaf(5, 8)))
+    assert check(lambda x, w: rms_norm(x, w, 1e-6), (leaf(3, 8), leaf(8)))
+    assert check(swiglu, (leaf(3, 8),))
+    for interleaved in (True, False):
+        assert check(lambda x, i=interleaved: apply_rope(x, cos, sin, i), (leaf(2, 5, 6),))
+    for ids in (None, doc_ids):
+        inputs = (leaf(2, 5, 3, 6), leaf(2, 5, 3, 6), leaf(2, 5, 3, 4))
+        assert check(lambda q, k, v, d=ids: attention(q, k, v, 0.4, d), inputs)
+
+
+def test_norm_rope_and_attention_equal_those_of_transformers() -> None:
+    pytest.importorskip("transformers")
+    from transformers.models.deepseek_v3 import modeling_deepseek_v3 as hf
+
+    x, w = torch.randn(3, 7, 64).bfloat16(), torch.randn(64)
+    norm = hf.DeepseekV3RMSNorm(64, 1e-5).bfloat16()
+    norm.weight.data.copy_(w)
+    assert same_bits(rms_norm(x, w, 1e-5), norm(x).detach())
+
+    q, k = torch.randn(2, 4, 9, 16), torch.randn(2, 1, 9, 16)
+    angles = torch.randn(2, 9, 8)
+    cos, sin = (f(torch.cat((angles, angles), -1)) for f in (torch.cos, torch.sin))
+    for rotate, interleaved in ((hf.apply_rotary_pos_emb_interleave, True), (hf.apply_rotary_pos_emb, False)):
+        q_expected, k_expected = rotate(q, k, cos, sin)
+        wide = (cos[:, None], sin[:, None])
+        assert torch.allclose(apply_rope(q, *wide, interleaved), q_expected, atol=1e-6)
+        assert torch.allclose(apply_rope(k, *wide, interleaved), k_expected, atol=1e-6)
+        assert torch.equal(
+            apply_rope(q, *(t[..., :8] for t in wide), interleaved), apply_rope(q, *wide, interleaved)
+        )
+
+
+def test_attention_does_not_look_ahead_or_across_documents() -> None:
+    q, k, v = (torch.randn(1, 12, 2, 8) for _ in range(3))
+    ids = torch.tensor([[0] * 5 + [1] * 4 + [-1] * 3])
+    whole = attention(q, k, v, 0.3, ids)
+    for start, end in ((0, 5), (5, 9), (9, 12)):
+        part = slice(start, end)
+        assert torch.allclose(whole[:, part], attention(q[:, part], k[:, part], v[:, part], 0.3), atol=1e-6)
+    with registry.override("attention", "reference"):
+        assert torch.allclose(whole, attention(q, k, v, 0.3, ids), atol=1e-6)
+
+
+def test_the_loss_equals_torchs_for_any_chunk() -> None:
+    x, w = leaf(50, 16, dtype=torch.float32), leaf(300, 16, dtype=torch.float32)
+    target = torch.randint(0, 300, (50,))
+    target[[3, 7]] = -100
+    expected = F.cross_entropy(x.double() @ w.double().t(), target, reduction="sum")
+    gradients = torch.autograd.grad(expected, (x, w))
+    for chunk in (1, 16, 50, 8192):
+        loss = linear_cross_entropy(x, w, target, chunk, "fp32")
+        assert loss.dtype == torch.float32
+        assert relative_error(loss, expected) < 1e-6
+        for found, wanted in zip(torch.autograd.grad(loss * 3, (x, w)), gradients, strict=True):
+            assert relative_error(found, 3 * wanted) < 1e-5
+    with torch.no_grad():
+        assert not linear_cross_entropy(x, w, target, 16, "fp32").requires_grad
+    assert linear_cross_entropy(x, w, torch.full((50,), -100), 16, "fp32") == 0
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_adamw_equals_torchs(weight_decay: float) -> None:
+    ours, theirs = torch.randn(20, 30), None
+    theirs = ours.clone().requires_grad_()
+    optimizer = torch.optim.AdamW([theirs], lr=1e-2, betas=(0.9, 0.95), eps=1e-8, weight_decay=weight_decay)
+    m, v = torch.zeros_like(ours), torch.zeros_like(ours)
+    for step in range(1, 11):
+        grad = torch.randn(20, 30)
+        theirs.grad = grad * 0.5
+        optimizer.step()
+        clip = torch.tensor([0.5]) if step % 2 else 0.5
+        adamw_step([ours], [grad], [m], [v], 1e-2, (0.9, 0.95), 1e-8, weight_decay, step, clip)
+        assert relative_error(ours, theirs) < 1e-6
+
+
+def test_adamw_keeps_its_moments_in_bfloat16() -> None:
+    p, m, v = torch.randn(1000), torch.zeros(1000).bfloat16(), torch.zeros(1000).bfloat16()
+    exact = [p.clone(), m.float(), v.float()]
+    for step in range(1, 21):
+        grad = torch.randn(1000)
+        adamw_step([p], [grad], [m], [v], 1e-3, step=step)
+        adamw_step(exact[:1], [grad], exact[1:2], exact[2:], 1e-3, step=step)
+    assert m.dtype == v.dtype == torch.bfloat16
+    assert relative_error(v, exact[2]) < 1e-2
+    assert relative_error(p, exact[0]) < 1e-4
+
+
+@pytest.mark.parametrize(("m", "n", "k"), [(1, 128, 128), (37, 576, 300), (130, 64, 64)])
+def test_fp8_products_are_those_of_what_the_bytes_stand_for(m: int, n: int, k: int) -> None:
+    x, w, g = torch.randn(m, k), torch.randn(n, k), torch.randn(m, n)
+    x_q, w_q, g_q = quantize_rows(x), quantize_weight(w), quantize_rows(g)
+    x_d, w_d, g_d = (dequantize(q).double() for q in (x_q, w_q, g_q))
+    assert relative_error(gemm(x_q, w_q, out_dtype=torch.float32), x_d @ w_d.t()) < 1e-6
+    assert relative_error(gemm(g_q, w_q, transposed=True), g_d @ w_d) < 2e-3
+    for cast in (quantize_tokens, lambda t: transpose_shift(quantize_rows(t))):
+        expected = dequantize(cast(g)).double() @ dequantize(cast(x)).double().t()
+        start = torch.randn(n, k)
+        assert relative_error(wgrad(cast(g), cast(x)), expected) < 1e-6
+        assert (
+            relative_error(wgrad(cast(g), cast(x), start.clone(), accumulate=True), start + expected) < 1e-6
+        )
+
+
+@pytest.mark.parametrize("recipe", ["v3", "shift"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fp8_layers_are_close_to_exact_ones(
+    recipe: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENSTOCK_FP8_RECIPE", recipe)
+    groups = route_tables(torch.randint(0, 4, (100, 2)).int(), 5)
+    rows = permute(torch.randn(100, 256), groups).to(dtype)
+    expert_weight, weight = torch.randn(5, 192, 256), torch.randn(192, 256)
+    for run in (
+        lambda x, w, p: grouped_linear(x, w, groups, p),
+        lambda x, w, p: linear(x, w, p),
+    ):
+        chosen = expert_weight if run.__code__.co_freevars else weight
+        results = []
+        for precision in ("fp32", "fp8"):
+            x, w = rows.clone().requires_grad_(), chosen.clone().requires_grad_()
+            y = run(x, w, precision)
+            torch.manual_seed(1)
+            y.backward(permute(torch.randn(100, 192), groups).to(dtype))
+            assert y.dtype == x.grad.dtype == dtype
+            assert w.grad.dtype == torch.float32
+            results.append((y, x.grad, w.grad))
+        for exact, found in zip(*results, strict=True):
+            assert 0.03 < relative_error(found, exact) < 0.045  # two roundings to E4M3, each 0.0266
+
+
+def test_a_weight_is_quantised_once_for_each_of_its_versions() -> None:
+    w = torch.nn.Parameter(torch.randn(128, 128))
+    first = quantized_weight(w)
+    assert quantized_weight(w) is first
+    adamw_step([w.data], [torch.randn(128, 128)], [torch.zeros(128, 128)], [torch.zeros(128, 128)], 0.1)
+    with torch.no_grad():
+        w.add_(1.0)
+    second = quantized_weight(w)
+    assert not same_bits(second.data, first.data)
+    w.data = torch.randn(128, 128)
+    assert quantized_weight(w) is not second
+    assert quantized_weight(copy.deepcopy(w)) is not quantized_weight(w)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+def test_gradients_accumulate_in_place_when_asked_to(precision: str) -> None:
+    x = torch.randn(64, 128)
+    plain = torch.nn.Parameter(torch.randn(96, 128))
+    fused = torch.nn.Parameter(plain.detach().clone())
+    accumulate_in_place([fused])
+    for _ in range(3):
+        linear(x, plain, precision).square().sum().backward()
+        linear(x, fused, precision).square().sum().backward()
+    assert relative_error(fused.grad, plain.grad) < 1e-6
+    address = fused.grad.data_ptr()
+    linear(x, fused, precision).sum().backward()
+    assert fused.grad.data_ptr() == address
+    with pytest.raises(ValueError, match=r"weights\[0\]"):
+        accumulate_in_place([torch.randn(2)])
+
+
+def test_bf16_layers_sum_weight_gradients_in_float32() -> None:
+    x, w = torch.randn(4096, 8), leaf(8, 8, dtype=torch.float32)
+    linear(x, w, "bf16").backward(torch.ones(4096, 8))
+    expected = torch.ones(8, 4096, dtype=DOUBLE) @ x.bfloat16().double()
+    assert relative_error(w.grad, expected) < 1e-6
