@@ -63,19 +63,7 @@ def argument_type(name: str, pointers: dict[str, str], default: str) -> str:
 
 
 @pytest.mark.parametrize("rows", [256, 128])
-@pytest.mark.parametrize(
-    ("kind", "scales", "add"),
-    [
-        ("dense", "row_block", False),
-        ("rows", "row_block", False),
-        *(
-            (kind, scales, add)
-            for kind in ("dense", "tokens")
-            for scales in ("row_row", "block_block")
-            for add in (0, 1)
-        ),
-    ],
-)
+@pytest.mark.parametrize(("kind", "scales", "add", "out"), PRODUCTS)
 def test_the_hopper_kernel(kind: str, scales: str, add: bool, rows: int, out: str, tmp_path: Path) -> None:
     tile = tiles.hopper_tile(kind, scales, rows, 2 if out == "bf16" else 4, add)
     bytes_, words = launch_gluon.SWIZZLED[1], launch_gluon.SWIZZLED[2 if out == "bf16" else 4]
