@@ -6,6 +6,7 @@ import collections
 import errno
 import itertools
 import os
+import resource
 import shutil
 import sys
 from pathlib import Path
@@ -42,7 +43,7 @@ def fails_at(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, turn: in
 @pytest.mark.parametrize(
     ("call", "turns", "number"),
     [
-        ("fsync", 7, errno.ENOSPC),
+        ("fsync", 8, errno.ENOSPC),
         ("fsync", 1, errno.EIO),
         ("write_text", 2, errno.ENOSPC),
         ("rename", 1, errno.EACCES),
@@ -58,9 +59,9 @@ def test_a_failing_call_is_told_and_a_rerun_completes(
         out = tmp_path / f"turn-{turn}"
         tiny.train(out, "train.steps=3", "optimizer.constant_steps=2", "optimizer.decay_steps=2")
         with monkeypatch.context() as patch:
-            # The metrics file is forced to the disk twice before the save: on opening and before it.
-            fails_at(patch, owner, call, turn + 2 if call == "fsync" else turn, number)
-            with pytest.raises(CheckpointError, match=rf"{out}.*{os.strerror(number)}.*bytes.*run again"):
+            # The first call forces the metrics file to the disk.
+            fails_at(patch, owner, call, turn, number)
+            with pytest.raises(CheckpointError, match=rf"{out}.*{os.strerror(number)}.*run again"):
                 tiny.train(out, *RECIPE)
         found = newest_complete(out / "checkpoints")
         assert found is not None
@@ -83,3 +84,17 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CheckpointError, match=r"set train\.out elsewhere"):
         tiny.train(tmp_path / "file" / "run")
+
+
+def test_metrics_that_cannot_be_written_are_told_and_a_rerun_completes(tmp_path: Path) -> None:
+    """No file may grow beyond 700 bytes: the second line of metrics is cut."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (700, before[1]))
+    try:
+        with pytest.raises(CheckpointError, match=r"metrics\.jsonl: cannot be written: .* run again"):
+            tiny.train(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "metrics.jsonl").stat().st_size == 700
+    tiny.train(tmp_path)
+    assert len(tiny.losses(tmp_path)) == 8

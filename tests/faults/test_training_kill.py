@@ -78,7 +78,9 @@ def test_the_first_signal_finishes_the_step_and_saves(
     tmp_path: Path, uninterrupted: list[str], number: signal.Signals
 ) -> None:
     before = signal.getsignal(number)
-    with pytest.raises(Cancelled, match=r"stopped after step 5 of 12, saved in .*step-00000005.* to go on"):
+    with pytest.raises(
+        Cancelled, match=r"stopped after step 5 of 12, saved in .*step-00000005 \(.* MB in .* s\).* to go on"
+    ):
         tiny.train(tmp_path, *RECIPE, kill_after_step=4, number=number)
     assert signal.getsignal(number) == before
     assert tiny.train(tmp_path, *RECIPE).first_step == 5

@@ -26,6 +26,11 @@ def run(config: Config, progress: Progress | None = None, resume: bool = True) -
     TrainReport
         Where the checkpoint, the metrics and the plot lie, and what the run did.
 
+    Notes
+    -----
+    With ``train.deterministic`` a resumed run on a CPU gives the losses of an uninterrupted one to the last
+    bit, given the same number of torch threads: sums are cut by thread.
+
     Raises
     ------
     ConfigError

@@ -29,7 +29,7 @@ from penstock.train.plot import plot_loss
 from penstock.train.schedule import learning_rate, phases
 from penstock.train.signals import StopSignals
 from penstock.train.state import Training, restore, save
-from penstock.train.step import forward_backward
+from penstock.train.step import Gradients, forward_backward
 from penstock.train.tracking import TensorBoard
 
 if TYPE_CHECKING:
@@ -99,7 +99,8 @@ class _Loop:
         self._phases = phases(config.optimizer, self._steps)
         self._guard = NonFiniteGuard(config.train.non_finite)
         self._sinks = [progress] if progress else []
-        self._saved, self._saved_step = saved, training.step if saved else -1
+        self._saved, self._saved_how = saved, ""
+        self._saved_step = training.step if saved else -1
         self._peak_flops_per_s = peak_flops_per_s(training.device)
         self._flops_per_token = flops_per_token(config.model, training.dataset.seq_len)
         self._tokens = 0
@@ -123,8 +124,8 @@ class _Loop:
         plot = plot_loss(self._folder.metrics, self._folder.plot)
         if training.step < self._steps:
             raise Cancelled(
-                f"stopped after step {training.step} of {self._steps}, saved in {self._saved}; "
-                "run the same command again to go on"
+                f"stopped after step {training.step} of {self._steps}, saved in {self._saved}"
+                f"{self._saved_how}; run the same command again to go on"
             )
         return self._report(time.perf_counter() - started, plot)
 
@@ -141,14 +142,21 @@ class _Loop:
                 self._save()
 
     def _one_step(self, batches: Iterator[TorchBatch]) -> None:
-        training, config, step = self._training, self._training.config, self._training.step
+        training, config = self._training, self._training.config
         waiting = time.perf_counter()
         batch = next(batches)
         stall_s = time.perf_counter() - waiting
-        if batch.step != step:
-            raise InternalError(f"the dataset gave batch {batch.step} where {step} was due")
+        if batch.step != training.step:
+            raise InternalError(f"the dataset gave batch {batch.step} where {training.step} was due")
         gradients = forward_backward(training.model, training.optimizer, batch, config.train)
-        lr = learning_rate(step, config.optimizer, self._phases)
+        lr = learning_rate(training.step, config.optimizer, self._phases)
+        documents = self._update(gradients, lr)
+        training.step += 1
+        self._tell(self._event(gradients, lr, stall_s, documents))
+
+    def _update(self, gradients: Gradients, lr: float) -> tuple[int, ...]:
+        """Move weights and router biases, or skip; then the documents of the batch are given."""
+        training, config = self._training, self._training.config
         documents: tuple[int, ...] = ()
         if gradients.finite:
             training.optimizer.step(lr, clip_coefficient(gradients.norm, config.optimizer.clip_norm))
@@ -156,29 +164,31 @@ class _Loop:
             self._loss = gradients.loss
             self._tokens += gradients.tokens
         else:
-            documents = documents_of(training.dataset, step)
-            self._guard.skip(step, gradients.loss, gradients.norm, documents)
+            documents = documents_of(training.dataset, training.step)
+            self._guard.skip(training.step, gradients.loss, gradients.norm, documents)
         training.optimizer.zero_grad()
-        training.step += 1
+        return documents
+
+    def _event(
+        self, gradients: Gradients, lr: float, stall_s: float, documents: tuple[int, ...]
+    ) -> StepEvent:
         step_s = self._lap()
-        self._tell(
-            StepEvent(
-                step=step,
-                steps=self._steps,
-                loss=gradients.loss,
-                mtp_loss=gradients.mtp_loss,
-                balance_loss=gradients.balance_loss,
-                grad_norm=gradients.norm,
-                lr=lr,
-                tokens=gradients.tokens,
-                tokens_per_s=gradients.tokens / step_s,
-                mfu=self._mfu(gradients.tokens / step_s),
-                data_stall_s=stall_s,
-                step_s=step_s,
-                expert_load=gradients.expert_load,
-                skipped=not gradients.finite,
-                documents=documents,
-            )
+        return StepEvent(
+            step=self._training.step - 1,
+            steps=self._steps,
+            loss=gradients.loss,
+            mtp_loss=gradients.mtp_loss,
+            balance_loss=gradients.balance_loss,
+            grad_norm=gradients.norm,
+            lr=lr,
+            tokens=gradients.tokens,
+            tokens_per_s=gradients.tokens / step_s,
+            mfu=self._mfu(gradients.tokens / step_s),
+            data_stall_s=stall_s,
+            step_s=step_s,
+            expert_load=gradients.expert_load,
+            skipped=not gradients.finite,
+            documents=documents,
         )
 
     def _lap(self) -> float:
@@ -203,10 +213,15 @@ class _Loop:
         if self._saved_step == self._training.step:
             return
         self._metrics.sync()
+        if self._stop.requested:
+            log.warning("stopping: saving step %d; a second signal stops at once", self._training.step)
         started = time.perf_counter()
         self._saved, self._saved_step = save(self._training, self._folder.checkpoints), self._training.step
-        log.info("saved %s in %.1f s", self._saved, time.perf_counter() - started)
+        # What a save costs belongs to no step.
         self._clock = time.perf_counter()
+        size = sum(path.stat().st_size for path in self._saved.iterdir())
+        self._saved_how = f" ({size / 1e6:,.1f} MB in {self._clock - started:.1f} s)"
+        log.info("saved %s%s", self._saved, self._saved_how)
 
     def _report(self, seconds: float, plot: Path | None) -> TrainReport:
         training = self._training

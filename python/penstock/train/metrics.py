@@ -7,14 +7,18 @@ of step k holds the weights before it. No torch here, so that a command line can
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from penstock.errors import CheckpointError
 
 __all__ = ["MetricsFile", "Progress", "StepEvent", "TrainReport", "read_metrics"]
 
@@ -87,25 +91,37 @@ class MetricsFile:
     """Appends events as JSON lines; opening cuts the file back to ``first_step``.
 
     A killed run leaves lines beyond its last checkpoint, and maybe half a line: a resumed run does those
-    steps again, and the file must hold each once.
+    steps again, and the file must hold each once. What the disk refuses is a ``CheckpointError``.
     """
 
     def __init__(self, path: Path, first_step: int) -> None:
-        with path.open("a+b") as file:
-            file.truncate(_length_of_steps(path, first_step))
-            file.flush()
-            os.fsync(file.fileno())
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        with self._told():
+            # Unbuffered: a line is in the file once it is written, and closing has nothing left to write.
+            self._file = path.open("a+b", buffering=0)
+            self._file.truncate(_length_of_steps(path, first_step))
 
     def write(self, event: StepEvent) -> None:
         """Append one line; it survives a kill of the process from here on."""
-        self._file.write(json.dumps(_as_json(event), separators=(",", ":"), allow_nan=False) + "\n")
-        self._file.flush()
+        line = json.dumps(_as_json(event), separators=(",", ":"), allow_nan=False) + "\n"
+        with self._told():
+            if self._file.write(line.encode()) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def sync(self) -> None:
         """Put the lines on the disk, so that no checkpoint is ahead of its metrics."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with self._told():
+            os.fsync(self._file.fileno())
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(
+                f"{self._path}: cannot be written: {error.strerror}. Checkpoints are untouched; make room or "
+                "set train.out elsewhere, and run again"
+            ) from error
 
     def __enter__(self) -> MetricsFile:
         return self
