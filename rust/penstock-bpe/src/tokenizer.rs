@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use rustc_hash::{FxHashMap, FxHashSet};
 use sha2::{Digest, Sha256};
 
+use crate::byte_level;
 use crate::encode::pairs::{Merge, Pairs};
 use crate::encode::{Allowed, Encoder, Matchers, State};
 use crate::error::{Error, Result, show};
@@ -94,7 +95,7 @@ pub(crate) struct Model {
     sha256: String,
     text_matchers: OnceLock<Matchers>,
     all_matchers: OnceLock<Matchers>,
-    states: Mutex<Vec<Box<State>>>,
+    states: Mutex<Vec<State>>,
 }
 
 impl Model {
@@ -109,6 +110,7 @@ impl Model {
         let vocab = Vocab::new(&parts.tokens, |id| {
             !hidden.contains(&id) && !parts.unreachable.contains(&id)
         })?;
+        check_spellings(&vocab, &parts.specials)?;
         let byte_ids = byte_ids(&vocab)?;
         let merges = resolve_merges(&vocab, &parts.merges, &special_ids)?;
         let pairs = if parts.rank_by_product {
@@ -200,12 +202,12 @@ impl Model {
         }
     }
 
-    pub(crate) fn take_state(&self) -> Box<State> {
+    pub(crate) fn take_state(&self) -> State {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        states.pop().unwrap_or_else(|| Box::new(State::new()))
+        states.pop().unwrap_or_else(State::new)
     }
 
-    pub(crate) fn give_state(&self, state: Box<State>) {
+    pub(crate) fn give_state(&self, state: State) {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         if states.len() < KEPT_STATES {
             states.push(state);
@@ -255,6 +257,22 @@ fn place_specials(parts: &mut Parts) -> Result<FxHashMap<String, u32>> {
     }
     parts.specials.sort_by_key(|token| token.id);
     Ok(ids)
+}
+
+/// Refuses an added token whose text is how a tokenizer.json spells another token: such a file would give it that id.
+fn check_spellings(vocab: &Vocab, specials: &[SpecialToken]) -> Result<()> {
+    for token in specials {
+        let spelled = byte_level::to_bytes(&token.content).and_then(|bytes| vocab.find(&bytes));
+        if let Some(other) = spelled.filter(|&other| other != token.id) {
+            let found = format!("the token that files spell alike, {other}");
+            return Err(Error::SpecialConflict {
+                content: token.content.clone(),
+                id: token.id,
+                found,
+            });
+        }
+    }
+    Ok(())
 }
 
 fn byte_ids(vocab: &Vocab) -> Result<[u32; 256]> {

@@ -149,7 +149,7 @@ impl State {
 #[derive(Debug)]
 pub struct Encoder {
     tokenizer: Tokenizer,
-    state: Option<Box<State>>,
+    state: Option<State>,
 }
 
 impl Encoder {
@@ -184,3 +184,6 @@ impl Drop for Encoder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

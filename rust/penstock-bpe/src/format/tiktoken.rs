@@ -193,7 +193,7 @@ pub(super) fn write(tokenizer: &Tokenizer, path: &Path) -> Result<String> {
 
 /// Strict base64: whole groups of four, padding at the end only, no stray bits.
 fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
-    if text.len() % 4 != 0 {
+    if !text.len().is_multiple_of(4) {
         return None;
     }
     let padding = text.iter().rev().take_while(|&&byte| byte == b'=').count();

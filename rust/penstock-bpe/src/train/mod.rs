@@ -25,7 +25,7 @@ pub struct TrainOptions {
     pub special_tokens: Vec<String>,
     /// A pair must stand this often to be merged; 0 means 1.
     pub min_frequency: u64,
-    /// No token gets longer than this.
+    /// No token gets longer than this, nor than 4096 bytes.
     pub max_token_bytes: Option<usize>,
     /// Threads to use (0 = one a core). They change nothing but the time.
     pub threads: usize,
