@@ -86,7 +86,6 @@ pub(crate) struct Model {
     pub(crate) vocab: Vocab,
     pub(crate) merges: Vec<Merge>,
     pub(crate) pairs: Pairs,
-    pub(crate) byte_ids: [u32; 256],
     pub(crate) rank_by_product: bool,
     pub(crate) ignore_merges: bool,
     /// By id.
@@ -114,9 +113,9 @@ impl Model {
         let byte_ids = byte_ids(&vocab)?;
         let merges = resolve_merges(&vocab, &parts.merges, &special_ids)?;
         let pairs = if parts.rank_by_product {
-            Pairs::by_product(&merges, vocab.len())?
+            Pairs::by_product(&merges, byte_ids, vocab.len())?
         } else {
-            Pairs::by_place(&merges)?
+            Pairs::by_place(&merges, byte_ids)?
         };
         let mut model = Self {
             pattern,
@@ -124,7 +123,6 @@ impl Model {
             vocab,
             merges,
             pairs,
-            byte_ids,
             rank_by_product: parts.rank_by_product,
             ignore_merges: parts.ignore_merges,
             specials: parts.specials,

@@ -1,5 +1,11 @@
 //! Files: what is written is read back the same, and what is wrong is refused with its place.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test stops where something is wrong"
+)]
+
 use std::path::Path;
 
 use penstock_bpe::train::{TrainOptions, WordCounts, train};

@@ -137,9 +137,7 @@ impl State {
         let start = out.len();
         match model.whole_piece(piece) {
             Some(id) => out.push(id),
-            None => self
-                .workspace
-                .merge(piece, &model.byte_ids, &model.pairs, out),
+            None => self.workspace.merge(piece, &model.pairs, out),
         }
         self.cache.put(piece, &out[start..]);
     }
