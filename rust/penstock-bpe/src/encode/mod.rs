@@ -12,7 +12,11 @@ use added::{Matcher, Part};
 use cache::Cache;
 use merge::Workspace;
 
-use crate::tokenizer::{Model, Tokenizer};
+use crate::model::Model;
+use crate::tokenizer::Tokenizer;
+
+/// The longest piece that is merged as one.
+const MAX_MERGED_BYTES: usize = u32::MAX as usize - 1;
 
 /// Which special tokens a text may name. The others are ordinary text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -137,7 +141,10 @@ impl State {
         let start = out.len();
         match model.whole_piece(piece) {
             Some(id) => out.push(id),
-            None => self.workspace.merge(piece, &model.pairs, out),
+            // Places are 32-bit numbers. No machine of today could merge a longer piece in one.
+            None => piece
+                .chunks(MAX_MERGED_BYTES)
+                .for_each(|part| self.workspace.merge(part, &model.pairs, out)),
         }
         self.cache.put(piece, &out[start..]);
     }

@@ -176,3 +176,13 @@ fn pieces_of_a_megabyte_take_no_square_of_their_length() {
         assert_eq!(tokenizer.decode_bytes(&ids).unwrap(), text.as_bytes());
     }
 }
+
+#[test]
+fn tokenizers_and_encoders_go_between_threads() {
+    fn is_send<T: Send>() {}
+    fn is_shared<T: Send + Sync>() {}
+    is_shared::<Tokenizer>();
+    is_shared::<Progress>();
+    is_send::<Encoder>();
+    is_send::<WordCounts>();
+}

@@ -9,8 +9,9 @@ use std::path::Path;
 use rustc_hash::FxHashMap;
 
 use crate::error::{Error, Result, show};
+use crate::model::Parts;
 use crate::pattern::Pattern;
-use crate::tokenizer::{Parts, SpecialToken, Tokenizer};
+use crate::tokenizer::{SpecialToken, Tokenizer};
 use crate::vocab::{MAX_ID, Vocab};
 
 /// The longest token of a rank file: all its cuts are looked up, so hostile ones would cost the square of this.

@@ -210,8 +210,40 @@ fn a_cancelled_training_stops() {
 }
 
 #[test]
-fn one_long_piece_costs_what_its_occurrences_cost() {
-    // A trainer that rescans the piece for every merge would need a thousand million steps.
+fn a_training_under_way_can_be_cancelled() {
+    let progress = Progress::new();
+    let counts = counted(&[(random_letters(2_000_000), 1)]);
+    let result = std::thread::scope(|scope| {
+        let job = scope.spawn(|| train(counts, &options(200_000), &progress));
+        while progress.snapshot().stage != "merge" || progress.snapshot().done == 0 {
+            std::thread::yield_now();
+        }
+        progress.cancel();
+        job.join().unwrap()
+    });
+    assert!(matches!(result, Err(Error::Cancelled(_))));
+}
+
+#[test]
+fn pieces_beyond_one_chunk_are_ordered_alike_by_any_number_of_threads() {
+    let mut pieces: Vec<(Vec<u8>, u64)> = (0..300_000_u64)
+        .map(|n| (format!("{:x}", n * 7919).into_bytes(), n % 5 + 1))
+        .collect();
+    let trained = |pieces: &[(Vec<u8>, u64)], threads| {
+        let options = TrainOptions {
+            threads,
+            ..options(400)
+        };
+        train(counted(pieces), &options, &Progress::new())
+            .unwrap()
+            .to_json()
+    };
+    let first = trained(&pieces, 1);
+    pieces.reverse();
+    assert_eq!(first, trained(&pieces, 3));
+}
+
+fn random_letters(len: usize) -> Vec<u8> {
     let mut state = 1_u64;
     let mut letter = || {
         state = state
@@ -219,9 +251,14 @@ fn one_long_piece_costs_what_its_occurrences_cost() {
             .wrapping_add(1_442_695_040_888_963_407);
         b'a' + (state >> 33) as u8 % 26
     };
-    let text: Vec<u8> = (0..1_000_000).map(|_| letter()).collect();
+    (0..len).map(|_| letter()).collect()
+}
+
+#[test]
+fn one_long_piece_costs_what_its_occurrences_cost() {
+    // A trainer that rescans the piece for every merge would need a thousand million steps.
     let tokenizer = train(
-        counted(&[(text, 1)]),
+        counted(&[(random_letters(1_000_000), 1)]),
         &options(257 + 1000),
         &Progress::new(),
     )
