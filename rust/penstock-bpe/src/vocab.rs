@@ -1,5 +1,10 @@
 //! Tokens by id and by bytes, in flat memory.
 
+use std::hash::{BuildHasher, Hasher};
+use std::sync::LazyLock;
+
+use foldhash::fast::RandomState;
+
 use crate::error::{Error, Result, show};
 
 /// Ids below this only: far beyond any real vocabulary, small enough for tables by id.
@@ -100,11 +105,11 @@ impl Vocab {
     }
 }
 
-/// A hash of `bytes`. Keys are compared in full, so it need not be more than quick and even.
+/// A hash of `bytes`, other in every process so that no text can be made to collide. Keys are compared in full.
 #[inline]
 pub(crate) fn hash(bytes: &[u8]) -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    let mut hasher = foldhash::fast::FixedState::with_seed(0x7065_6e73).build_hasher();
+    static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::default);
+    let mut hasher = SEED.build_hasher();
     hasher.write(bytes);
     hasher.finish()
 }

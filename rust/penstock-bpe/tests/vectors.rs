@@ -1,6 +1,13 @@
 //! Ids against those of other programs: public vectors and reference results kept beside the repository. A clone
 //! without that folder skips these tests, saying so.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test stops where something is wrong"
+)]
+
 use std::path::{Path, PathBuf};
 
 use penstock_bpe::{Allowed, Tokenizer};

@@ -9,8 +9,9 @@ use super::pre_tokenizer;
 use super::schema::{AddedToken, Bpe, MergeText, Probe, TokenizerFile};
 use crate::byte_level;
 use crate::error::{Error, Result, show};
+use crate::model::Parts;
 use crate::normalize::Normalizer;
-use crate::tokenizer::{Parts, SpecialToken, Tokenizer};
+use crate::tokenizer::{SpecialToken, Tokenizer};
 use crate::vocab::MAX_ID;
 
 /// Reads `bytes`; `origin` stands in errors.

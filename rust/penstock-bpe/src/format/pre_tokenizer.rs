@@ -93,7 +93,8 @@ fn flatten(
                 .unwrap_or_default();
             // Isolated keeps matches and what is between them apart, so it is its own inverse.
             let isolated = behavior == "Isolated";
-            if !isolated && !(behavior == "Removed" && flag("invert", false)) {
+            let keeps_matches = behavior == "Removed" && flag("invert", false);
+            if !isolated && !keeps_matches {
                 return refuse(format!("Split behavior `{behavior}`"), "`Isolated`");
             }
             out.push(Stated::Split {

@@ -9,8 +9,9 @@ use std::path::Path;
 use rustc_hash::FxHashMap;
 
 use crate::error::{Error, Result, show};
+use crate::model::Parts;
 use crate::pattern::Pattern;
-use crate::tokenizer::{Parts, SpecialToken, Tokenizer};
+use crate::tokenizer::{SpecialToken, Tokenizer};
 use crate::vocab::{MAX_ID, Vocab};
 
 /// The longest token of a rank file: all its cuts are looked up, so hostile ones would cost the square of this.
@@ -193,7 +194,7 @@ pub(super) fn write(tokenizer: &Tokenizer, path: &Path) -> Result<String> {
 
 /// Strict base64: whole groups of four, padding at the end only, no stray bits.
 fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
-    if text.len() % 4 != 0 {
+    if !text.len().is_multiple_of(4) {
         return None;
     }
     let padding = text.iter().rev().take_while(|&&byte| byte == b'=').count();
