@@ -108,7 +108,7 @@ impl Default for PackOptions {
             mtp_depth: 1,
             seed: 0,
             mode: PackMode::BestFit,
-            open_bins: 64,
+            open_bins: 128,
             rows_per_batch: 512,
             shard_bytes: 128 << 20,
             compression: BodyCompression::None,
@@ -300,7 +300,9 @@ fn run_tasks(
         let pool = EncodePool::start(scope, tokenizer, threads);
         let pool = &pool;
         let work = || {
-            while let Some(task) = locked(&queue).pop_front() {
+            // Not in the loop's head: the guard would live as long as its body.
+            let next = || locked(&queue).pop_front();
+            while let Some(task) = next() {
                 match run_one(job, task, pool) {
                     Ok(Some(result)) => locked(&results)[task as usize] = Some(result),
                     Ok(None) => {
