@@ -33,7 +33,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 
-@gluon.jit(do_not_specialize=("M", "E"))  # either may be 1, which must not make it a constant
+# Any of these may be 1, which must not make it a constant.
+@gluon.jit(do_not_specialize=("M", "E", "sa_stride", "sb_stride_expert", "sb_stride_n", "sb_stride_k"))
 def block_scaled_gemm(
     a_desc,
     b_desc,

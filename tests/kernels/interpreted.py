@@ -32,7 +32,7 @@ from penstock.kernels.swiglu import swiglu
 
 FLOAT32 = 1e-6
 LOST_CARRIES = 0.1
-"""The interpreter halves what rounds up to a power of two, one element in fifty; a wrong scale costs far more."""
+"""The interpreter halves what rounds up to a power of two, one element in fifty; a wrong scale costs more."""
 
 
 def expect(name: str, error: float, bound: float) -> None:
