@@ -77,7 +77,7 @@ fn data_class(error: &penstock_data::Error) -> &'static str {
         | BadState { .. }
         | Overflow { .. } => "DataError",
         Corruption { .. } | UnsafeName { .. } => "CorruptionError",
-        Io { action, .. } if action.starts_with("open") || action.starts_with("read") => "InputError",
+        Io { action, .. } if ["find", "open", "read"].contains(action) => "InputError",
         Io { .. } => "DataError",
         Cancelled => "Cancelled",
         Internal(_) => "InternalError",
