@@ -18,10 +18,14 @@ ASIDE = ".aside-"
 def write_durably(path: Path, text: str) -> None:
     """Replace a small file: readers see the old or the new one, also after a power loss."""
     aside = path.with_name(ASIDE + path.name)
-    aside.write_text(text, encoding="utf-8")
-    _sync(aside)
-    aside.replace(path)
-    _sync(path.parent)
+    try:
+        aside.write_text(text, encoding="utf-8")
+        _sync(aside)
+        aside.replace(path)
+        _sync(path.parent)
+    except Exception:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

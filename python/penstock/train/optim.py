@@ -1,4 +1,4 @@
-"""AdamW over a model's parameters, and the global gradient norm that clips it."""
+"""AdamW over a model's parameters, and clipping by the global gradient norm."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from penstock.config import OptimizerConfig
 from penstock.kernels.adamw import adamw_step
 
-__all__ = ["AdamW", "clip_coefficient", "gradient_norm"]
+__all__ = ["AdamW", "clip_coefficient"]
 
 MOMENT_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -63,15 +63,6 @@ class AdamW:
         """The moments by name, as a checkpoint stores them."""
         first = {f"m.{name}": m for name, m in self._m.items()}
         return first | {f"v.{name}": v for name, v in self._v.items()}
-
-
-def gradient_norm(gradients: list[Tensor]) -> Tensor:
-    """Global L2 norm, FP32 scalar on the gradients' device; not finite if any element is not."""
-    if not gradients:
-        return torch.zeros(())
-    norms = torch._foreach_norm([g.float() for g in gradients], 2.0)
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
-    return norm
 
 
 def clip_coefficient(norm: float, clip_norm: float) -> float:

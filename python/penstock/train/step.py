@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from penstock.config import TrainConfig
 from penstock.model import LossParts, Transformer, count_targets
-from penstock.train.optim import AdamW, gradient_norm
+from penstock.train.optim import AdamW
 
 if TYPE_CHECKING:
     from penstock.data.loader import TorchBatch
@@ -66,7 +67,7 @@ def forward_backward(
     real_tokens = (batch.doc_ids[:, :seq_len] >= 0).sum()
     return _read_back(
         torch.stack(losses).sum(0) / targets,
-        gradient_norm(optimizer.gradients()),
+        get_total_norm(optimizer.gradients()),
         real_tokens,
         torch.stack(counts).sum(0),
     )

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import nn
 
 from penstock.config import OptimizerConfig
-from penstock.train.optim import AdamW, clip_coefficient, gradient_norm
+from penstock.train.optim import AdamW, clip_coefficient
 
 
 class Two(nn.Module):
@@ -41,7 +39,7 @@ def test_equals_torch_adamw(moments: str, tolerance: float) -> None:
     reference = torch.optim.AdamW(groups, lr=1e-2, betas=(config.beta1, config.beta2), eps=config.eps)
     for step in range(6):
         backward(ours, step)
-        norm = float(gradient_norm(optimizer.gradients()))
+        norm = float(nn.utils.get_total_norm(optimizer.gradients()))
         optimizer.step(1e-2, clip_coefficient(norm, config.clip_norm))
         optimizer.zero_grad()
 
@@ -69,13 +67,6 @@ def test_vectors_do_not_decay() -> None:
     AdamW(model.named_parameters(), OptimizerConfig(weight_decay=0.5)).step(0.1, 1.0)
     torch.testing.assert_close(model.vector, before[0], rtol=0, atol=0)
     torch.testing.assert_close(model.matrix, before[1] * (1 - 0.1 * 0.5))
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_one_bad_element_makes_the_norm_bad(bad: float) -> None:
-    gradients = [torch.ones(3, 3), torch.ones(5)]
-    gradients[1][4] = bad
-    assert not math.isfinite(float(gradient_norm(gradients)))
 
 
 def test_clip_coefficient() -> None:
