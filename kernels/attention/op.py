@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .. import registry
 from ..arguments import check_float, check_same_device, check_shape, check_tensor
 from . import reference
+
+FASTEST_FIRST = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
+"""Left to itself PyTorch may pass over cuDNN, which alone is fast where queries and values differ in size."""
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, scale: float, doc_ids: Tensor | None = None) -> Tensor:
@@ -38,7 +49,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float, doc_ids: Tensor | N
     # Without documents SDPA may use a kernel that knows the causal mask; a written mask costs S x S bytes.
     mask = None if doc_ids is None else reference.allowed(doc_ids, q.shape[1], q.device)
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale)
+    with sdpa_kernel(FASTEST_FIRST, set_priority=True) if q.is_cuda else nullcontext():
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale)
     return out.transpose(1, 2)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import registry
 from ..arguments import check_float, check_precision, check_same, check_same_device, check_shape, check_tensor
 from ..gemm.matmul import write_weight_gradient
-from ..gemm.weights import cast_weight
+from ..gemm.weights import cast_weight, deliver_gradient
 from . import reference
 
 
@@ -86,16 +86,23 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 dx[part] = gradient @ weight
             if dw is not None and gradient is not None:
                 write_weight_gradient(dw, gradient, rows, accumulate=True)
-        ctx.save_for_backward(dx, dw)
+        ctx.save_for_backward(w, dx, dw)
         return loss
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
-        dx, dw = ctx.saved_tensors
+        w, dx, dw = ctx.saved_tensors
         grad = grads[0]
+
+        def write(out: Tensor, accumulate: bool) -> None:
+            if accumulate:
+                out.addcmul_(dw, grad.to(dw.dtype))
+            else:
+                torch.mul(dw, grad.to(dw.dtype), out=out)
+
         return (
             None if dx is None else dx * grad.to(dx.dtype),
-            None if dw is None else dw * grad.to(dw.dtype),
+            None if dw is None else deliver_gradient(w, write),
             None,
             None,
             None,

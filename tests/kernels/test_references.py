@@ -199,6 +199,12 @@ def test_gradients_accumulate_in_place_when_asked_to(precision: str) -> None:
     address = fused.grad.data_ptr()
     linear(x, fused, precision).sum().backward()
     assert fused.grad.data_ptr() == address
+    target = torch.randint(0, 96, (64,))
+    for w in (plain, fused):
+        w.grad = None
+        for _ in range(2):
+            (linear_cross_entropy(x, w, target, 16, "fp32") * 0.3).backward()
+    assert relative_error(fused.grad, plain.grad) < 1e-6
     with pytest.raises(ValueError, match=r"weights\[0\]"):
         accumulate_in_place([torch.randn(2)])
 
