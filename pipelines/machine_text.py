@@ -68,12 +68,9 @@ def _read(path: Path) -> str:
 
 
 def _help_topics() -> dict[str, str]:
-    """The pages behind ``help('for')``, and the licence."""
-    topics = {}
+    """The pages behind ``help('for')``."""
     try:
-        from pydoc_data.topics import topics as pages
+        from pydoc_data.topics import topics
     except ImportError:  # some distributions leave it out
-        pages = {}
-    for name, page in pages.items():
-        topics[f"python-docs:topics/{name}"] = re.sub(r"[ \t]+\n", "\n", page)
-    return topics
+        return {}
+    return {f"python-docs:topics/{name}": re.sub(r"[ \t]+\n", "\n", page) for name, page in topics.items()}

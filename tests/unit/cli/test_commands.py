@@ -1,0 +1,198 @@
+"""The commands as a user runs them: results, messages, exit codes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import penstock as package
+
+from .conftest import penstock
+
+COMMANDS = [
+    ["run"], ["tokenizer", "train"], ["tokenizer", "encode"], ["tokenizer", "decode"],
+    ["tokenizer", "inspect"], ["pack"], ["train"], ["evaluate"], ["generate"], ["inspect"], ["doctor"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_has_an_example_and_the_json_flag(command: list[str]) -> None:
+    ended = penstock(*command, "--help")
+    assert ended.code == 0
+    assert f"Example: penstock {' '.join(command)}" in " ".join(ended.out.split())
+    assert "--json" in ended.out
+
+
+def test_version() -> None:
+    assert penstock("--version").out == f"penstock {package.__version__}\n"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['penstock', '--help']\n"
+        "from penstock.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'torch', 'pyarrow', 'matplotlib', 'numpy', 'triton', 'penstock._core'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "HEAVY []"
+
+
+def test_encode_and_decode(tokenizer: Path) -> None:
+    text = "def f(x):\n    return x  # naïve 🙂"
+    encoded = penstock("tokenizer", "encode", "-t", tokenizer, text, "--json")
+    ids = encoded.json["ids"]
+    assert encoded.json["tokens"] == len(ids) > 5
+    decoded = penstock("tokenizer", "decode", "-t", tokenizer, *map(str, ids), "--json")
+    assert decoded.json == {"text": text}
+    from_pipe = penstock("tokenizer", "encode", "-t", tokenizer, text=text)
+    assert from_pipe.out.split() == [str(i) for i in ids]
+
+
+def test_a_special_token_in_a_text_is_text_unless_allowed(tokenizer: Path) -> None:
+    text = "a<|endoftext|>b"
+    assert 0 not in penstock("tokenizer", "encode", "-t", tokenizer, text, "--json").json["ids"]
+    assert (
+        0 in penstock("tokenizer", "encode", "-t", tokenizer, text, "--allow-special", "--json").json["ids"]
+    )
+
+
+def test_pack_reports_what_it_did(corpus: Path, tokenizer: Path, packed: Path) -> None:
+    again = penstock("pack", corpus, "-t", tokenizer, "--seq-len", "64", "-o", packed, "--json")
+    assert again.code == 0
+    report = again.json
+    assert report["tasks_reused"] == 1
+    assert report["documents"] == sum(1 for _ in corpus.open())
+    assert sorted(report["by_source"]) == ["even", "odd"]
+    for line in again.err.splitlines():
+        assert json.loads(line)["event"] in ("progress", "note")
+
+
+def test_inspect_tells_what_things_are(tokenizer: Path, packed: Path, tmp_path: Path) -> None:
+    assert penstock("inspect", tokenizer, "--json").json["tokens"] == 400
+    dataset = penstock("inspect", packed, "--verify", "--json").json
+    assert dataset["kind"] == "packed dataset"
+    assert dataset["verified"] is True
+    assert penstock("inspect", packed / "manifest.json", "--json").json["rows"] == dataset["rows"]
+    shard = penstock("inspect", next((packed / "shards").glob("*.arrow")), "--json").json
+    assert (shard["kind"], shard["rows"]) == ("shard", dataset["rows"])
+    assert penstock("inspect", packed).out.startswith("kind")
+    other = tmp_path / "something.xyz"
+    other.write_text("?")
+    ended = penstock("inspect", other)
+    assert ended.code == 1
+    assert "neither a tokenizer" in ended.err
+
+
+def test_inspect_verify_finds_a_flipped_bit(packed: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "packed"
+    shutil.copytree(packed, copy)
+    shard = next((copy / "shards").glob("*.arrow"))
+    raw = bytearray(shard.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    shard.write_bytes(raw)
+    ended = penstock("inspect", copy, "--verify", "--json")
+    assert ended.code == 1
+    assert json.loads(ended.err.splitlines()[-1])["type"] == "CorruptionError"
+    assert ended.out == ""
+
+
+def test_doctor() -> None:
+    facts = penstock("doctor", "--json").json
+    assert facts["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert facts["extension"] == "loads"
+    assert facts["advice"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "expected"),
+    [
+        (["tokenizer", "train", "missing.jsonl", "-o", "t"], "InputError", "missing.jsonl"),
+        (["tokenizer", "encode", "-t", "missing/", "x"], "TokenizerError", "missing"),
+        (["tokenizer", "decode", "-t", "missing/", "one"], "TokenizerError", "whole numbers"),
+        (["run", "tinny"], "ConfigError", "did you mean 'tiny'"),
+        (["run", "tiny", "--set", "model.hiden_size=4"], "ConfigError", "did you mean 'model.hidden_size'"),
+        (["run", "tiny", "--set", "steps=4"], "ConfigError", "section.key=value"),
+        (["run", "tiny", "--set", "tokenizer.vocab_size=9000"], "ConfigError", "model.vocab_size=8192"),
+        (["run", "tiny", "--set", "pack.seq_len=9000"], "ConfigError", "max_position_embeddings"),
+        (["train", "tiny"], "ConfigError", "data.path is empty"),
+        (["train", "tiny", "--set", "data.path=missing"], "DataError", "missing"),
+        (["generate", "missing/", "x"], "CheckpointError", "missing"),
+        (["generate", "missing/", "x", "--top-p", "2"], "ConfigError", "top_p"),
+        (["evaluate", "missing/"], "ConfigError", "--data"),
+        (["inspect", "missing/"], "InputError", "no such file"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_a_user_error_is_one_message_and_exit_code_1(
+    arguments: list[str], kind: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plain = penstock(*arguments)
+    assert (plain.code, plain.out) == (1, "")
+    assert "Traceback" not in plain.err
+    assert plain.err.splitlines()[-1].startswith("error: ")
+    assert expected in plain.err
+    event = json.loads(penstock(*arguments, "--json").err.splitlines()[-1])
+    assert (event["event"], event["type"]) == ("error", kind)
+    assert expected in event["message"]
+
+
+def test_debug_shows_the_traceback() -> None:
+    ended = penstock("run", "tinny", PENSTOCK_DEBUG="1")
+    assert ended.code == 1
+    assert "Traceback" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["tokenizer", "train", "x.jsonl", "-o", "t", "--vocab-sise", "400"], "--vocab-size"),
+        (["pack", "x.jsonl"], "--tokenizer"),
+        (["pack", "x", "-t", "t", "-o", "o", "--mode", "tight"], "best_fit"),
+        (["nonsense"], "nonsense"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_a_wrong_command_line_is_exit_code_2(arguments: list[str], expected: str) -> None:
+    ended = penstock(*arguments)
+    assert ended.code == 2
+    assert expected in ended.err
+
+
+@pytest.mark.parametrize("stopped", [KeyboardInterrupt(), Cancelled("stopped after step 3")])
+def test_an_interrupt_is_exit_code_130(stopped: BaseException) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    @guarded
+    def work() -> None:
+        raise stopped
+
+    result = CliRunner().invoke(app, [])
+    assert result.exit_code == 130
+    assert "Traceback" not in result.output
+
+
+def test_a_missing_extra_says_what_to_install(tmp_path: Path, packed: Path) -> None:
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    (blocked / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class No:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'torch': raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n"
+        "sys.meta_path.insert(0, No())\n"
+    )
+    ended = penstock(
+        "train", "tiny", "--set", f"data.path={packed}", "-o", tmp_path / "run", PYTHONPATH=str(blocked)
+    )
+    assert ended.code == 1
+    assert ended.err.strip() == "error: torch is not installed: pip install 'penstock[train]'"
