@@ -64,9 +64,12 @@ def adamw_step(
         for name, tensor in ((f"grads[{i}]", g), (f"m[{i}]", first), (f"v[{i}]", second)):
             check_shape(name, tensor, p.shape)
             check_same_device(**{f"params[{i}]": p, name: tensor})
+    clips: dict[torch.device, Tensor] = {}
     with torch.no_grad():
         for p, g, first, second in zip(params, grads, m, v, strict=True):
-            clip = torch.as_tensor(clip_coefficient, dtype=torch.float32, device=p.device)
+            if p.device not in clips:
+                clips[p.device] = _on_device(clip_coefficient, p.device)
+            clip = clips[p.device]
             if registry.backend("adamw", p.device) == "triton":
                 from .adamw_triton import update as fast  # Triton is imported only where it runs
 
@@ -74,3 +77,9 @@ def adamw_step(
                 torch.autograd.graph.increment_version((p, first, second))
             else:
                 reference.update(p, g, first, second, clip, hyper)
+
+
+def _on_device(coefficient: float | Tensor, device: torch.device) -> Tensor:
+    if isinstance(coefficient, Tensor):
+        return coefficient.to(device, torch.float32)
+    return torch.full((), coefficient, dtype=torch.float32, device=device)  # a fill, not a copy that waits

@@ -120,6 +120,9 @@ def _write_gradient(out: Tensor, grad: Tensor, x: Tensor, groups: Groups, accumu
     if _has_library_kernel(grad, grad.shape[1], x.shape[1]):
         # The library writes bfloat16: each micro-batch is rounded once before it is added in float32.
         product = torch._grouped_mm(grad.t(), x, offs=groups.offsets[1:])
+        product.masked_fill_(
+            (groups.counts == 0)[:, None, None], 0.0
+        )  # of an empty expert it may hold anything
         if accumulate:
             out.add_(product)
         else:

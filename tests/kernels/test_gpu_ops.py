@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -124,6 +125,26 @@ def test_fp8_linear_agrees_with_its_reference(recipe: str, monkeypatch: pytest.M
         results.append((y, given.grad, weight.grad))
     for a, b in zip(*results, strict=True):
         assert relative_error(b, a) < 4e-3
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+def test_expert_layers_agree_with_their_reference(precision: str) -> None:
+    groups = route_tables(torch.randint(1, 7, (300, 2), device="cuda").int(), 8)  # experts 0 and 7 are empty
+    x, w = permute(randn(300, 256), groups), randn(8, 384, 256, dtype=torch.float32)
+    up = permute(randn(300, 384), groups)
+    results = []
+    for backend in ("reference", None):
+        given, weight = x.clone().requires_grad_(), w.clone().requires_grad_()
+        with ExitStack() as stack:
+            for op in ("grouped_mm", "grouped_gemm", "grouped_wgrad") if backend else ():
+                stack.enter_context(registry.override(op, backend))
+            y = grouped_linear(given, weight, groups, precision)
+            y.backward(up)
+        end = int(groups.offsets[-1])
+        results.append((y[:end], given.grad[:end], weight.grad))
+    for a, b in zip(*results, strict=True):
+        assert relative_error(b, a) < 4e-3
+    assert not results[1][2][[0, 7]].any()
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp8"])
