@@ -35,9 +35,12 @@ class AdamW:
         for p in self._parameters.values():
             p.grad = None
 
-    def step(self, lr: float, clip: float | Tensor) -> None:
+    def step(self, lr: float, clip: float) -> None:
         """Update every parameter that has a gradient; gradients count times ``clip``."""
         self.updates += 1
+        device = next(iter(self._m.values())).device
+        # Filled on the device: copying a number there would wait for it, parameter by parameter.
+        factor = torch.full((), clip, dtype=torch.float32, device=device)
         for decays in (True, False):
             names = [n for n, p in self._parameters.items() if p.grad is not None and (p.ndim >= 2) == decays]
             if not names:
@@ -52,7 +55,7 @@ class AdamW:
                 eps=self._config.eps,
                 weight_decay=self._config.weight_decay if decays else 0.0,
                 step=self.updates,
-                clip_coefficient=clip,
+                clip_coefficient=factor,
             )
 
     def gradients(self) -> list[Tensor]:

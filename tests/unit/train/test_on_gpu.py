@@ -92,7 +92,12 @@ def test_a_step_waits_for_the_gpu_once(
             tiny.train(tmp_path, f"train.steps={steps}", f"train.precision={precision}", *RECIPE)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    waits.update(f"{w.filename}:{w.lineno}" for w in caught if "synchronizing" in str(w.message))
+    # The save at the end waits too, for every tensor that it writes.
+    waits.update(
+        f"{w.filename}:{w.lineno}"
+        for w in caught
+        if "synchronizing" in str(w.message) and "safetensors" not in w.filename
+    )
     in_steps = {where: n for where, n in waits.items() if n >= steps - 1}
     assert len(in_steps) == 1, waits
     assert next(iter(in_steps)).split(":")[0].endswith("step.py"), waits
