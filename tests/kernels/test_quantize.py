@@ -35,8 +35,8 @@ def test_the_scale_is_the_smallest_power_of_two_that_fits(amax: float) -> None:
 
 
 def test_the_scale_turns_at_448_exactly() -> None:
-    at = torch.tensor([448.0, math.nextafter(448.0, 449.0), 449.0, 224.0, 1.75, 0.0]).float()
-    at[1] = torch.nextafter(torch.tensor(448.0), torch.tensor(449.0))
+    at = torch.tensor([448.0, 448.0, 449.0, 224.0, 1.75, 0.0])
+    at[1] = torch.nextafter(at[0], at[2])
     assert reference.power_of_two_scale(at).tolist() == [1.0, 2.0, 2.0, 0.5, 2.0**-8, 2.0**-126]
 
 
@@ -59,22 +59,22 @@ def test_the_error_is_that_of_the_format() -> None:
 
 def test_a_nan_or_infinity_spoils_itself_and_nothing_else() -> None:
     x = torch.randn(4, 256)
+    x[1, 0] = x[2, 255] = (
+        5.0  # the largest of their tiles, so that the scales do not depend on what is spoiled
+    )
     spoiled = x.clone()
-    spoiled[1, 3], spoiled[1, 7], spoiled[2, 200] = math.nan, -math.inf, math.inf
-    spoiled[1, 4] = -math.nan
+    spoiled[1, 3], spoiled[1, 4], spoiled[1, 7], spoiled[2, 200] = math.nan, -math.nan, -math.inf, math.inf
     q, clean = quantize_rows(spoiled), quantize_rows(x)
     bad = ~spoiled.isfinite()
     assert (q.data.view(torch.uint8)[bad] == 0x7F).all()
-    same_tile = same_bits(q.scale[1, 2:3], clean.scale[1, 2:3])
-    assert same_tile or x[2, 128:].abs().argmax() == 72
-    assert dequantize(q)[~bad].isfinite().all()
+    assert same_bits(q.data.view(torch.uint8)[~bad], clean.data.view(torch.uint8)[~bad])
+    assert same_bits(q.scale, clean.scale)
 
 
 def test_nothing_saturates_and_signs_stay() -> None:
     largest = torch.finfo(torch.float32).max
     x = torch.tensor([[largest, -largest, 0.0, -0.0] + [1e-45] * 124])
     q = quantize_rows(x)
-    assert dequantize(q)[0, 0] == 2.0**128 or q.data.float()[0, 0] == 256.0
     assert q.data.view(torch.uint8)[0, :4].tolist() == [0x78, 0xF8, 0x00, 0x80]
 
 

@@ -145,31 +145,26 @@ def test_fp8_products_are_those_of_what_the_bytes_stand_for(m: int, n: int, k: i
         )
 
 
-@pytest.mark.parametrize("recipe", ["v3", "shift"])
+@pytest.mark.parametrize("experts", [0, 5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("recipe", ["v3", "shift"])
 def test_fp8_layers_are_close_to_exact_ones(
-    recipe: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    recipe: str, dtype: torch.dtype, experts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PENSTOCK_FP8_RECIPE", recipe)
     groups = route_tables(torch.randint(0, 4, (100, 2)).int(), 5)
-    rows = permute(torch.randn(100, 256), groups).to(dtype)
-    expert_weight, weight = torch.randn(5, 192, 256), torch.randn(192, 256)
-    for run in (
-        lambda x, w, p: grouped_linear(x, w, groups, p),
-        lambda x, w, p: linear(x, w, p),
-    ):
-        chosen = expert_weight if run.__code__.co_freevars else weight
-        results = []
-        for precision in ("fp32", "fp8"):
-            x, w = rows.clone().requires_grad_(), chosen.clone().requires_grad_()
-            y = run(x, w, precision)
-            torch.manual_seed(1)
-            y.backward(permute(torch.randn(100, 192), groups).to(dtype))
-            assert y.dtype == x.grad.dtype == dtype
-            assert w.grad.dtype == torch.float32
-            results.append((y, x.grad, w.grad))
-        for exact, found in zip(*results, strict=True):
-            assert 0.03 < relative_error(found, exact) < 0.045  # two roundings to E4M3, each 0.0266
+    rows, upstream = (permute(torch.randn(100, size), groups).to(dtype) for size in (256, 192))
+    master = torch.randn(experts, 192, 256) if experts else torch.randn(192, 256)
+    results = []
+    for precision in ("fp32", "fp8"):
+        x, w = rows.clone().requires_grad_(), master.clone().requires_grad_()
+        y = grouped_linear(x, w, groups, precision) if experts else linear(x, w, precision)
+        y.backward(upstream)
+        assert y.dtype == x.grad.dtype == dtype
+        assert w.grad.dtype == torch.float32
+        results.append((y, x.grad, w.grad))
+    for exact, found in zip(*results, strict=True):
+        assert 0.03 < relative_error(found, exact) < 0.045  # two roundings to E4M3, each 0.0266
 
 
 def test_a_weight_is_quantised_once_for_each_of_its_versions() -> None:
