@@ -239,8 +239,8 @@ pub enum Error {
         /// The special token.
         content: String,
     },
-    /// A special token's id belongs to a token with other bytes.
-    #[error("special token `{content}` has id {id}, which belongs to {found}")]
+    /// A special token's id, or its text, belongs to another token.
+    #[error("special token `{content}` of id {id} conflicts with {found}")]
     SpecialConflict {
         /// The special token.
         content: String,

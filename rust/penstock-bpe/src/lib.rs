@@ -9,6 +9,7 @@ mod decode;
 mod encode;
 mod error;
 mod format;
+mod model;
 mod normalize;
 mod pattern;
 mod pretokenize;

@@ -1,17 +1,14 @@
-//! The tokenizer: a checked vocabulary with its merge rules and split pattern.
+//! The tokenizer as its users see it.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
 
-use rustc_hash::{FxHashMap, FxHashSet};
-use sha2::{Digest, Sha256};
-
-use crate::encode::pairs::{Merge, Pairs};
-use crate::encode::{Allowed, Encoder, Matchers, State};
-use crate::error::{Error, Result, show};
-use crate::normalize::Normalizer;
+use crate::encode::pairs::Merge;
+use crate::encode::{Allowed, Encoder};
+use crate::error::{Error, Result};
+use crate::model::{Model, Parts};
 use crate::pattern::Pattern;
-use crate::vocab::{MAX_ID, Vocab};
+use crate::vocab::MAX_ID;
 
 /// Spellings of the token that ends a document, the first found being taken.
 const END_OF_TEXT: [&str; 5] = [
@@ -21,11 +18,6 @@ const END_OF_TEXT: [&str; 5] = [
     "<|end_of_sentence|>",
     "</s>",
 ];
-/// States kept for later calls; more threads than this allocate anew.
-const KEPT_STATES: usize = 64;
-/// No token for a byte. Only for bytes that UTF-8 never uses.
-const NO_BYTE: u32 = u32::MAX;
-
 /// A token added to the vocabulary by its text: a control token if `special`, else a word that is never split.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpecialToken {
@@ -59,257 +51,6 @@ impl SpecialToken {
             normalized: false,
         }
     }
-}
-
-/// What a tokenizer is made from.
-#[derive(Debug, Default)]
-pub(crate) struct Parts {
-    pub(crate) normalizer: Normalizer,
-    /// Bytes by id; empty where the id is unused or belongs to `specials`.
-    pub(crate) tokens: Vec<Vec<u8>>,
-    /// Ids of tokens that text cannot become.
-    pub(crate) unreachable: FxHashSet<u32>,
-    pub(crate) merges: Vec<(u32, u32)>,
-    /// Merges rank by the id of their product instead of their place.
-    pub(crate) rank_by_product: bool,
-    /// A piece that is a token becomes it, whatever the merges say.
-    pub(crate) ignore_merges: bool,
-    pub(crate) specials: Vec<SpecialToken>,
-}
-
-/// The checked content of a tokenizer.
-#[derive(Debug)]
-pub(crate) struct Model {
-    pub(crate) pattern: Pattern,
-    pub(crate) normalizer: Normalizer,
-    pub(crate) vocab: Vocab,
-    pub(crate) merges: Vec<Merge>,
-    pub(crate) pairs: Pairs,
-    pub(crate) byte_ids: [u32; 256],
-    pub(crate) rank_by_product: bool,
-    pub(crate) ignore_merges: bool,
-    /// By id.
-    pub(crate) specials: Vec<SpecialToken>,
-    special_ids: FxHashMap<String, u32>,
-    sha256: String,
-    text_matchers: OnceLock<Matchers>,
-    all_matchers: OnceLock<Matchers>,
-    states: Mutex<Vec<Box<State>>>,
-}
-
-impl Model {
-    fn new(pattern: Pattern, mut parts: Parts) -> Result<Self> {
-        let special_ids = place_specials(&mut parts)?;
-        let hidden: FxHashSet<u32> = parts
-            .specials
-            .iter()
-            .filter(|t| t.special)
-            .map(|t| t.id)
-            .collect();
-        let vocab = Vocab::new(&parts.tokens, |id| {
-            !hidden.contains(&id) && !parts.unreachable.contains(&id)
-        })?;
-        let byte_ids = byte_ids(&vocab)?;
-        let merges = resolve_merges(&vocab, &parts.merges, &special_ids)?;
-        let pairs = if parts.rank_by_product {
-            Pairs::by_product(&merges, vocab.len())?
-        } else {
-            Pairs::by_place(&merges)?
-        };
-        let mut model = Self {
-            pattern,
-            normalizer: parts.normalizer,
-            vocab,
-            merges,
-            pairs,
-            byte_ids,
-            rank_by_product: parts.rank_by_product,
-            ignore_merges: parts.ignore_merges,
-            specials: parts.specials,
-            special_ids,
-            sha256: String::new(),
-            text_matchers: OnceLock::new(),
-            all_matchers: OnceLock::new(),
-            states: Mutex::new(Vec::new()),
-        };
-        model.sha256 = model.digest();
-        Ok(model)
-    }
-
-    /// The hash of everything that decides about ids, in one fixed order.
-    fn digest(&self) -> String {
-        let mut hash = Sha256::new();
-        let mut part = |bytes: &[u8]| {
-            hash.update((bytes.len() as u64).to_le_bytes());
-            hash.update(bytes);
-        };
-        part(b"penstock tokenizer 1");
-        part(self.pattern.canonical().as_bytes());
-        part(self.normalizer.name().unwrap_or_default().as_bytes());
-        part(&[u8::from(self.ignore_merges), u8::from(self.rank_by_product)]);
-        for id in 0..self.vocab.len() as u32 {
-            part(self.vocab.get(id));
-        }
-        part(b"merges");
-        for merge in &self.merges {
-            part(&(u64::from(merge.left) << 32 | u64::from(merge.right)).to_le_bytes());
-        }
-        part(b"specials");
-        for token in &self.specials {
-            let flags = [
-                token.special,
-                token.lstrip,
-                token.rstrip,
-                token.single_word,
-                token.normalized,
-            ];
-            part(&token.id.to_le_bytes());
-            part(&flags.map(u8::from));
-        }
-        hash.finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
-    }
-
-    /// The token that `piece` is without merging, where the tokenizer asks for that look first.
-    #[inline]
-    pub(crate) fn whole_piece(&self, piece: &[u8]) -> Option<u32> {
-        if self.ignore_merges {
-            self.vocab.find(piece)
-        } else {
-            None
-        }
-    }
-
-    /// Matchers for text in which no special token is allowed.
-    pub(crate) fn matchers_of_text(&self) -> &Matchers {
-        self.text_matchers
-            .get_or_init(|| Matchers::new(self, &Allowed::None))
-    }
-
-    /// Calls `work` with the matchers for `allowed`.
-    pub(crate) fn with_matchers(&self, allowed: &Allowed, work: impl FnOnce(&Matchers)) {
-        match allowed {
-            Allowed::None => work(self.matchers_of_text()),
-            Allowed::All => work(
-                self.all_matchers
-                    .get_or_init(|| Matchers::new(self, allowed)),
-            ),
-            Allowed::Set(_) => work(&Matchers::new(self, allowed)),
-        }
-    }
-
-    pub(crate) fn take_state(&self) -> Box<State> {
-        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        states.pop().unwrap_or_else(|| Box::new(State::new()))
-    }
-
-    pub(crate) fn give_state(&self, state: Box<State>) {
-        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        if states.len() < KEPT_STATES {
-            states.push(state);
-        }
-    }
-}
-
-/// Puts the added tokens at their ids and orders them by id. Returns the id of each spelling.
-fn place_specials(parts: &mut Parts) -> Result<FxHashMap<String, u32>> {
-    let mut ids = FxHashMap::default();
-    let ordinary_len = parts.tokens.len();
-    for (index, token) in parts.specials.iter().enumerate() {
-        if token.content.is_empty() {
-            return Err(Error::EmptySpecial { index });
-        }
-        if token.id > MAX_ID {
-            return Err(Error::IdTooLarge {
-                id: u64::from(token.id),
-                limit: MAX_ID,
-            });
-        }
-        if ids.insert(token.content.clone(), token.id).is_some() {
-            return Err(Error::DuplicateSpecial {
-                content: token.content.clone(),
-            });
-        }
-        let place = token.id as usize;
-        if place >= parts.tokens.len() {
-            parts.tokens.resize_with(place + 1, Vec::new);
-        }
-        let found = &mut parts.tokens[place];
-        let is_new = found.is_empty();
-        if is_new {
-            *found = token.content.as_bytes().to_vec();
-        } else if found != token.content.as_bytes() {
-            let (content, found) = (token.content.clone(), show(found));
-            return Err(Error::SpecialConflict {
-                content,
-                id: token.id,
-                found,
-            });
-        }
-        // What was added is found by its text, not by merging bytes.
-        if is_new || place >= ordinary_len {
-            parts.unreachable.insert(token.id);
-        }
-    }
-    parts.specials.sort_by_key(|token| token.id);
-    Ok(ids)
-}
-
-fn byte_ids(vocab: &Vocab) -> Result<[u32; 256]> {
-    let mut ids = [NO_BYTE; 256];
-    for (byte, id) in (0..=255).zip(&mut ids) {
-        match vocab.find(&[byte]) {
-            Some(found) => *id = found,
-            // No text in UTF-8 holds these, and some vocabularies leave them out.
-            None if matches!(byte, 0xC0 | 0xC1 | 0xF5..=0xFF) => {}
-            None => return Err(Error::MissingByte { byte }),
-        }
-    }
-    Ok(ids)
-}
-
-fn resolve_merges(
-    vocab: &Vocab,
-    merges: &[(u32, u32)],
-    special_ids: &FxHashMap<String, u32>,
-) -> Result<Vec<Merge>> {
-    let mut resolved = Vec::with_capacity(merges.len());
-    let mut joined = Vec::new();
-    for (index, &(left, right)) in merges.iter().enumerate() {
-        for part in [left, right] {
-            let bytes = vocab.get(part);
-            if bytes.is_empty() || vocab.find(bytes) != Some(part) {
-                return Err(Error::DanglingMerge {
-                    index,
-                    part: format!("id {part}"),
-                });
-            }
-        }
-        joined.clear();
-        joined.extend_from_slice(vocab.get(left));
-        joined.extend_from_slice(vocab.get(right));
-        let Some(product) = vocab.find(&joined) else {
-            let content = String::from_utf8_lossy(&joined);
-            if special_ids.contains_key(content.as_ref()) {
-                return Err(Error::MergeMakesSpecial {
-                    index,
-                    content: content.into_owned(),
-                });
-            }
-            return Err(Error::DanglingMerge {
-                index,
-                part: show(&joined),
-            });
-        };
-        resolved.push(Merge {
-            left,
-            right,
-            product,
-        });
-    }
-    Ok(resolved)
 }
 
 /// A byte-level BPE tokenizer. Cheap to clone; shared freely between threads.
@@ -406,7 +147,7 @@ impl Tokenizer {
     /// The content of its tokenizer.json.
     #[must_use]
     pub fn to_json(&self) -> String {
-        crate::format::json::write(self)
+        crate::format::to_json(self)
     }
 
     /// Hex SHA-256 of all that decides about ids: equal for equal tokenizers, whatever file they came from.

@@ -1,11 +1,16 @@
 //! Tokens by id and by bytes, in flat memory.
 
+use std::hash::{BuildHasher, Hasher};
+use std::sync::LazyLock;
+
+use foldhash::fast::RandomState;
+
 use crate::error::{Error, Result, show};
 
 /// Ids below this only: far beyond any real vocabulary, small enough for tables by id.
 pub(crate) const MAX_ID: u32 = (1 << 23) - 1;
 /// The longest token accepted.
-pub(crate) const MAX_TOKEN_BYTES: usize = 1 << 16;
+pub(crate) const MAX_TOKEN_BYTES: usize = 1 << 12;
 
 const FREE: u32 = u32::MAX;
 
@@ -100,11 +105,11 @@ impl Vocab {
     }
 }
 
-/// A hash of `bytes`. Keys are compared in full, so it need not be more than quick and even.
+/// A hash of `bytes`, other in every process so that no text can be made to collide. Keys are compared in full.
 #[inline]
 pub(crate) fn hash(bytes: &[u8]) -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    let mut hasher = foldhash::fast::FixedState::with_seed(0x7065_6e73).build_hasher();
+    static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::default);
+    let mut hasher = SEED.build_hasher();
     hasher.write(bytes);
     hasher.finish()
 }

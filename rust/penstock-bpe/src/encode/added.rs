@@ -5,11 +5,12 @@ use aho_corasick::{AhoCorasick, MatchKind};
 use crate::tokenizer::SpecialToken;
 use crate::unicode::{LETTER, MARK, NUMBER, SPACE, class_of};
 
-/// Finds a set of added tokens: leftmost, then longest.
+/// Finds added tokens: leftmost, then longest.
 #[derive(Debug)]
 pub(crate) struct Matcher {
     automaton: AhoCorasick,
-    tokens: Vec<SpecialToken>,
+    /// Each token, and whether it is active. One that is not stays text, but hides the shorter ones within it, as in HF.
+    tokens: Vec<(SpecialToken, bool)>,
 }
 
 /// A part of a text.
@@ -22,12 +23,15 @@ pub(crate) enum Part<'t> {
 }
 
 impl Matcher {
-    /// A matcher of `tokens`, with what each spells; `None` if there are none.
-    pub(crate) fn new(tokens: Vec<(String, SpecialToken)>) -> Option<Self> {
-        if tokens.is_empty() {
+    /// A matcher of tokens, given as what is looked for, token, and whether it is active; `None` if none is.
+    pub(crate) fn new(entries: Vec<(String, SpecialToken, bool)>) -> Option<Self> {
+        if !entries.iter().any(|&(.., is_active)| is_active) {
             return None;
         }
-        let (spellings, tokens): (Vec<_>, Vec<_>) = tokens.into_iter().unzip();
+        let (spellings, tokens): (Vec<_>, Vec<_>) = entries
+            .into_iter()
+            .map(|(spelling, token, is_active)| (spelling, (token, is_active)))
+            .unzip();
         let builder = AhoCorasick::builder()
             .match_kind(MatchKind::LeftmostLongest)
             .build(spellings);
@@ -39,8 +43,11 @@ impl Matcher {
     pub(crate) fn for_each_part<'t>(&self, text: &'t str, mut emit: impl FnMut(Part<'t>)) {
         let mut done = 0;
         for found in self.automaton.find_iter(text) {
-            let token = &self.tokens[found.pattern().as_usize()];
+            let (token, is_active) = &self.tokens[found.pattern().as_usize()];
             let (before, behind) = (&text[..found.start()], &text[found.end()..]);
+            if !is_active {
+                continue;
+            }
             if token.single_word && (before.ends_with(is_word) || behind.starts_with(is_word)) {
                 continue;
             }
@@ -84,8 +91,8 @@ mod tests {
     fn parts(tokens: &[SpecialToken], text: &str) -> Vec<String> {
         let spelled = tokens
             .iter()
-            .map(|token| (token.content.clone(), token.clone()))
-            .collect();
+            .map(|token| (token.content.clone(), token.clone(), token.special));
+        let spelled = spelled.collect();
         let mut found = Vec::new();
         Matcher::new(spelled).unwrap().for_each_part(text, |part| {
             found.push(match part {
@@ -104,6 +111,12 @@ mod tests {
             SpecialToken::new("bcd", 3),
         ];
         assert_eq!(parts(&tokens, "xabcd"), ["x", "<2>", "d"]);
+        let hidden = SpecialToken {
+            special: false,
+            ..SpecialToken::new("abc", 2)
+        };
+        let tokens = [SpecialToken::new("ab", 1), hidden];
+        assert_eq!(parts(&tokens, "xabcdab"), ["xabcd", "<1>"]);
     }
 
     #[test]

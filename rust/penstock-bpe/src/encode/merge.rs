@@ -24,21 +24,15 @@ pub(crate) struct Workspace {
 
 impl Workspace {
     /// Merges `piece` and appends its tokens to `out`. A piece is at most `u32::MAX - 1` bytes long.
-    pub(crate) fn merge(
-        &mut self,
-        piece: &[u8],
-        byte_ids: &[u32; 256],
-        pairs: &Pairs,
-        out: &mut Vec<u32>,
-    ) {
+    pub(crate) fn merge(&mut self, piece: &[u8], pairs: &Pairs, out: &mut Vec<u32>) {
         self.symbols.clear();
         self.symbols
-            .extend(piece.iter().map(|&byte| byte_ids[usize::from(byte)]));
+            .extend(piece.iter().map(|&byte| pairs.byte_id(byte)));
         self.ranks.clear();
         self.ranks.extend(
-            self.symbols
+            piece
                 .windows(2)
-                .map(|pair| pairs.rank(pair[0], pair[1])),
+                .map(|pair| pairs.byte_rank(pair[0], pair[1])),
         );
         self.ranks.push(NONE);
         if piece.len() <= SCANNED_SYMBOLS {

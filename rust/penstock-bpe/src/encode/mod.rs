@@ -12,7 +12,11 @@ use added::{Matcher, Part};
 use cache::Cache;
 use merge::Workspace;
 
-use crate::tokenizer::{Model, Tokenizer};
+use crate::model::Model;
+use crate::tokenizer::{SpecialToken, Tokenizer};
+
+/// The longest piece that is merged as one.
+const MAX_MERGED_BYTES: usize = u32::MAX as usize - 1;
 
 /// Which special tokens a text may name. The others are ordinary text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,34 +41,32 @@ pub(crate) struct Matchers {
 
 impl Matchers {
     pub(crate) fn new(model: &Model, allowed: &Allowed) -> Self {
-        let is_active = |content: &str| match allowed {
+        let is_active = |token: &SpecialToken| match allowed {
+            _ if !token.special => true,
             Allowed::None => false,
             Allowed::All => true,
-            Allowed::Set(set) => set.contains(content),
+            Allowed::Set(set) => set.contains(&token.content),
         };
-        let active = || {
-            model
+        let matcher = |normalized: bool| {
+            let mut entries = Vec::new();
+            for token in model
                 .specials
                 .iter()
-                .filter(|token| !token.special || is_active(&token.content))
+                .filter(|token| token.normalized == normalized)
+            {
+                let content = &token.content;
+                let spelling = if normalized {
+                    model.normalizer.apply(content)
+                } else {
+                    content.into()
+                };
+                entries.push((spelling.into_owned(), token.clone(), is_active(token)));
+            }
+            Matcher::new(entries)
         };
-        let raw = active().filter(|token| !token.normalized);
-        let normalized = active().filter(|token| token.normalized);
         Self {
-            raw: Matcher::new(
-                raw.map(|token| (token.content.clone(), token.clone()))
-                    .collect(),
-            ),
-            normalized: Matcher::new(
-                normalized
-                    .map(|token| {
-                        (
-                            model.normalizer.apply(&token.content).into_owned(),
-                            token.clone(),
-                        )
-                    })
-                    .collect(),
-            ),
+            raw: matcher(false),
+            normalized: matcher(true),
         }
     }
 }
@@ -137,9 +139,10 @@ impl State {
         let start = out.len();
         match model.whole_piece(piece) {
             Some(id) => out.push(id),
-            None => self
-                .workspace
-                .merge(piece, &model.byte_ids, &model.pairs, out),
+            // Places are 32-bit numbers. No machine of today could merge a longer piece in one.
+            None => piece
+                .chunks(MAX_MERGED_BYTES)
+                .for_each(|part| self.workspace.merge(part, &model.pairs, out)),
         }
         self.cache.put(piece, &out[start..]);
     }
@@ -149,7 +152,7 @@ impl State {
 #[derive(Debug)]
 pub struct Encoder {
     tokenizer: Tokenizer,
-    state: Option<Box<State>>,
+    state: Option<State>,
 }
 
 impl Encoder {
@@ -184,3 +187,6 @@ impl Drop for Encoder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,13 +29,17 @@ pub(crate) struct Pairs {
     slots: Vec<Slot>,
     shift: u32,
     products: Vec<u32>,
+    byte_ids: [u32; 256],
+    /// Ranks of the pairs of two bytes, which every new piece asks for first.
+    byte_ranks: Vec<u32>,
 }
 
 impl Pairs {
     /// Rules whose rank is their place in the list, as in tokenizer.json.
-    pub(crate) fn by_place(merges: &[Merge]) -> Result<Self> {
+    pub(crate) fn by_place(merges: &[Merge], byte_ids: [u32; 256]) -> Result<Self> {
         let ranked = (0..).zip(merges).map(|(rank, merge)| (rank, *merge));
         Self::new(
+            byte_ids,
             merges.len(),
             ranked,
             merges.iter().map(|merge| merge.product).collect(),
@@ -44,12 +48,22 @@ impl Pairs {
 
     /// Rules whose rank is the id of their product, as in a rank file: ways to the same token rank alike, so the
     /// leftmost goes first.
-    pub(crate) fn by_product(merges: &[Merge], vocab_len: usize) -> Result<Self> {
+    pub(crate) fn by_product(
+        merges: &[Merge],
+        byte_ids: [u32; 256],
+        vocab_len: usize,
+    ) -> Result<Self> {
         let ranked = merges.iter().map(|merge| (merge.product, *merge));
-        Self::new(merges.len(), ranked, (0..).take(vocab_len).collect())
+        Self::new(
+            byte_ids,
+            merges.len(),
+            ranked,
+            (0..).take(vocab_len).collect(),
+        )
     }
 
     fn new(
+        byte_ids: [u32; 256],
         len: usize,
         ranked: impl Iterator<Item = (u32, Merge)>,
         products: Vec<u32>,
@@ -64,6 +78,8 @@ impl Pairs {
             slots: vec![empty; capacity],
             shift: 64 - capacity.trailing_zeros(),
             products,
+            byte_ids,
+            byte_ranks: Vec::new(),
         };
         for (index, (rank, merge)) in ranked.enumerate() {
             let slot = pairs.slot_of(merge.left, merge.right);
@@ -79,7 +95,21 @@ impl Pairs {
                 rank,
             };
         }
+        let ranks = |left: &u32| byte_ids.map(|right| pairs.rank(*left, right));
+        pairs.byte_ranks = byte_ids.iter().flat_map(ranks).collect();
         Ok(pairs)
+    }
+
+    /// The token of a single byte.
+    #[inline]
+    pub(crate) fn byte_id(&self, byte: u8) -> u32 {
+        self.byte_ids[usize::from(byte)]
+    }
+
+    /// [`rank`](Self::rank) of the tokens of two bytes.
+    #[inline]
+    pub(crate) fn byte_rank(&self, left: u8, right: u8) -> u32 {
+        self.byte_ranks[usize::from(left) << 8 | usize::from(right)]
     }
 
     #[inline]

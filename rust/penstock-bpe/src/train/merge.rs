@@ -9,7 +9,7 @@ use super::TrainOptions;
 use super::arena::{Arena, BORDER, INSIDE};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
-use crate::vocab::hash;
+use crate::vocab::{MAX_TOKEN_BYTES, hash};
 
 /// Occurrences between two looks at the cancel flag.
 const CHECKED_PLACES: usize = 1 << 18;
@@ -212,11 +212,12 @@ impl<'a> Merger<'a> {
             &self.tokens[right as usize],
         ]
         .concat();
-        if self
+        let limit = self
             .options
             .max_token_bytes
-            .is_some_and(|limit| bytes.len() > limit)
-        {
+            .unwrap_or(MAX_TOKEN_BYTES)
+            .min(MAX_TOKEN_BYTES);
+        if bytes.len() > limit {
             return Ok(None);
         }
         let found = self

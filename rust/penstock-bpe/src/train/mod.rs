@@ -10,9 +10,10 @@ pub use count::WordCounts;
 
 use crate::byte_level::alphabet;
 use crate::error::{Error, Result, show};
+use crate::model::Parts;
 use crate::pattern::Pattern;
 use crate::progress::Progress;
-use crate::tokenizer::{Parts, SpecialToken, Tokenizer};
+use crate::tokenizer::{SpecialToken, Tokenizer};
 
 /// What to learn.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,9 +26,10 @@ pub struct TrainOptions {
     pub special_tokens: Vec<String>,
     /// A pair must stand this often to be merged; 0 means 1.
     pub min_frequency: u64,
-    /// No token gets longer than this.
+    /// No token gets longer than this, nor than 4096 bytes.
     pub max_token_bytes: Option<usize>,
-    /// Threads to use (0 = one a core). They change nothing but the time.
+    /// Threads to use (0 = one a core): to order the pieces; merging itself runs on one. They change nothing but the
+    /// time.
     pub threads: usize,
 }
 
@@ -67,7 +69,11 @@ pub fn train(counts: WordCounts, options: &TrainOptions, progress: &Progress) ->
         byte_ids[usize::from(byte)] = id;
         tokens.push(vec![byte]);
     }
-    let arena = arena::Arena::new(counts, &byte_ids, progress)?;
+    let threads = match options.threads {
+        0 => std::thread::available_parallelism().map_or(1, Into::into),
+        threads => threads,
+    };
+    let arena = arena::Arena::new(counts, &byte_ids, threads, progress)?;
     let mut merger = merge::Merger::new(arena, tokens, options, progress)?;
     merger.run()?;
     let (tokens, merges) = merger.finish();
