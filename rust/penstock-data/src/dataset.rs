@@ -35,8 +35,11 @@ struct Inner {
     first_rows: Vec<u64>,
     rows: u64,
     parts: Vec<OnceLock<Part>>,
-    recent: Mutex<VecDeque<((usize, usize, usize), Arc<Decoded>)>>,
+    recent: Mutex<VecDeque<(BatchKey, Arc<Decoded>)>>,
 }
+
+/// Task, shard and batch.
+type BatchKey = (usize, usize, usize);
 
 /// A task's fragment and what it names.
 #[derive(Debug)]

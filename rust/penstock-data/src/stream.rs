@@ -225,6 +225,10 @@ impl Stream {
     ///
     /// # Errors
     /// Those of [`Dataset::row`].
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "it never ends, and an error does not end it either"
+    )]
     pub fn next(&mut self) -> Result<Batch> {
         loop {
             if let Some(batch) = self.next_timeout(Duration::from_secs(3600))? {
