@@ -1,5 +1,5 @@
 //! What rots, is cut, exchanged or forged is refused; wrong data is never handed out.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 

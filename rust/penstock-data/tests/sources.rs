@@ -1,5 +1,5 @@
 //! Inputs of every kind, and every way in which one can be wrong.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod support;
 
