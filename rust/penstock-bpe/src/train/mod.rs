@@ -1,8 +1,10 @@
 //! Learning a vocabulary: count the pieces of a corpus, then merge the most frequent pair again and again.
 
 mod arena;
+mod changes;
 mod count;
 mod merge;
+mod pairs;
 
 use rustc_hash::FxHashSet;
 
