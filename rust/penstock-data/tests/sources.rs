@@ -396,6 +396,41 @@ fn columnar_files_can_be_wrong_too() {
 }
 
 #[test]
+fn damaged_columnar_files_give_errors_or_documents_but_no_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = SourceOptions {
+        text_field: "content".to_owned(),
+        ..SourceOptions::default()
+    };
+    let batch = columns(Arc::new(StringArray::from(texts(150, 9))));
+    let mut state = 5;
+    for (name, bytes) in [
+        ("a.parquet", parquet_bytes(&batch)),
+        ("a.arrow", arrow_bytes(&batch)),
+    ] {
+        for trial in 0..600 {
+            let mut bad = bytes.clone();
+            // Half of the flips hit the metadata, which stands at the end.
+            let from = if trial % 2 == 0 {
+                0
+            } else {
+                bytes.len().saturating_sub(1500)
+            };
+            let at = from + (random(&mut state) % (bytes.len() - from) as u64) as usize;
+            bad[at] ^= 1 << (random(&mut state) % 8);
+            let path = write(folder.path(), name, &bad);
+            let result =
+                std::panic::catch_unwind(|| read(&path, &options).map(|documents| documents.len()));
+            assert!(
+                result.is_ok(),
+                "{name}, trial {trial}, byte {at} of {}",
+                bytes.len()
+            );
+        }
+    }
+}
+
+#[test]
 fn unknown_names_are_refused_with_the_known_ones() {
     for name in [
         "a.csv",
