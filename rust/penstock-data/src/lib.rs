@@ -18,6 +18,7 @@ pub mod order;
 mod pack;
 mod shard;
 pub mod source;
+mod state;
 mod stream;
 
 pub use corpus::count_corpus;
@@ -27,4 +28,5 @@ pub use error::{BadLine, Error, Place, Result};
 pub use pack::{BodyCompression, PackMode, PackOptions, PackReport, pack};
 pub use shard::{ReadMode, Row};
 pub use source::{Document, OnBadLine, SourceOptions};
-pub use stream::{Batch, State, Stream, StreamOptions};
+pub use state::State;
+pub use stream::{Batch, Stream, StreamOptions};

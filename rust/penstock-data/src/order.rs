@@ -3,6 +3,9 @@
 //! A Feistel network permutes the numbers below a power of four; walking its cycle until the result is below
 //! `rows` makes it a permutation of the rows (Black and Rogaway 2002). docs/format.md section 6 states it in full.
 
+use crate::dataset::Dataset;
+use crate::error::{Error, Result};
+
 pub(crate) const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 const ROUNDS: usize = 8;
 
@@ -69,6 +72,43 @@ impl Permutation {
 #[must_use]
 pub fn sample_row(rows: u64, seed: u64, epoch: u64, k: u64) -> u64 {
     Permutation::new(rows, seed, epoch).row(k)
+}
+
+/// Global sample numbers to rows; keeps the permutation of the current epoch.
+#[derive(Debug)]
+pub(crate) struct SampleOrder {
+    rows: u64,
+    seed: u64,
+    epoch: u64,
+    permutation: Permutation,
+}
+
+impl SampleOrder {
+    /// # Errors
+    /// [`Error::EmptyDataset`].
+    pub(crate) fn new(dataset: &Dataset, seed: u64) -> Result<Self> {
+        let rows = dataset.rows();
+        if rows == 0 {
+            return Err(Error::EmptyDataset {
+                folder: dataset.folder().to_owned(),
+            });
+        }
+        Ok(Self {
+            rows,
+            seed,
+            epoch: 0,
+            permutation: Permutation::new(rows, seed, 0),
+        })
+    }
+
+    pub(crate) fn row(&mut self, sample: u64) -> u64 {
+        let epoch = sample / self.rows;
+        if epoch != self.epoch {
+            self.epoch = epoch;
+            self.permutation = Permutation::new(self.rows, self.seed, epoch);
+        }
+        self.permutation.row(sample % self.rows)
+    }
 }
 
 #[cfg(test)]

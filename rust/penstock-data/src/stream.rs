@@ -4,13 +4,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
-use serde::{Deserialize, Serialize};
 
-use crate::dataset::{Dataset, SampleOrder};
+use crate::dataset::Dataset;
 use crate::error::{Error, Result};
+use crate::order::SampleOrder;
 use crate::shard::Row;
-
-const STATE_VERSION: u64 = 1;
+use crate::state::{STATE_VERSION, State};
 
 /// How a dataset is streamed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,49 +76,6 @@ impl StreamOptions {
     /// Samples of a step that this rank takes.
     fn rows(&self) -> usize {
         self.global_batch_size / self.world_size
-    }
-}
-
-/// Where a stream stands: all that a checkpoint needs. Rank and world size are not part of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
-    /// Version of this state's form.
-    pub version: u64,
-    /// The next step to hand out.
-    pub step: u64,
-    /// Seed of the order.
-    pub seed: u64,
-    /// Samples of a step over all ranks.
-    pub global_batch_size: u64,
-    /// Seal of the dataset's manifest.
-    pub manifest: String,
-}
-
-impl State {
-    /// As JSON, at most 256 bytes.
-    #[must_use]
-    pub fn to_json(&self) -> String {
-        serde_json::to_string(self).unwrap_or_default()
-    }
-
-    /// # Errors
-    /// [`Error::BadState`] if it is no state, or one of an unknown version.
-    pub fn from_json(json: &str) -> Result<Self> {
-        let state: Self = serde_json::from_str(json).map_err(|e| Error::BadState {
-            detail: format!("not a state: {e}"),
-        })?;
-        state.check_version().map(|()| state)
-    }
-
-    fn check_version(&self) -> Result<()> {
-        if self.version == STATE_VERSION {
-            return Ok(());
-        }
-        let detail = format!(
-            "version {} is unknown; this penstock reads version {STATE_VERSION}",
-            self.version
-        );
-        Err(Error::BadState { detail })
     }
 }
 
@@ -225,6 +181,10 @@ impl Stream {
     ///
     /// # Errors
     /// Those of [`Dataset::row`].
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "it never ends, and an error does not end it either"
+    )]
     pub fn next(&mut self) -> Result<Batch> {
         loop {
             if let Some(batch) = self.next_timeout(Duration::from_secs(3600))? {

@@ -207,10 +207,12 @@ impl BestFit {
 
     /// An empty row, for which the fullest one is closed if too many are open. A piece that fills its row needs no place among them.
     fn open_bin(&mut self, length: usize, sink: &mut dyn RowSink) -> Result<((usize, u64), Bin)> {
-        if self.open.len() >= self.open_bins && length < self.shape.room() {
-            if let Some((_, fullest)) = self.open.pop_first() {
-                self.close(fullest, sink)?;
-            }
+        let needs_place = length < self.shape.room();
+        if needs_place
+            && self.open.len() >= self.open_bins
+            && let Some((_, fullest)) = self.open.pop_first()
+        {
+            self.close(fullest, sink)?;
         }
         self.opened += 1;
         Ok((

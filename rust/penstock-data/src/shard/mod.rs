@@ -1,5 +1,6 @@
 //! Shards: Arrow IPC files of rows (docs/format.md sections 2 and 3).
 
+mod frame;
 mod read;
 mod write;
 

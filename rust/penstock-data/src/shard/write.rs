@@ -12,6 +12,7 @@ use arrow_ipc::CompressionType;
 use arrow_ipc::writer::{FileWriter, IpcWriteOptions};
 use arrow_schema::{ArrowError, DataType};
 
+use super::frame::frame_hash;
 use super::{Identity, item, row_hash};
 use crate::error::{Error, Result};
 use crate::folder::{HashingWriter, PendingFile, hex, sync_folder};
@@ -258,7 +259,7 @@ impl OpenShard {
             let mut bytes = vec![0; length];
             file.read_exact_at(&mut bytes, offset).map(|()| bytes)
         };
-        let frame_xxh3 = hex(super::read::frame_hash(&self.batches, size, read).map_err(failed)?);
+        let frame_xxh3 = hex(frame_hash(&self.batches, size, read).map_err(failed)?);
         let entry = ShardEntry {
             file: self.identity.file_name(),
             size,

@@ -1,6 +1,7 @@
 //! Rows of Arrow record batches as documents: what the two columnar formats have in common.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 
 use arrow_array::cast::AsArray;
@@ -28,6 +29,21 @@ struct Names {
     source: String,
     id: String,
     max_text_bytes: u64,
+}
+
+/// Calls a decoder that was not written for hostile files: where it panics, the file is to blame. The decoder must not be used
+/// again after an error.
+///
+/// # Errors
+/// [`Error::CorruptInput`] with the decoder's message, or in place of its panic.
+pub(super) fn decode<T, E: std::fmt::Display>(
+    origin: &Origin,
+    decoder: impl FnOnce() -> std::result::Result<T, E>,
+) -> Result<T> {
+    match catch_unwind(AssertUnwindSafe(decoder)) {
+        Ok(result) => result.map_err(|error| origin.corrupt(error)),
+        Err(_) => Err(origin.corrupt("its decoder broke off")),
+    }
 }
 
 /// The indices of the wanted columns, after a look at the text column's type.
@@ -156,11 +172,8 @@ impl<I: Iterator<Item = std::result::Result<RecordBatch, ArrowError>> + Send> Re
 {
     fn next_record(&mut self) -> Result<Option<Outcome>> {
         while self.ready.is_empty() {
-            match self.batches.next() {
-                Some(batch) => {
-                    let batch = batch.map_err(|error| self.origin.corrupt(error))?;
-                    self.take_batch(&batch);
-                }
+            match decode(&self.origin, || self.batches.next().transpose())? {
+                Some(batch) => self.take_batch(&batch),
                 None => return self.finish().map(|()| None),
             }
         }

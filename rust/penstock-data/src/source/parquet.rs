@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicU64;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
-use super::columns::{Columns, wanted};
+use super::columns::{Columns, decode, wanted};
 use super::{Origin, SourceOptions};
 use crate::error::{Error, Result};
 
@@ -28,15 +28,16 @@ pub(super) fn open(
         .metadata()
         .map_err(|e| Error::io(path, "read the size of", e))?
         .len();
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| origin.corrupt(e))?;
+    let builder = decode(&origin, || ParquetRecordBatchReaderBuilder::try_new(file))?;
     let columns = wanted(builder.schema(), &origin, options)?;
     let rows = builder.metadata().file_metadata().num_rows();
     let rows = u64::try_from(rows).map_err(|_| origin.corrupt("a negative number of rows"))?;
     let mask = ProjectionMask::roots(builder.parquet_schema(), columns);
-    let reader = builder
-        .with_projection(mask)
-        .with_batch_size(ROWS_PER_READ)
-        .build()
-        .map_err(|e| origin.corrupt(e))?;
+    let reader = decode(&origin, || {
+        builder
+            .with_projection(mask)
+            .with_batch_size(ROWS_PER_READ)
+            .build()
+    })?;
     Ok(Columns::new(reader, origin, size, Some(rows), options))
 }

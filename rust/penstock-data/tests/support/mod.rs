@@ -1,5 +1,5 @@
 //! A byte tokenizer, a corpus from a seed, and the documents of a dataset read back.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

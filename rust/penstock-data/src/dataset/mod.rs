@@ -1,19 +1,19 @@
 //! A packed folder, opened: rows, documents, verification.
 
+mod verify;
+
 use std::collections::VecDeque;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use penstock_bpe::progress::Progress;
-use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::documents::{DocumentRecord, DocumentTable, split_doc_id};
 use crate::error::{Error, Result};
 use crate::folder::{hex, open_member, seal_digits, unseal};
-use crate::manifest::{Counts, Fragment, Manifest, Plan};
-use crate::order::Permutation;
+use crate::manifest::{Fragment, Manifest};
+use crate::order::SampleOrder;
 use crate::shard::{Block, Decoded, Identity, ReadMode, Row, ShardReader};
 
 /// Decoded batches that are kept when decoding one costs something.
@@ -35,8 +35,11 @@ struct Inner {
     first_rows: Vec<u64>,
     rows: u64,
     parts: Vec<OnceLock<Part>>,
-    recent: Mutex<VecDeque<((usize, usize, usize), Arc<Decoded>)>>,
+    recent: Mutex<VecDeque<(BatchKey, Arc<Decoded>)>>,
 }
+
+/// Task, shard and batch.
+type BatchKey = (usize, usize, usize);
 
 /// A task's fragment and what it names.
 #[derive(Debug)]
@@ -249,64 +252,6 @@ impl Dataset {
             .collect()
     }
 
-    /// Reads and checks every byte of the dataset: plan, fragments, shards, documents tables, and that their sums agree.
-    /// Progress counts rows.
-    ///
-    /// # Errors
-    /// The first thing found wrong; [`Error::Cancelled`].
-    pub fn verify(&self, progress: &Progress) -> Result<()> {
-        progress.start("verify", self.rows());
-        self.verify_plan()?;
-        let tasks = 0..self.inner.parts.len();
-        let jobs: Vec<(usize, usize)> = tasks
-            .clone()
-            .map(|task| Ok((0..self.part(task)?.shards.len()).map(move |shard| (task, shard))))
-            .collect::<Result<Vec<_>>>()?
-            .into_iter()
-            .flatten()
-            .collect();
-        jobs.into_par_iter()
-            .try_for_each(|(task, shard)| self.verify_shard(task, shard, progress))?;
-        let mut counts = Counts::default();
-        for task in tasks {
-            self.table(task)?;
-            counts.add(&self.part(task)?.fragment.counts);
-        }
-        if counts == self.manifest().counts {
-            Ok(())
-        } else {
-            Err(Error::corrupt(
-                &self.inner.manifest_path,
-                "",
-                "its sums are not those of its fragments",
-            ))
-        }
-    }
-
-    fn verify_plan(&self) -> Result<()> {
-        let path = self.folder().join("plan.json");
-        let bytes = fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
-        unseal::<Plan>(&path, &bytes)?;
-        if seal_digits(&bytes) == self.manifest().plan_xxh3 {
-            Ok(())
-        } else {
-            Err(Error::corrupt(
-                &path,
-                "",
-                "it is not the plan that the manifest names",
-            ))
-        }
-    }
-
-    fn verify_shard(&self, task: usize, shard: usize, progress: &Progress) -> Result<()> {
-        let reader = &self.shard(task, shard)?.reader;
-        for batch in 0..reader.batch_count() {
-            progress.check()?;
-            progress.add(reader.verify_batch(batch)?);
-        }
-        Ok(())
-    }
-
     fn part(&self, task: usize) -> Result<&Part> {
         let inner = &*self.inner;
         let cell = inner
@@ -430,42 +375,5 @@ impl Inner {
             ShardReader::open(&part.path, &folder, entry, identity, compressed, self.mode)?;
         let decoded = (0..reader.batch_count()).map(|_| OnceLock::new()).collect();
         Ok(OpenShard { reader, decoded })
-    }
-}
-
-/// Global sample numbers to rows; keeps the permutation of the current epoch.
-#[derive(Debug)]
-pub(crate) struct SampleOrder {
-    rows: u64,
-    seed: u64,
-    epoch: u64,
-    permutation: Permutation,
-}
-
-impl SampleOrder {
-    /// # Errors
-    /// [`Error::EmptyDataset`].
-    pub(crate) fn new(dataset: &Dataset, seed: u64) -> Result<Self> {
-        let rows = dataset.rows();
-        if rows == 0 {
-            return Err(Error::EmptyDataset {
-                folder: dataset.folder().to_owned(),
-            });
-        }
-        Ok(Self {
-            rows,
-            seed,
-            epoch: 0,
-            permutation: Permutation::new(rows, seed, 0),
-        })
-    }
-
-    pub(crate) fn row(&mut self, sample: u64) -> u64 {
-        let epoch = sample / self.rows;
-        if epoch != self.epoch {
-            self.epoch = epoch;
-            self.permutation = Permutation::new(self.rows, self.seed, epoch);
-        }
-        self.permutation.row(sample % self.rows)
     }
 }
