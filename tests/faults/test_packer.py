@@ -57,7 +57,9 @@ def test_random_kills_then_a_rerun_give_the_same_bytes(job: tuple[list[str], Pat
     kills = 0
     for _ in range(12):
         process = start(job, out)
-        time.sleep(draw.uniform(0.1, 0.8))
+        while not (out / "plan.json").exists() and process.poll() is None:
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0, 0.06))
         kills += process.poll() is None
         process.kill()
         process.communicate()
@@ -127,6 +129,12 @@ def files_of(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in {".arrow", ".json"})
 
 
+def replace(path: Path, content: bytes) -> None:
+    """Another file at the same name: the way in which bytes on a disk change under a reader."""
+    path.with_suffix(".new").write_bytes(content)
+    path.with_suffix(".new").replace(path)
+
+
 def read_everything(folder: Path) -> str:
     """A digest of all that a reader hands out; raises where something is damaged."""
     dataset = penstock.StreamingDataset(folder)
@@ -146,11 +154,11 @@ def test_flipped_bits_are_never_silent(small: Path) -> None:
         path = draw.choice(files)
         content = path.read_bytes()
         at = draw.randrange(len(content))
-        path.write_bytes(content[:at] + bytes([content[at] ^ (1 << draw.randrange(8))]) + content[at + 1 :])
+        replace(path, content[:at] + bytes([content[at] ^ (1 << draw.randrange(8))]) + content[at + 1 :])
         with pytest.raises(penstock.PenstockError) as caught:
             read_everything(small)
         assert path.name in str(caught.value), (path.name, at, str(caught.value))
-        path.write_bytes(content)
+        replace(path, content)
     assert read_everything(small) == before
 
 
@@ -161,16 +169,16 @@ def test_cuts_and_swaps_are_never_silent(small: Path) -> None:
         if path.name == "plan.json":
             continue
         content = path.read_bytes()
-        path.write_bytes(content[: draw.randrange(len(content))])
+        replace(path, content[: draw.randrange(len(content))])
         with pytest.raises(penstock.PenstockError):
             read_everything(small)
         path.unlink()
         with pytest.raises(penstock.PenstockError):
             read_everything(small)
-        path.write_bytes(content)
+        replace(path, content)
     first, second = shards[0].read_bytes(), shards[1].read_bytes()
-    shards[0].write_bytes(second)
-    shards[1].write_bytes(first)
+    replace(shards[0], second)
+    replace(shards[1], first)
     with pytest.raises(penstock.PenstockError):
         read_everything(small)
 
