@@ -82,7 +82,8 @@ def prepare_corpus(config: CorpusConfig, folder: Path, view: View) -> dict[str, 
 def is_held_out(document: Document, fraction: float) -> bool:
     """By hash of the id, or of the text where there is none: the same on every machine and run."""
     key = document.id if document.id is not None else document.text
-    draw = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+    # The salt keeps the draw apart from other uses of the same hash, such as an order of documents.
+    draw = int.from_bytes(hashlib.sha256(b"held out\0" + key.encode()).digest()[:8], "big")
     return draw < fraction * 2**64
 
 

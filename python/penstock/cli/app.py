@@ -7,7 +7,14 @@ from typing import Annotated
 import typer
 
 import penstock
-from penstock.cli import doctor, evaluate, generate, inspect, pack, run, tokenizer, train
+from penstock.cli import tokenizer
+from penstock.cli.doctor import doctor
+from penstock.cli.evaluate import evaluate
+from penstock.cli.generate import generate
+from penstock.cli.inspect import inspect
+from penstock.cli.pack import pack
+from penstock.cli.run import run
+from penstock.cli.train import train
 
 __all__ = ["app"]
 
@@ -33,14 +40,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("run")(run.run)
+app.command("run")(run)
 app.add_typer(tokenizer.app, name="tokenizer")
-app.command("pack")(pack.pack)
-app.command("train")(train.train)
-app.command("evaluate")(evaluate.evaluate)
-app.command("generate")(generate.generate)
-app.command("inspect")(inspect.inspect)
-app.command("doctor")(doctor.doctor)
+app.command("pack")(pack)
+app.command("train")(train)
+app.command("evaluate")(evaluate)
+app.command("generate")(generate)
+app.command("inspect")(inspect)
+app.command("doctor")(doctor)
 
 
 def _show_version(wanted: bool) -> None:

@@ -85,7 +85,8 @@ def _dataset_facts(path: Path, verify: bool) -> Facts:
     if verify:
         dataset.verify()
     manifest = dataset.manifest
-    counts = {k: v for k, v in manifest.items() if isinstance(v, int) and k != "format_version"}
+    counts = dict(manifest["counts"])
+    nested = {"skipped": counts.pop("skipped"), "by source": counts.pop("by_source")}
     return {
         "kind": "packed dataset",
         "path": str(path),
@@ -95,7 +96,7 @@ def _dataset_facts(path: Path, verify: bool) -> Facts:
         "verified": verify,
         "tokenizer": manifest["tokenizer"],
         "parameters": manifest["parameters"],
-        **({"by source": manifest["by_source"]} if "by_source" in manifest else {}),
+        **nested,
     }
 
 

@@ -9,8 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 import penstock as package
+from penstock.cli.outcome import guarded
+from penstock.errors import Cancelled
 
 from .conftest import penstock
 

@@ -120,3 +120,12 @@ def test_text_of_this_machine_is_in_a_fixed_order() -> None:
     assert {d.source for d in first} == {"python-code", "python-docs"}
     assert len({d.id for d in first}) == len(first)
     assert sum(len(d.text) for d in first) > 3_000_000
+
+
+def test_a_cut_machine_corpus_keeps_text_to_train_on(tmp_path: Path) -> None:
+    made = prepare(CorpusConfig(max_bytes=500_000, heldout_fraction=0.2), tmp_path)
+    heldout_bytes, text_bytes = made["heldout_bytes"], made["text_bytes"]
+    assert isinstance(heldout_bytes, int)
+    assert isinstance(text_bytes, int)
+    assert 0 < heldout_bytes < text_bytes / 2
+    assert texts(made["train"])
