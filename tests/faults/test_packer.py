@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
@@ -20,6 +21,7 @@ import penstock
 PACK = """
 import sys, penstock
 tok = penstock.Tokenizer.from_file(sys.argv[1])
+print("packing", flush=True)
 penstock.pack(sys.argv[3:], tokenizer=tok, seq_len=128, out=sys.argv[2], threads=2)
 """
 
@@ -48,7 +50,9 @@ def job(tmp_path_factory: pytest.TempPathFactory, stdlib_texts: list[str]) -> tu
 
 def start(job: tuple[list[str], Path], out: Path) -> subprocess.Popen[bytes]:
     tokenizer, *files = job[0]
-    return subprocess.Popen([sys.executable, "-c", PACK, tokenizer, str(out), *files], stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-c", PACK, tokenizer, str(out), *files], stdout=PIPE, stderr=PIPE
+    )
 
 
 def test_random_kills_then_a_rerun_give_the_same_bytes(job: tuple[list[str], Path], tmp_path: Path) -> None:
@@ -57,9 +61,9 @@ def test_random_kills_then_a_rerun_give_the_same_bytes(job: tuple[list[str], Pat
     kills = 0
     for _ in range(12):
         process = start(job, out)
-        while not (out / "plan.json").exists() and process.poll() is None:
-            time.sleep(0.001)
-        time.sleep(draw.uniform(0, 0.06))
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(draw.uniform(0, 0.08))
         kills += process.poll() is None
         process.kill()
         process.communicate()
@@ -105,7 +109,9 @@ def test_an_interrupt_stops_within_seconds_and_a_rerun_completes(
 ) -> None:
     out = tmp_path / "out"
     process = start(job, out)
-    time.sleep(0.6)
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(0.03)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=10)
     process = start(job, out)
