@@ -91,10 +91,42 @@ def test_files_keep_everything(tokenizer: penstock.Tokenizer, tmp_path: Path) ->
     tokenizer.save(tmp_path / "tok")
     assert penstock.Tokenizer.from_file(tmp_path / "tok") == tokenizer
     assert penstock.Tokenizer.from_file(tmp_path / "tok/tokenizer.json") == tokenizer
-    tokenizer.save(tmp_path / "ranks.tiktoken")
-    ranks = penstock.Tokenizer.from_file(tmp_path / "ranks.tiktoken", pattern="deepseek-v3")
-    text = "def f(x):\n    return x + 1  # 注释\n"
-    assert ranks.encode(text) == tokenizer.encode(text)
+
+
+@pytest.fixture(scope="module")
+def ranks(
+    stdlib_texts: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[penstock.Tokenizer, Path]:
+    """A tokenizer with the one control token that a rank file leaves room for, and its rank file."""
+    tokenizer = penstock.Tokenizer.train(stdlib_texts, vocab_size=3000)
+    path = tmp_path_factory.mktemp("ranks") / "ranks.tiktoken"
+    tokenizer.save(path)
+    return tokenizer, path
+
+
+def test_a_rank_file_gives_the_same_ids_here_and_in_tiktoken(
+    ranks: tuple[penstock.Tokenizer, Path], stdlib_texts: list[str]
+) -> None:
+    tiktoken = pytest.importorskip("tiktoken")
+    from tiktoken.load import load_tiktoken_bpe
+
+    tokenizer, path = ranks
+    again = penstock.Tokenizer.from_file(path, pattern="deepseek-v3")
+    peer = tiktoken.Encoding(  # any split will do: whole texts are short words here
+        "peer", pat_str=r"[\s\S]+", mergeable_ranks=load_tiktoken_bpe(str(path)), special_tokens={}
+    )
+    for text in stdlib_texts[:60]:
+        assert np.array_equal(again.encode_to_numpy(text), tokenizer.encode_to_numpy(text))
+        for word in set(text.split()):
+            if word.isalpha() and word.isascii():
+                assert peer.encode_ordinary(word) == tokenizer.encode(word)
+    assert again.special_tokens == tokenizer.special_tokens
+
+
+def test_what_a_rank_file_cannot_hold_is_refused(tokenizer: penstock.Tokenizer, tmp_path: Path) -> None:
+    with pytest.raises(penstock.TokenizerError, match="special tokens"):
+        tokenizer.save(tmp_path / "ranks.tiktoken")
+    assert not list(tmp_path.iterdir())
 
 
 def test_transformers_loads_what_we_save(tokenizer: penstock.Tokenizer, tmp_path: Path) -> None:
@@ -155,7 +187,6 @@ def test_a_missing_file_is_a_typed_error(tmp_path: Path) -> None:
         penstock.Tokenizer.from_file(tmp_path / "nothing-here")
 
 
-def test_a_rank_file_needs_a_pattern(tmp_path: Path, tokenizer: penstock.Tokenizer) -> None:
-    tokenizer.save(tmp_path / "ranks.tiktoken")
+def test_a_rank_file_needs_a_pattern(ranks: tuple[penstock.Tokenizer, Path]) -> None:
     with pytest.raises(penstock.TokenizerError, match="pattern"):
-        penstock.Tokenizer.from_file(tmp_path / "ranks.tiktoken")
+        penstock.Tokenizer.from_file(ranks[1])

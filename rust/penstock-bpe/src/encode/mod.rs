@@ -3,7 +3,7 @@
 pub(crate) mod added;
 mod batch;
 mod cache;
-mod merge;
+pub(crate) mod merge;
 pub(crate) mod pairs;
 
 use std::collections::HashSet;

@@ -8,14 +8,18 @@ use std::path::Path;
 
 use rustc_hash::FxHashMap;
 
+use crate::encode::merge::Workspace;
 use crate::error::{Error, Result, show};
-use crate::model::Parts;
+use crate::model::{Model, Parts};
+use crate::normalize::Normalizer;
 use crate::pattern::Pattern;
 use crate::tokenizer::{SpecialToken, Tokenizer};
 use crate::vocab::{MAX_ID, Vocab};
 
 /// The longest token of a rank file: all its cuts are looked up, so hostile ones would cost the square of this.
 const MAX_RANKED_BYTES: usize = 1 << 10;
+/// The control token of a vocabulary that no list names.
+const END_OF_TEXT: &str = "<|endoftext|>";
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /// Reads `bytes`; `origin` stands in errors.
@@ -28,7 +32,11 @@ pub(crate) fn read(bytes: &[u8], pattern: Pattern, origin: &Path) -> Result<Toke
                 .map_err(|error| error.at(origin, format!("line {number}")))?;
         }
     }
-    let specials = known_specials(&pattern, tokens.len() as u32);
+    let specials = match tokens.first() {
+        // Where control tokens come first, as in what `train` makes, rank 0 is left to the first of them.
+        Some(first) if first.is_empty() => vec![SpecialToken::new(END_OF_TEXT, 0)],
+        _ => known_specials(&pattern, tokens.len() as u32),
+    };
     let whole = |error: Error| error.at(origin, "all lines");
     check_gaps(&tokens, &specials).map_err(whole)?;
     let merges = all_merges(&tokens).map_err(whole)?;
@@ -144,7 +152,7 @@ fn known_specials(pattern: &Pattern, len: u32) -> Vec<SpecialToken> {
             ("<|im_start|>", len + 1),
             ("<|im_end|>", len + 2),
         ]),
-        _ => listed(&[("<|endoftext|>", len)]),
+        _ => listed(&[(END_OF_TEXT, len)]),
     }
 }
 
@@ -175,8 +183,11 @@ pub(super) fn write(tokenizer: &Tokenizer, path: &Path) -> Result<String> {
             reason,
         })
     };
-    if !model.rank_by_product || !model.ignore_merges {
-        return refuse("its merges are not ranked by the ids of their products");
+    let ranked = model.rank_by_product && model.ignore_merges;
+    if !ranked && !ranks_say_all(model) {
+        return refuse(
+            "its ids are not the ranks of its merges, or it holds more than bytes and merges",
+        );
     }
     let added: FxHashMap<u32, ()> = model.specials.iter().map(|token| (token.id, ())).collect();
     let mut text = String::new();
@@ -187,9 +198,41 @@ pub(super) fn write(tokenizer: &Tokenizer, path: &Path) -> Result<String> {
         }
     }
     match read(text.as_bytes(), model.pattern.clone(), path) {
-        Ok(again) if again.sha256() == tokenizer.sha256() => Ok(text),
+        Ok(again) if same_tokens(&again, tokenizer) => Ok(text),
         _ => refuse("its special tokens are not those that go with its pattern and size"),
     }
+}
+
+fn same_tokens(a: &Tokenizer, b: &Tokenizer) -> bool {
+    a.special_tokens() == b.special_tokens()
+        && a.vocab_size() == b.vocab_size()
+        && (0..a.vocab_size() as u32).all(|id| a.id_to_bytes(id) == b.id_to_bytes(id))
+}
+
+/// Whether "merge the neighbours that make the token of least rank" gives what the listed merges give.
+///
+/// It does if products rise with the merges and the bytes of each token merge to that token. For take the first
+/// neighbours x, y that only the rank rule would merge, into t. Until then no merge crossed the borders of x or
+/// of y, so the bytes of t went the same way as they go alone, and alone they end in t, by a last merge of
+/// just two parts: x and y, which is then a listed merge.
+fn ranks_say_all(model: &Model) -> bool {
+    let mut workspace = Workspace::default();
+    let mut ids = Vec::new();
+    let mut merges_to_itself = |bytes: &[u8], id: u32| {
+        ids.clear();
+        workspace.merge(bytes, &model.pairs, &mut ids);
+        ids == [id]
+    };
+    let rising = model
+        .merges
+        .windows(2)
+        .all(|two| two[0].product < two[1].product);
+    rising
+        && model.normalizer == Normalizer::None
+        && model.specials.iter().all(|token| token.special)
+        && (0..model.vocab.len() as u32)
+            .filter(|&id| model.specials.iter().all(|token| token.id != id))
+            .all(|id| merges_to_itself(model.vocab.get(id), id))
 }
 
 /// Strict base64: whole groups of four, padding at the end only, no stray bits.
