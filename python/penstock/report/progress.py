@@ -32,6 +32,8 @@ __all__ = [
 
 LINE_SECONDS = 5.0
 JSON_SECONDS = 1.0
+JOB_UNITS = {"lay out pieces": "pieces", "merge": "merges"}
+"""Of the extension's stages that do not count bytes of text."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ def job_callback(view: View, name: str) -> Callable[[Progress], None]:
 
     def show(progress: Progress) -> None:
         stage = f"{name}: {progress.stage}" if progress.stage else name
-        view.update(Update(stage, progress.done, progress.total, "B", progress.seconds))
+        unit = JOB_UNITS.get(progress.stage, "B")
+        view.update(Update(stage, progress.done, progress.total, unit, progress.seconds))
 
     return show
 
