@@ -32,7 +32,13 @@ __all__ = [
 
 LINE_SECONDS = 5.0
 JSON_SECONDS = 1.0
-JOB_UNITS = {"lay out pieces": "pieces", "merge": "merges"}
+JOB_UNITS = {
+    "lay out pieces": "pieces",
+    "order pieces": "pieces",
+    "find pairs": "symbols",
+    "merge": "merges",
+    "verify": "rows",
+}
 """Of the extension's stages that do not count bytes of text."""
 
 
