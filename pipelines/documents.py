@@ -151,8 +151,12 @@ class _ZstdFrames(io.RawIOBase):
     """One zstd frame after another. The library's own reader takes a cut file for a shorter one."""
 
     def __init__(self, file: IO[bytes], path: Path) -> None:
-        import zstandard
-
+        try:
+            import zstandard
+        except ImportError as error:
+            raise InputError(
+                f"{path}: reading .zst for held-out text needs zstandard: pip install zstandard"
+            ) from error
         self._file, self._path = file, path
         self._zstandard = zstandard
         self._frame: Any = None
