@@ -10,14 +10,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import penstock
+
 __all__ = ["cpu_name", "gpu_name", "machine", "source_revision", "versions"]
 
-PACKAGES = ("penstock", "numpy", "torch", "triton", "safetensors", "matplotlib", "pyarrow")
+PACKAGES = ("numpy", "torch", "triton", "safetensors", "matplotlib", "pyarrow")
 
 
 def versions() -> dict[str, str]:
     """Of Python and of the packages that decide a result; those not installed are left out."""
-    found = {"python": platform.python_version()}
+    found = {"penstock": penstock.__version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
