@@ -15,7 +15,6 @@ from ..types import BLOCK, RowQ, TokQ, WeightQ
 
 LARGEST = tl.constexpr(3.4028234663852886e38)
 SMALLEST_SCALE = tl.constexpr(2.0**-126)
-NAN = tl.constexpr(float("nan"))
 
 ROW_TILE = (8, 256)
 """Rows and columns a program of ``quantize_rows`` handles: 0.98 of copy speed on H200."""
@@ -40,7 +39,7 @@ def _scale(amax):
 def _cast(x, scale):
     """x / scale in E4M3, NaN where x is not finite; ``scale`` is broadcast."""
     inverse = ((254 << 23) - scale.to(tl.int32, bitcast=True)).to(tl.float32, bitcast=True)
-    return tl.where(tl.abs(x) <= LARGEST, x * inverse, NAN).to(tl.float8e4nv)
+    return tl.where(tl.abs(x) <= LARGEST, x * inverse, float("nan")).to(tl.float8e4nv)
 
 
 @triton.jit
@@ -88,7 +87,7 @@ def _quantize_weight(w_ptr, q_ptr, qt_ptr, s_ptr, N, K):
     q = _cast(w, scale)
     tl.store(q_ptr + at, q, mask=inside)
     at_t = expert * N * K + k.to(tl.int64)[:, None] * N + n[None, :]
-    tl.store(qt_ptr + at_t, tl.trans(q), mask=(k < K)[:, None] & (n < N)[None, :])
+    tl.store(qt_ptr + at_t, _cast(tl.trans(w), scale), mask=(k < K)[:, None] & (n < N)[None, :])
     tl.store(s_ptr + tl.program_id(0), scale)
 
 
