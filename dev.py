@@ -30,8 +30,8 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] not in commands:
         print(__doc__)
         return 0 if arguments in ([], ["-h"], ["--help"]) else 2
-    install()
     try:
+        install()
         commands[arguments[0]](arguments[1:])
     except subprocess.CalledProcessError as failure:
         return int(failure.returncode) or 1

@@ -54,10 +54,7 @@ mod tests {
             assert!(seen.insert(char_of(byte)));
             assert_eq!(byte_of(char_of(byte)), Some(byte));
         }
-        assert_eq!(
-            (char_of(b' '), char_of(b'\n'), char_of(0xAD)),
-            ('Ġ', 'Ċ', 'Ń')
-        );
+        assert_eq!((char_of(b' '), char_of(b'\n'), char_of(0xAD)), ('Ġ', 'Ċ', 'Ń'));
         assert_eq!(to_bytes("日"), None);
     }
 }

@@ -20,17 +20,11 @@ impl Tokenizer {
     /// A decoder for ids that come one by one.
     #[must_use]
     pub fn stream_decoder(&self) -> StreamDecoder {
-        StreamDecoder {
-            tokenizer: self.clone(),
-            pending: Vec::new(),
-        }
+        StreamDecoder { tokenizer: self.clone(), pending: Vec::new() }
     }
 
     fn bytes_of(&self, id: u32) -> Result<&[u8]> {
-        self.id_to_bytes(id).ok_or_else(|| Error::UnknownId {
-            id,
-            vocab_size: self.vocab_size(),
-        })
+        self.id_to_bytes(id).ok_or_else(|| Error::UnknownId { id, vocab_size: self.vocab_size() })
     }
 }
 

@@ -162,9 +162,7 @@ pub enum Error {
         limit_bytes: usize,
     },
     /// Two ids for the same bytes.
-    #[error(
-        "tokens {first} and {second} have the same bytes ({bytes}); each token must stand once"
-    )]
+    #[error("tokens {first} and {second} have the same bytes ({bytes}); each token must stand once")]
     DuplicateToken {
         /// The smaller id.
         first: u32,
@@ -272,9 +270,7 @@ pub enum Error {
     },
 
     /// The vocabulary cannot even hold bytes and specials.
-    #[error(
-        "vocab_size {vocab_size} is too small: 256 bytes and the special tokens need {minimum}"
-    )]
+    #[error("vocab_size {vocab_size} is too small: 256 bytes and the special tokens need {minimum}")]
     VocabTooSmall {
         /// The size asked for.
         vocab_size: usize,
@@ -319,20 +315,12 @@ pub enum Error {
 impl Error {
     /// The error, with the file and place where it was found.
     pub(crate) fn at(self, path: &Path, place: impl Into<String>) -> Self {
-        Self::InFile {
-            path: path.to_owned(),
-            place: place.into(),
-            source: Box::new(self),
-        }
+        Self::InFile { path: path.to_owned(), place: place.into(), source: Box::new(self) }
     }
 
     pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io {
-            path,
-            action,
-            source,
-        }
+        move |source| Self::Io { path, action, source }
     }
 }
 

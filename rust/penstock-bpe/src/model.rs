@@ -57,15 +57,9 @@ pub(crate) struct Model {
 impl Model {
     pub(crate) fn new(pattern: Pattern, mut parts: Parts) -> Result<Self> {
         let special_ids = place_specials(&mut parts)?;
-        let hidden: FxHashSet<u32> = parts
-            .specials
-            .iter()
-            .filter(|t| t.special)
-            .map(|t| t.id)
-            .collect();
-        let vocab = Vocab::new(&parts.tokens, |id| {
-            !hidden.contains(&id) && !parts.unreachable.contains(&id)
-        })?;
+        let hidden: FxHashSet<u32> = parts.specials.iter().filter(|t| t.special).map(|t| t.id).collect();
+        let vocab =
+            Vocab::new(&parts.tokens, |id| !hidden.contains(&id) && !parts.unreachable.contains(&id))?;
         check_spellings(&vocab, &parts.specials)?;
         let byte_ids = byte_ids(&vocab)?;
         let merges = resolve_merges(&vocab, &parts.merges, &special_ids)?;
@@ -113,46 +107,29 @@ impl Model {
         }
         part(b"specials");
         for token in &self.specials {
-            let flags = [
-                token.special,
-                token.lstrip,
-                token.rstrip,
-                token.single_word,
-                token.normalized,
-            ];
+            let flags = [token.special, token.lstrip, token.rstrip, token.single_word, token.normalized];
             part(&token.id.to_le_bytes());
             part(&flags.map(u8::from));
         }
-        hash.finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// The token that `piece` is without merging, where the tokenizer asks for that look first.
     #[inline]
     pub(crate) fn whole_piece(&self, piece: &[u8]) -> Option<u32> {
-        if self.ignore_merges {
-            self.vocab.find(piece)
-        } else {
-            None
-        }
+        if self.ignore_merges { self.vocab.find(piece) } else { None }
     }
 
     /// Matchers for text in which no special token is allowed.
     pub(crate) fn matchers_of_text(&self) -> &Matchers {
-        self.text_matchers
-            .get_or_init(|| Matchers::new(self, &Allowed::None))
+        self.text_matchers.get_or_init(|| Matchers::new(self, &Allowed::None))
     }
 
     /// Calls `work` with the matchers for `allowed`.
     pub(crate) fn with_matchers(&self, allowed: &Allowed, work: impl FnOnce(&Matchers)) {
         match allowed {
             Allowed::None => work(self.matchers_of_text()),
-            Allowed::All => work(
-                self.all_matchers
-                    .get_or_init(|| Matchers::new(self, allowed)),
-            ),
+            Allowed::All => work(self.all_matchers.get_or_init(|| Matchers::new(self, allowed))),
             Allowed::Set(_) => work(&Matchers::new(self, allowed)),
         }
     }
@@ -179,15 +156,10 @@ fn place_specials(parts: &mut Parts) -> Result<FxHashMap<String, u32>> {
             return Err(Error::EmptySpecial { index });
         }
         if token.id > MAX_ID {
-            return Err(Error::IdTooLarge {
-                id: u64::from(token.id),
-                limit: MAX_ID,
-            });
+            return Err(Error::IdTooLarge { id: u64::from(token.id), limit: MAX_ID });
         }
         if ids.insert(token.content.clone(), token.id).is_some() {
-            return Err(Error::DuplicateSpecial {
-                content: token.content.clone(),
-            });
+            return Err(Error::DuplicateSpecial { content: token.content.clone() });
         }
         let place = token.id as usize;
         if place >= parts.tokens.len() {
@@ -199,11 +171,7 @@ fn place_specials(parts: &mut Parts) -> Result<FxHashMap<String, u32>> {
             *found = token.content.as_bytes().to_vec();
         } else if found != token.content.as_bytes() {
             let (content, found) = (token.content.clone(), show(found));
-            return Err(Error::SpecialConflict {
-                content,
-                id: token.id,
-                found,
-            });
+            return Err(Error::SpecialConflict { content, id: token.id, found });
         }
         // What was added is found by its text, not by merging bytes.
         if is_new || place >= ordinary_len {
@@ -220,11 +188,7 @@ fn check_spellings(vocab: &Vocab, specials: &[SpecialToken]) -> Result<()> {
         let spelled = byte_level::to_bytes(&token.content).and_then(|bytes| vocab.find(&bytes));
         if let Some(other) = spelled.filter(|&other| other != token.id) {
             let found = format!("the token that files spell alike, {other}");
-            return Err(Error::SpecialConflict {
-                content: token.content.clone(),
-                id: token.id,
-                found,
-            });
+            return Err(Error::SpecialConflict { content: token.content.clone(), id: token.id, found });
         }
     }
     Ok(())
@@ -254,10 +218,7 @@ fn resolve_merges(
         for part in [left, right] {
             let bytes = vocab.get(part);
             if bytes.is_empty() || vocab.find(bytes) != Some(part) {
-                return Err(Error::DanglingMerge {
-                    index,
-                    part: format!("id {part}"),
-                });
+                return Err(Error::DanglingMerge { index, part: format!("id {part}") });
             }
         }
         joined.clear();
@@ -266,21 +227,11 @@ fn resolve_merges(
         let Some(product) = vocab.find(&joined) else {
             let content = String::from_utf8_lossy(&joined);
             if special_ids.contains_key(content.as_ref()) {
-                return Err(Error::MergeMakesSpecial {
-                    index,
-                    content: content.into_owned(),
-                });
+                return Err(Error::MergeMakesSpecial { index, content: content.into_owned() });
             }
-            return Err(Error::DanglingMerge {
-                index,
-                part: show(&joined),
-            });
+            return Err(Error::DanglingMerge { index, part: show(&joined) });
         };
-        resolved.push(Merge {
-            left,
-            right,
-            product,
-        });
+        resolved.push(Merge { left, right, product });
     }
     Ok(resolved)
 }

@@ -19,14 +19,8 @@ const DEEPSEEK_V3: [&str; 3] = [
 
 /// Other spellings, found in files, of what a family's scanner does.
 const ALIASES: [(Family, &str); 4] = [
-    (
-        Family::Gpt2,
-        r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-    ),
-    (
-        Family::Gpt2,
-        r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s",
-    ),
+    (Family::Gpt2, r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"),
+    (Family::Gpt2, r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"),
     (
         Family::Llama3,
         r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
@@ -49,14 +43,8 @@ pub(crate) enum Family {
 }
 
 impl Family {
-    const ALL: [Self; 6] = [
-        Self::Gpt2,
-        Self::Cl100k,
-        Self::O200k,
-        Self::Llama3,
-        Self::Qwen2,
-        Self::DeepseekV3,
-    ];
+    const ALL: [Self; 6] =
+        [Self::Gpt2, Self::Cl100k, Self::O200k, Self::Llama3, Self::Qwen2, Self::DeepseekV3];
 
     fn name(self) -> &'static str {
         match self {
@@ -84,28 +72,18 @@ impl Family {
     /// The family that one expression of a file defines by itself. Line breaks may be written raw or escaped.
     pub(crate) fn recognise(expression: &str) -> Option<Self> {
         let escaped = expression.replace('\r', "\\r").replace('\n', "\\n");
-        let by_alias = ALIASES
-            .iter()
-            .find(|(_, alias)| *alias == escaped)
-            .map(|&(family, _)| family);
-        by_alias.or_else(|| {
-            Self::ALL
-                .into_iter()
-                .find(|family| family.expressions() == [escaped.as_str()])
-        })
+        let by_alias = ALIASES.iter().find(|(_, alias)| *alias == escaped).map(|&(family, _)| family);
+        by_alias.or_else(|| Self::ALL.into_iter().find(|family| family.expressions() == [escaped.as_str()]))
     }
 
     /// The family, of those that need several expressions, whose sequence starts `expressions`; and how many it takes.
     pub(crate) fn recognise_sequence(expressions: &[&str]) -> Option<(Self, usize)> {
-        let escaped: Vec<String> = expressions
-            .iter()
-            .map(|e| e.replace('\r', "\\r").replace('\n', "\\n"))
-            .collect();
+        let escaped: Vec<String> =
+            expressions.iter().map(|e| e.replace('\r', "\\r").replace('\n', "\\n")).collect();
         Self::ALL.into_iter().find_map(|family| {
             let wanted = family.expressions();
             let found = wanted.len() > 1 && escaped.len() >= wanted.len();
-            (found && wanted.iter().zip(&escaped).all(|(a, b)| a == b))
-                .then_some((family, wanted.len()))
+            (found && wanted.iter().zip(&escaped).all(|(a, b)| a == b)).then_some((family, wanted.len()))
         })
     }
 
@@ -154,8 +132,7 @@ pub struct CustomPattern {
 
 impl Pattern {
     /// The names that [`from_name`](Self::from_name) knows.
-    pub const NAMES: [&'static str; 6] =
-        ["gpt2", "cl100k", "o200k", "llama3", "qwen2", "deepseek-v3"];
+    pub const NAMES: [&'static str; 6] = ["gpt2", "cl100k", "o200k", "llama3", "qwen2", "deepseek-v3"];
 
     /// The known pattern called `name`.
     ///
@@ -164,9 +141,7 @@ impl Pattern {
     /// [`Error::UnknownPattern`], naming those that exist.
     pub fn from_name(name: &str) -> Result<Self> {
         let family = Family::ALL.into_iter().find(|family| family.name() == name);
-        family.map(Self::from).ok_or_else(|| Error::UnknownPattern {
-            name: name.to_owned(),
-        })
+        family.map(Self::from).ok_or_else(|| Error::UnknownPattern { name: name.to_owned() })
     }
 
     /// A pattern whose matches become pieces, as does what lies between them. A known expression gets its scanner; any
@@ -180,9 +155,7 @@ impl Pattern {
         if let Some(family) = Family::recognise(expression) {
             return Ok(family.into());
         }
-        Ok(Self::from_steps(vec![Step::Regex(CustomRegex::new(
-            expression,
-        )?)]))
+        Ok(Self::from_steps(vec![Step::Regex(CustomRegex::new(expression)?)]))
     }
 
     /// The pattern of several steps; a single known family stays itself.
@@ -190,9 +163,7 @@ impl Pattern {
         if let [Step::Family(family)] = steps[..] {
             return family.into();
         }
-        Self::Custom(CustomPattern {
-            steps: steps.into(),
-        })
+        Self::Custom(CustomPattern { steps: steps.into() })
     }
 
     /// The pattern's name; `custom` if it has none.
@@ -283,19 +254,10 @@ mod tests {
         for name in Pattern::NAMES {
             assert_eq!(Pattern::from_name(name).unwrap().name(), name);
         }
-        assert!(matches!(
-            Pattern::from_name("gpt-3"),
-            Err(Error::UnknownPattern { .. })
-        ));
+        assert!(matches!(Pattern::from_name("gpt-3"), Err(Error::UnknownPattern { .. })));
         assert_eq!(Pattern::custom(LLAMA3).unwrap(), Pattern::Llama3);
-        assert_eq!(
-            Family::recognise_sequence(&DEEPSEEK_V3),
-            Some((Family::DeepseekV3, 3))
-        );
+        assert_eq!(Family::recognise_sequence(&DEEPSEEK_V3), Some((Family::DeepseekV3, 3)));
         assert_eq!(Pattern::custom("[a-z]+").unwrap().name(), "custom");
-        assert_ne!(
-            Pattern::custom("[a-z]+").unwrap(),
-            Pattern::custom("[a-y]+").unwrap()
-        );
+        assert_ne!(Pattern::custom("[a-z]+").unwrap(), Pattern::custom("[a-y]+").unwrap());
     }
 }

@@ -65,11 +65,7 @@ impl Progress {
     ///
     /// [`Cancelled`] after [`cancel`](Self::cancel).
     pub fn check(&self) -> Result<(), Cancelled> {
-        if self.is_cancelled() {
-            Err(Cancelled)
-        } else {
-            Ok(())
-        }
+        if self.is_cancelled() { Err(Cancelled) } else { Ok(()) }
     }
 
     /// The stage and its counts now.
@@ -93,25 +89,11 @@ mod tests {
         let progress = Progress::new();
         progress.start("count", 10);
         progress.add(3);
-        assert_eq!(
-            progress.snapshot(),
-            Snapshot {
-                stage: "count",
-                done: 3,
-                total: 10
-            }
-        );
+        assert_eq!(progress.snapshot(), Snapshot { stage: "count", done: 3, total: 10 });
         assert_eq!(progress.check(), Ok(()));
         progress.cancel();
         assert_eq!(progress.check(), Err(Cancelled));
         progress.start("merge", 0);
-        assert_eq!(
-            progress.snapshot(),
-            Snapshot {
-                stage: "merge",
-                done: 0,
-                total: 0
-            }
-        );
+        assert_eq!(progress.snapshot(), Snapshot { stage: "merge", done: 0, total: 0 });
     }
 }

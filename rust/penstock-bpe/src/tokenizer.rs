@@ -11,13 +11,8 @@ use crate::pattern::Pattern;
 use crate::vocab::MAX_ID;
 
 /// Spellings of the token that ends a document, the first found being taken.
-const END_OF_TEXT: [&str; 5] = [
-    "<|endoftext|>",
-    "<｜end▁of▁sentence｜>",
-    "<|end_of_text|>",
-    "<|end_of_sentence|>",
-    "</s>",
-];
+const END_OF_TEXT: [&str; 5] =
+    ["<|endoftext|>", "<｜end▁of▁sentence｜>", "<|end_of_text|>", "<|end_of_sentence|>", "</s>"];
 /// A token added to the vocabulary by its text: a control token if `special`, else a word that is never split.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpecialToken {
@@ -77,27 +72,14 @@ impl Tokenizer {
         if let Some(id) = tokens.iter().position(Vec::is_empty) {
             return Err(Error::EmptyToken { id: id as u32 });
         }
-        Self::from_parts(
-            pattern,
-            Parts {
-                tokens,
-                merges,
-                specials,
-                ..Parts::default()
-            },
-        )
+        Self::from_parts(pattern, Parts { tokens, merges, specials, ..Parts::default() })
     }
 
     pub(crate) fn from_parts(pattern: Pattern, parts: Parts) -> Result<Self> {
         if parts.tokens.len() > MAX_ID as usize {
-            return Err(Error::IdTooLarge {
-                id: parts.tokens.len() as u64 - 1,
-                limit: MAX_ID,
-            });
+            return Err(Error::IdTooLarge { id: parts.tokens.len() as u64 - 1, limit: MAX_ID });
         }
-        Ok(Self {
-            model: Arc::new(Model::new(pattern, parts)?),
-        })
+        Ok(Self { model: Arc::new(Model::new(pattern, parts)?) })
     }
 
     pub(crate) fn model(&self) -> &Model {
@@ -177,9 +159,7 @@ impl Tokenizer {
     /// The id of the token of exactly these bytes, special tokens included.
     #[must_use]
     pub fn token_to_id(&self, token: &[u8]) -> Option<u32> {
-        let special = std::str::from_utf8(token)
-            .ok()
-            .and_then(|content| self.model.special_ids.get(content));
+        let special = std::str::from_utf8(token).ok().and_then(|content| self.model.special_ids.get(content));
         special.copied().or_else(|| self.model.vocab.find(token))
     }
 
@@ -199,12 +179,8 @@ impl Tokenizer {
     /// The special token that ends a document, by its usual spellings.
     #[must_use]
     pub fn eot_id(&self) -> Option<u32> {
-        let is_special = |content: &&str| {
-            self.model
-                .specials
-                .iter()
-                .any(|t| t.special && t.content == **content)
-        };
+        let is_special =
+            |content: &&str| self.model.specials.iter().any(|t| t.special && t.content == **content);
         let content = END_OF_TEXT.iter().find(|content| is_special(content))?;
         self.model.special_ids.get(*content).copied()
     }

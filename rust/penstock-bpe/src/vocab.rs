@@ -36,17 +36,11 @@ impl Vocab {
         for (id, token) in (0..).zip(tokens) {
             if token.len() > MAX_TOKEN_BYTES {
                 let size_bytes = token.len();
-                return Err(Error::TokenTooLong {
-                    id,
-                    size_bytes,
-                    limit_bytes: MAX_TOKEN_BYTES,
-                });
+                return Err(Error::TokenTooLong { id, size_bytes, limit_bytes: MAX_TOKEN_BYTES });
             }
             vocab.bytes.extend_from_slice(token);
-            let end = u32::try_from(vocab.bytes.len()).map_err(|_| Error::IdTooLarge {
-                id: u64::from(id),
-                limit: MAX_ID,
-            })?;
+            let end = u32::try_from(vocab.bytes.len())
+                .map_err(|_| Error::IdTooLarge { id: u64::from(id), limit: MAX_ID })?;
             vocab.starts.push(end);
         }
         for (id, token) in (0..).zip(tokens) {
@@ -61,11 +55,7 @@ impl Vocab {
         let slot = self.slot_of(token);
         let first = self.slots[slot];
         if first != FREE {
-            return Err(Error::DuplicateToken {
-                first,
-                second: id,
-                bytes: show(token),
-            });
+            return Err(Error::DuplicateToken { first, second: id, bytes: show(token) });
         }
         self.slots[slot] = id;
         Ok(())

@@ -1,10 +1,6 @@
 //! Files: what is written is read back the same, and what is wrong is refused with its place.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test stops where something is wrong"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops where something is wrong")]
 
 use std::path::Path;
 
@@ -14,33 +10,20 @@ use serde_json::{Value, json};
 
 fn trained(pattern: Pattern) -> Tokenizer {
     let mut counts = WordCounts::new(pattern.clone());
-    counts
-        .add_text(&"the cat sat on the mat; it's 12345 天気がいい 的的的. Thé end!\n\n".repeat(5));
-    let options = TrainOptions {
-        vocab_size: 320,
-        pattern,
-        ..TrainOptions::default()
-    };
+    counts.add_text(&"the cat sat on the mat; it's 12345 天気がいい 的的的. Thé end!\n\n".repeat(5));
+    let options = TrainOptions { vocab_size: 320, pattern, ..TrainOptions::default() };
     train(counts, &options, &Progress::new()).unwrap()
 }
 
 fn bytes_only(specials: Vec<SpecialToken>) -> Tokenizer {
-    Tokenizer::new(
-        Pattern::Cl100k,
-        (0..=255).map(|byte| vec![byte]).collect(),
-        vec![],
-        specials,
-    )
-    .unwrap()
+    Tokenizer::new(Pattern::Cl100k, (0..=255).map(|byte| vec![byte]).collect(), vec![], specials).unwrap()
 }
 
 #[test]
 fn saved_tokenizers_read_back_equal() {
     let folder = tempfile::tempdir().unwrap();
     let custom = Pattern::custom(r"[a-z]+|\s").unwrap();
-    let named = Pattern::NAMES
-        .iter()
-        .map(|name| Pattern::from_name(name).unwrap());
+    let named = Pattern::NAMES.iter().map(|name| Pattern::from_name(name).unwrap());
     for (index, pattern) in named.chain([custom]).enumerate() {
         let tokenizer = trained(pattern.clone());
         for name in [format!("tok{index}"), format!("tok{index}.json")] {
@@ -50,26 +33,17 @@ fn saved_tokenizers_read_back_equal() {
             assert_eq!(again.sha256(), tokenizer.sha256());
             assert_eq!(again.pattern(), &pattern);
             let text = "the mat's <|endoftext|> 天気 123456\n";
-            assert_eq!(
-                again.encode(text, &Allowed::All),
-                tokenizer.encode(text, &Allowed::All)
-            );
+            assert_eq!(again.encode(text, &Allowed::All), tokenizer.encode(text, &Allowed::All));
         }
     }
-    let names: Vec<_> = std::fs::read_dir(folder.path().join("tok0"))
-        .unwrap()
-        .map(|e| e.unwrap().file_name())
-        .collect();
+    let names: Vec<_> =
+        std::fs::read_dir(folder.path().join("tok0")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names.len(), 2, "{names:?}");
 }
 
 #[test]
 fn gaps_between_special_tokens_survive() {
-    let word = SpecialToken {
-        special: false,
-        lstrip: true,
-        ..SpecialToken::new("日", 300)
-    };
+    let word = SpecialToken { special: false, lstrip: true, ..SpecialToken::new("日", 300) };
     let tokenizer = bytes_only(vec![SpecialToken::new("<x>", 270), word]);
     let again = Tokenizer::from_json(tokenizer.to_json().as_bytes(), Path::new("x")).unwrap();
     assert_eq!(again.sha256(), tokenizer.sha256());
@@ -82,35 +56,19 @@ fn other_spellings_of_the_same_file_read_equal() {
     for pattern in [Pattern::Llama3, Pattern::DeepseekV3] {
         let tokenizer = trained(pattern.clone());
         let mut file: Value = serde_json::from_str(&tokenizer.to_json()).unwrap();
-        for merge in file
-            .pointer_mut("/model/merges")
-            .unwrap()
-            .as_array_mut()
-            .unwrap()
-        {
-            *merge = json!(format!(
-                "{} {}",
-                merge[0].as_str().unwrap(),
-                merge[1].as_str().unwrap()
-            ));
+        for merge in file.pointer_mut("/model/merges").unwrap().as_array_mut().unwrap() {
+            *merge = json!(format!("{} {}", merge[0].as_str().unwrap(), merge[1].as_str().unwrap()));
         }
         file["normalizer"] = json!({"type": "Sequence", "normalizers": []});
         file["decoder"] = Value::Null;
         file["post_processor"] = json!({"type": "ByteLevel"});
-        let splits = file
-            .pointer_mut("/pre_tokenizer/pretokenizers")
-            .unwrap()
-            .as_array_mut()
-            .unwrap();
+        let splits = file.pointer_mut("/pre_tokenizer/pretokenizers").unwrap().as_array_mut().unwrap();
         if pattern == Pattern::Llama3 {
             splits[0]["behavior"] = json!("Removed");
             splits[0]["invert"] = json!(true);
         } else {
             // Line breaks may stand raw in an expression.
-            let raw = splits[2]["pattern"]["Regex"]
-                .as_str()
-                .unwrap()
-                .replace("\\r\\n", "\r\n");
+            let raw = splits[2]["pattern"]["Regex"].as_str().unwrap().replace("\\r\\n", "\r\n");
             splits[2]["pattern"]["Regex"] = json!(raw);
         }
         let again = Tokenizer::from_json(file.to_string().as_bytes(), Path::new("x")).unwrap();
@@ -125,10 +83,7 @@ fn composed_text_is_what_a_normaliser_asks_for() {
     for (name, text, wanted) in [("NFC", "e\u{301}ﬁ", "éﬁ"), ("NFKC", "e\u{301}ﬁ", "éfi")] {
         file["normalizer"] = json!({"type": name});
         let tokenizer = Tokenizer::from_json(file.to_string().as_bytes(), Path::new("x")).unwrap();
-        assert_eq!(
-            tokenizer.encode_ordinary(text),
-            plain.encode_ordinary(wanted)
-        );
+        assert_eq!(tokenizer.encode_ordinary(text), plain.encode_ordinary(wanted));
         let again = Tokenizer::from_json(tokenizer.to_json().as_bytes(), Path::new("x")).unwrap();
         assert_eq!(again.sha256(), tokenizer.sha256());
         assert_ne!(again.sha256(), plain.sha256());
@@ -139,40 +94,24 @@ fn composed_text_is_what_a_normaliser_asks_for() {
 fn an_added_token_that_files_cannot_tell_from_another_is_refused() {
     // U+00F8 is how the byte 0xF8 is spelled.
     let tokens: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
-    let result = Tokenizer::new(
-        Pattern::Gpt2,
-        tokens,
-        vec![],
-        vec![SpecialToken::new("ø", 256)],
-    );
-    assert!(matches!(
-        result,
-        Err(Error::SpecialConflict { id: 256, .. })
-    ));
+    let result = Tokenizer::new(Pattern::Gpt2, tokens, vec![], vec![SpecialToken::new("ø", 256)]);
+    assert!(matches!(result, Err(Error::SpecialConflict { id: 256, .. })));
 }
 
 #[test]
 fn a_rank_file_reads_back_equal_or_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let mut text: String = (0..=255_u8)
-        .map(|byte| format!("{} {byte}\r\n", base64(&[byte])))
-        .collect();
+    let mut text: String = (0..=255_u8).map(|byte| format!("{} {byte}\r\n", base64(&[byte]))).collect();
     text += &format!("{} 256\n{} 257\n", base64(b"ab"), base64(b"abc"));
     let path = folder.path().join("x.tiktoken");
     std::fs::write(&path, text).unwrap();
-    assert!(matches!(
-        Tokenizer::from_file(&path, None),
-        Err(Error::PatternNeeded { .. })
-    ));
+    assert!(matches!(Tokenizer::from_file(&path, None), Err(Error::PatternNeeded { .. })));
     let tokenizer = Tokenizer::from_file(&path, Some("o200k")).unwrap();
     assert_eq!(tokenizer.encode_ordinary("abcab"), [257, 256]);
     assert_eq!(tokenizer.eot_id(), Some(258));
     let copy = folder.path().join("copy.tiktoken");
     tokenizer.save(&copy).unwrap();
-    assert_eq!(
-        Tokenizer::from_file(&copy, Some("o200k")).unwrap().sha256(),
-        tokenizer.sha256()
-    );
+    assert_eq!(Tokenizer::from_file(&copy, Some("o200k")).unwrap().sha256(), tokenizer.sha256());
     let refused = trained(Pattern::Gpt2).save(&copy);
     assert!(matches!(refused, Err(Error::NotARankFile { .. })));
 }
@@ -181,33 +120,19 @@ fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut padded = bytes.to_vec();
     padded.resize(3, 0);
-    let bits = padded
-        .iter()
-        .fold(0_u32, |bits, &byte| bits << 8 | u32::from(byte));
+    let bits = padded.iter().fold(0_u32, |bits, &byte| bits << 8 | u32::from(byte));
     let digit = |place: usize| char::from(DIGITS[(bits >> (18 - 6 * place)) as usize & 63]);
-    (0..4)
-        .map(|place| {
-            if place <= bytes.len() {
-                digit(place)
-            } else {
-                '='
-            }
-        })
-        .collect()
+    (0..4).map(|place| if place <= bytes.len() { digit(place) } else { '=' }).collect()
 }
 
 /// The message of the refusal of `text` as a rank file.
 fn rank_refusal(text: &str) -> String {
-    Tokenizer::from_tiktoken(text.as_bytes(), Pattern::Gpt2, Path::new("f.tiktoken"))
-        .unwrap_err()
-        .to_string()
+    Tokenizer::from_tiktoken(text.as_bytes(), Pattern::Gpt2, Path::new("f.tiktoken")).unwrap_err().to_string()
 }
 
 #[test]
 fn faults_of_rank_files_name_their_line() {
-    let bytes: String = (0..=255_u8)
-        .map(|byte| format!("{} {byte}\n", base64(&[byte])))
-        .collect();
+    let bytes: String = (0..=255_u8).map(|byte| format!("{} {byte}\n", base64(&[byte]))).collect();
     for (fault, wanted) in [
         ("YWI=", "line 257: expected `<base64> <rank>`"),
         ("YWI= x", "line 257: expected"),
@@ -216,18 +141,12 @@ fn faults_of_rank_files_name_their_line() {
         ("Y*I= 256", "line 257: `\"Y*I=\"` is not base64"),
         (" 256", "line 257: token 256 is empty"),
         ("YWI= 3", "line 257: id 3 is given to two tokens"),
-        (
-            "YQ== 256",
-            "all lines: tokens 97 and 256 have the same bytes",
-        ),
+        ("YQ== 256", "all lines: tokens 97 and 256 have the same bytes"),
         ("YWI= 258", "all lines: no token has id 256"),
         ("YWI= 99999999999", "line 257: id 99999999999 is beyond"),
     ] {
         let message = rank_refusal(&format!("{bytes}{fault}\n"));
-        assert!(
-            message.starts_with(&format!("f.tiktoken: {wanted}")),
-            "{fault}: {message}"
-        );
+        assert!(message.starts_with(&format!("f.tiktoken: {wanted}")), "{fault}: {message}");
     }
     assert!(rank_refusal("YQ== 0\n").contains("no token for the single byte 0x00"));
     assert!(rank_refusal("").contains("no token for the single byte 0x00"));
@@ -257,41 +176,19 @@ fn faults_of_json_files_name_their_place() {
             {"type": "Split", "pattern": {"Regex": regex}, "behavior": behavior, "invert": false},
             {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}]})
     };
-    let nested = (0..30).fold(
-        json!({"type": "ByteLevel"}),
-        |inner, _| json!({"type": "Sequence", "pretokenizers": [inner]}),
-    );
+    let nested = (0..30)
+        .fold(json!({"type": "ByteLevel"}), |inner, _| json!({"type": "Sequence", "pretokenizers": [inner]}));
     let added = |id: u32, content: &str| json!([{"id": id, "content": content, "special": true}]);
     for (place, value, wanted) in [
-        (
-            "/model/type",
-            json!("Unigram"),
-            "model.type: unsupported: `Unigram`",
-        ),
+        ("/model/type", json!("Unigram"), "model.type: unsupported: `Unigram`"),
         ("/model/dropout", json!(0.1), "model.dropout"),
         ("/model/unk_token", json!("<unk>"), "model.unk_token"),
         ("/model/byte_fallback", json!(true), "model.byte_fallback"),
-        (
-            "/model/end_of_word_suffix",
-            json!("</w>"),
-            "model.end_of_word_suffix",
-        ),
-        (
-            "/normalizer",
-            json!({"type": "Lowercase"}),
-            "normalizer: unsupported: `Lowercase`",
-        ),
+        ("/model/end_of_word_suffix", json!("</w>"), "model.end_of_word_suffix"),
+        ("/normalizer", json!({"type": "Lowercase"}), "normalizer: unsupported: `Lowercase`"),
         ("/decoder", json!({"type": "WordPiece"}), "decoder"),
-        (
-            "/pre_tokenizer",
-            Value::Null,
-            "pre_tokenizer: unsupported: no pre-tokenizer",
-        ),
-        (
-            "/pre_tokenizer",
-            json!({"type": "Whitespace"}),
-            "pre_tokenizer: unsupported: `Whitespace`",
-        ),
+        ("/pre_tokenizer", Value::Null, "pre_tokenizer: unsupported: no pre-tokenizer"),
+        ("/pre_tokenizer", json!({"type": "Whitespace"}), "pre_tokenizer: unsupported: `Whitespace`"),
         (
             "/pre_tokenizer",
             json!({"type": "ByteLevel", "add_prefix_space": true}),
@@ -307,76 +204,25 @@ fn faults_of_json_files_name_their_place() {
             split("Isolated", "(?<=a)b"),
             "pre_tokenizer.pretokenizers[0]: pattern `(?<=a)b`: look",
         ),
-        (
-            "/pre_tokenizer",
-            split("Isolated", "(a"),
-            "pre_tokenizer.pretokenizers[0]: pattern `(a`",
-        ),
-        (
-            "/pre_tokenizer",
-            nested,
-            "pre_tokenizer.pretokenizers[0].pretokenizers[0]",
-        ),
+        ("/pre_tokenizer", split("Isolated", "(a"), "pre_tokenizer.pretokenizers[0]: pattern `(a`"),
+        ("/pre_tokenizer", nested, "pre_tokenizer.pretokenizers[0].pretokenizers[0]"),
         ("/model/merges/3", json!(["a"]), "line 1, column"),
-        (
-            "/model/merges/3",
-            json!("a b c"),
-            "model.merges: merge 3: expected two token strings",
-        ),
-        (
-            "/model/merges/3",
-            json!(["a", "日"]),
-            "model.merges: merge 3: \"\\xe6\\x97\\xa5\" is not in",
-        ),
-        (
-            "/model/merges/3",
-            json!(["Q", "Q"]),
-            "model.merges[3]: merge 3: \"QQ\" is not in the vocabulary",
-        ),
-        (
-            "/model/vocab/b",
-            json!(70),
-            "model.vocab: id 70 is given to two tokens",
-        ),
-        (
-            "/model/vocab/b",
-            json!(4_000_000_000_u32),
-            "model.vocab: id 4000000000 is beyond",
-        ),
-        (
-            "/model/vocab/b",
-            json!(5000),
-            "model.vocab: no token has id",
-        ),
+        ("/model/merges/3", json!("a b c"), "model.merges: merge 3: expected two token strings"),
+        ("/model/merges/3", json!(["a", "日"]), "model.merges: merge 3: \"\\xe6\\x97\\xa5\" is not in"),
+        ("/model/merges/3", json!(["Q", "Q"]), "model.merges[3]: merge 3: \"QQ\" is not in the vocabulary"),
+        ("/model/vocab/b", json!(70), "model.vocab: id 70 is given to two tokens"),
+        ("/model/vocab/b", json!(4_000_000_000_u32), "model.vocab: id 4000000000 is beyond"),
+        ("/model/vocab/b", json!(5000), "model.vocab: no token has id"),
         ("/model/vocab/b", json!(-1), "line 1, column"),
         ("/model/vocab", json!({}), "model."),
-        (
-            "/added_tokens",
-            added(7, "<z>"),
-            "added_tokens: special token `<z>` of id 7 conflicts with",
-        ),
-        (
-            "/added_tokens",
-            added(9, "<|endoftext|>"),
-            "model.vocab: special token `<|endoftext|>` of id 9",
-        ),
-        (
-            "/added_tokens",
-            added(4_000_000_000, "<z>"),
-            "model.vocab: id 4000000000",
-        ),
-        (
-            "/added_tokens",
-            added(320, ""),
-            "added_tokens: special token 0 is empty",
-        ),
+        ("/added_tokens", added(7, "<z>"), "added_tokens: special token `<z>` of id 7 conflicts with"),
+        ("/added_tokens", added(9, "<|endoftext|>"), "model.vocab: special token `<|endoftext|>` of id 9"),
+        ("/added_tokens", added(4_000_000_000, "<z>"), "model.vocab: id 4000000000"),
+        ("/added_tokens", added(320, ""), "added_tokens: special token 0 is empty"),
     ] {
         let shown = value.to_string();
         let message = json_refusal(put_at(place, value));
-        assert!(
-            message.starts_with(&format!("t.json: {wanted}")),
-            "{place} {shown}: {message}"
-        );
+        assert!(message.starts_with(&format!("t.json: {wanted}")), "{place} {shown}: {message}");
     }
 }
 
@@ -391,28 +237,15 @@ fn put_at(place: &'static str, value: Value) -> impl FnOnce(&mut Value) {
 #[test]
 fn repeated_merges_and_merges_into_special_tokens_are_refused() {
     let repeat = |file: &mut Value| {
-        let merges = file
-            .pointer_mut("/model/merges")
-            .unwrap()
-            .as_array_mut()
-            .unwrap();
+        let merges = file.pointer_mut("/model/merges").unwrap().as_array_mut().unwrap();
         let first = merges[0].clone();
         merges.push(first);
     };
     assert!(json_refusal(repeat).contains("repeats merge 0"));
     let special = |file: &mut Value| {
         file["added_tokens"] = json!([{"id": 257, "content": "th", "special": true}]);
-        let vocab = file
-            .pointer_mut("/model/vocab")
-            .unwrap()
-            .as_object_mut()
-            .unwrap();
-        let old = vocab
-            .iter()
-            .find(|(_, id)| **id == json!(257))
-            .unwrap()
-            .0
-            .clone();
+        let vocab = file.pointer_mut("/model/vocab").unwrap().as_object_mut().unwrap();
+        let old = vocab.iter().find(|(_, id)| **id == json!(257)).unwrap().0.clone();
         vocab.remove(&old);
         vocab.insert("th".to_owned(), json!(257));
         file["model"]["merges"] = json!([["t", "h"]]);
@@ -449,44 +282,24 @@ fn cut_and_damaged_files_never_panic() {
 fn paths_that_lead_nowhere_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let refused = |path: &Path| Tokenizer::from_file(path, None).unwrap_err();
-    assert!(matches!(
-        refused(folder.path()),
-        Error::Io { action: "open", .. }
-    ));
-    assert!(matches!(
-        refused(&folder.path().join("x.bin")),
-        Error::UnknownFormat { .. }
-    ));
+    assert!(matches!(refused(folder.path()), Error::Io { action: "open", .. }));
+    assert!(matches!(refused(&folder.path().join("x.bin")), Error::UnknownFormat { .. }));
     let tokenizer = trained(Pattern::Gpt2);
     let in_nothing = folder.path().join("no/where.json");
     assert!(matches!(tokenizer.save(&in_nothing), Err(Error::Io { .. })));
     tokenizer.save(folder.path()).unwrap();
     let conflict = Tokenizer::from_file(folder.path(), Some("o200k"));
-    assert!(matches!(
-        conflict,
-        Err(Error::PatternConflict { stated: "gpt2", .. })
-    ));
-    assert!(matches!(
-        Tokenizer::from_file(folder.path(), Some("x")),
-        Err(Error::UnknownPattern { .. })
-    ));
+    assert!(matches!(conflict, Err(Error::PatternConflict { stated: "gpt2", .. })));
+    assert!(matches!(Tokenizer::from_file(folder.path(), Some("x")), Err(Error::UnknownPattern { .. })));
 }
 
 #[test]
 fn hashes_tell_tokenizers_apart() {
     let plain = bytes_only(vec![]);
     let other = bytes_only(vec![SpecialToken::new("<x>", 256)]);
-    let strip = bytes_only(vec![SpecialToken {
-        lstrip: true,
-        ..SpecialToken::new("<x>", 256)
-    }]);
-    let hashes = [
-        plain.sha256(),
-        other.sha256(),
-        strip.sha256(),
-        trained(Pattern::Gpt2).sha256(),
-    ]
-    .map(str::to_owned);
+    let strip = bytes_only(vec![SpecialToken { lstrip: true, ..SpecialToken::new("<x>", 256) }]);
+    let hashes =
+        [plain.sha256(), other.sha256(), strip.sha256(), trained(Pattern::Gpt2).sha256()].map(str::to_owned);
     assert!(hashes.iter().all(|hash| hash.len() == 64));
     assert_eq!(std::collections::HashSet::from(hashes).len(), 4);
 }

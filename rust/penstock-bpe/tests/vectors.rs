@@ -32,33 +32,17 @@ fn shared() -> Option<PathBuf> {
     if folder.is_dir() {
         return Some(folder);
     }
-    println!(
-        "skipped: no {}; set PENSTOCK_SHARED to the folder of shared test data",
-        folder.display()
-    );
+    println!("skipped: no {}; set PENSTOCK_SHARED to the folder of shared test data", folder.display());
     None
 }
 
 fn rows(folder: &Path) -> Vec<Value> {
-    let mut files: Vec<_> = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    files.retain(|path| {
-        path.extension()
-            .is_some_and(|extension| extension == "jsonl")
-    });
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
     files.sort();
-    let texts = files
-        .iter()
-        .map(|path| std::fs::read_to_string(path).unwrap());
+    let texts = files.iter().map(|path| std::fs::read_to_string(path).unwrap());
     texts
-        .flat_map(|text| {
-            text.split('\n')
-                .filter(|line| !line.is_empty())
-                .map(parse)
-                .collect::<Vec<_>>()
-        })
+        .flat_map(|text| text.split('\n').filter(|line| !line.is_empty()).map(parse).collect::<Vec<_>>())
         .collect()
 }
 
@@ -67,9 +51,7 @@ fn parse(line: &str) -> Value {
 }
 
 fn ids(value: &Value) -> Option<Vec<u32>> {
-    value
-        .as_array()
-        .map(|ids| ids.iter().map(|id| id.as_u64().unwrap() as u32).collect())
+    value.as_array().map(|ids| ids.iter().map(|id| id.as_u64().unwrap() as u32).collect())
 }
 
 fn base64(text: &str) -> Vec<u8> {
@@ -80,15 +62,9 @@ fn base64(text: &str) -> Vec<u8> {
         b'+' => 62,
         _ => 63,
     };
-    let digits: Vec<u32> = text
-        .trim_end_matches('=')
-        .bytes()
-        .map(|byte| u32::from(digit(byte)))
-        .collect();
+    let digits: Vec<u32> = text.trim_end_matches('=').bytes().map(|byte| u32::from(digit(byte))).collect();
     let group = |group: &[u32]| {
-        let bits = (0..4).fold(0, |bits, place| {
-            bits << 6 | group.get(place).copied().unwrap_or(0)
-        });
+        let bits = (0..4).fold(0, |bits, place| bits << 6 | group.get(place).copied().unwrap_or(0));
         bits.to_be_bytes()[1..group.len()].to_vec()
     };
     digits.chunks(4).flat_map(group).collect()
@@ -106,10 +82,7 @@ fn public_vectors_give_their_ids() {
             let wanted = ids(&row["ids"]).unwrap();
             let found = tokenizer.encode(text, &Allowed::None);
             assert_eq!(found, wanted, "{file} {} {text:?}", row["id"]);
-            assert_eq!(
-                tokenizer.decode_bytes(&found).unwrap(),
-                normalised(name, text).as_bytes()
-            );
+            assert_eq!(tokenizer.decode_bytes(&found).unwrap(), normalised(name, text).as_bytes());
             checked += 1;
         }
     }
@@ -120,20 +93,13 @@ fn public_vectors_give_their_ids() {
 /// What decoding gives back: qwen2 normalises.
 fn normalised(vocabulary: &str, text: &str) -> String {
     use unicode_normalization::UnicodeNormalization;
-    if vocabulary == "qwen2" {
-        text.nfc().collect()
-    } else {
-        text.to_owned()
-    }
+    if vocabulary == "qwen2" { text.nfc().collect() } else { text.to_owned() }
 }
 
 /// Hex SHA-256 of the ids as little-endian 32-bit numbers.
 fn digest(ids: &[u32]) -> String {
     let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[test]
@@ -154,18 +120,8 @@ fn reference_results_are_met() {
             if let Some(wanted) = wanted {
                 assert_eq!(found, wanted, "{file} {} {text:.80?}", row["id"]);
             } else {
-                assert_eq!(
-                    found.len() as u64,
-                    hashed["n"].as_u64().unwrap(),
-                    "{file} {}",
-                    row["id"]
-                );
-                assert_eq!(
-                    digest(&found),
-                    hashed["sha256"].as_str().unwrap(),
-                    "{file} {}",
-                    row["id"]
-                );
+                assert_eq!(found.len() as u64, hashed["n"].as_u64().unwrap(), "{file} {}", row["id"]);
+                assert_eq!(digest(&found), hashed["sha256"].as_str().unwrap(), "{file} {}", row["id"]);
             }
             checked += 1;
         }

@@ -46,10 +46,7 @@ pub fn count_corpus(
     let read = |send: Sender<Vec<String>>| {
         while let Some(share) = shares.get(next.fetch_add(1, Ordering::Relaxed)) {
             if let Err(error) = read_share(share, options, &send, progress) {
-                failure
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .get_or_insert(error);
+                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
                 next.store(shares.len(), Ordering::Relaxed);
             }
         }
@@ -68,11 +65,7 @@ pub fn count_corpus(
         drop((send, receive));
         counters
             .into_iter()
-            .map(|counter| {
-                counter
-                    .join()
-                    .map_err(|_| Error::Internal("a counting thread ended"))
-            })
+            .map(|counter| counter.join().map_err(|_| Error::Internal("a counting thread ended")))
             .collect::<Result<Vec<WordCounts>>>()
     })?;
     if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
@@ -92,9 +85,7 @@ fn divide(paths: &[PathBuf], max_bytes: Option<u64>) -> Result<(Vec<Share<'_>>, 
     }
     let size = |path: &PathBuf| {
         source::check_name(path)?;
-        std::fs::metadata(path)
-            .map(|found| found.len())
-            .map_err(|e| Error::io(path, "find", e))
+        std::fs::metadata(path).map(|found| found.len()).map_err(|e| Error::io(path, "find", e))
     };
     let sizes = paths.iter().map(size).collect::<Result<Vec<u64>>>()?;
     let total: u64 = sizes.iter().sum();
@@ -105,10 +96,7 @@ fn divide(paths: &[PathBuf], max_bytes: Option<u64>) -> Result<(Vec<Share<'_>>, 
         let part = u128::from(max_bytes) * u128::from(size) / u128::from(total.max(1));
         u64::try_from(part).unwrap_or(u64::MAX)
     };
-    let shares = paths.iter().zip(sizes).map(|(path, size)| Share {
-        path,
-        max_bytes: part(size),
-    });
+    let shares = paths.iter().zip(sizes).map(|(path, size)| Share { path, max_bytes: part(size) });
     Ok((shares.collect(), total))
 }
 
@@ -132,8 +120,7 @@ fn read_share(
             left = left.saturating_sub(document.text.len() as u64);
             batch.push(document.text);
         }
-        send.send(batch)
-            .map_err(|_| Error::Internal("the counting threads are gone"))?;
+        send.send(batch).map_err(|_| Error::Internal("the counting threads are gone"))?;
         let read = documents.bytes_read();
         progress.add(read.saturating_sub(std::mem::replace(&mut reported, read)));
     }

@@ -29,9 +29,7 @@ const ORDINAL_BITS: u32 = 40;
 /// [`Error::Overflow`] beyond 2^40 documents a task.
 pub(crate) fn doc_id(task: u32, record: u64) -> Result<u64> {
     if record >> ORDINAL_BITS != 0 || task >> (u64::BITS - ORDINAL_BITS) != 0 {
-        return Err(Error::Overflow {
-            what: "the documents of a task",
-        });
+        return Err(Error::Overflow { what: "the documents of a task" });
     }
     Ok(u64::from(task) << ORDINAL_BITS | record)
 }
@@ -114,19 +112,10 @@ impl TableWriter {
     pub(crate) fn create(folder: &Path, task: u32) -> Result<Self> {
         let name = format!("{task:05}.arrow");
         let pending = PendingFile::create(&folder.join(&name))?;
-        let file: File = pending
-            .file()?
-            .try_clone()
-            .map_err(|e| Error::io(pending.path(), "open", e))?;
+        let file: File = pending.file()?.try_clone().map_err(|e| Error::io(pending.path(), "open", e))?;
         let writer = FileWriter::try_new(BufWriter::new(HashingWriter::new(file)), &schema())
             .map_err(|e| arrow_io(pending.path(), 0, e))?;
-        Ok(Self {
-            writer,
-            pending,
-            name,
-            columns: Columns::default(),
-            rows: 0,
-        })
+        Ok(Self { writer, pending, name, columns: Columns::default(), rows: 0 })
     }
 
     /// Records written so far.
@@ -154,19 +143,13 @@ impl TableWriter {
         columns.tokens.append_value(tokens);
         columns.rows += 1;
         self.rows += 1;
-        if columns.rows == ROWS_PER_BATCH {
-            self.write_batch()
-        } else {
-            Ok(())
-        }
+        if columns.rows == ROWS_PER_BATCH { self.write_batch() } else { Ok(()) }
     }
 
     fn write_batch(&mut self) -> Result<()> {
         let batch = self.columns.finish()?;
         let needed = batch.get_array_memory_size() as u64;
-        self.writer
-            .write(&batch)
-            .map_err(|e| arrow_io(self.pending.path(), needed, e))
+        self.writer.write(&batch).map_err(|e| arrow_io(self.pending.path(), needed, e))
     }
 
     /// # Errors
@@ -175,9 +158,7 @@ impl TableWriter {
         if self.columns.rows > 0 {
             self.write_batch()?;
         }
-        self.writer
-            .finish()
-            .map_err(|e| arrow_io(self.pending.path(), 0, e))?;
+        self.writer.finish().map_err(|e| arrow_io(self.pending.path(), 0, e))?;
         let written = self.writer.get_ref().get_ref();
         let entry = TableEntry {
             file: self.name,
@@ -206,38 +187,21 @@ impl DocumentTable {
     pub(crate) fn open(holder: &Path, folder: &Path, entry: &TableEntry) -> Result<Self> {
         let (path, mut file) = open_member(holder, folder, &entry.file)?;
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)
-            .map_err(|e| Error::io(&path, "read", e))?;
+        file.read_to_end(&mut bytes).map_err(|e| Error::io(&path, "read", e))?;
         if bytes.len() as u64 != entry.size || hex(xxh3_64(&bytes)) != entry.xxh3 {
-            return Err(Error::corrupt(
-                &path,
-                "",
-                "its content differs from its checksum",
-            ));
+            return Err(Error::corrupt(&path, "", "its content differs from its checksum"));
         }
         let corrupt = |detail: String| Error::corrupt(&path, "", detail);
-        let reader =
-            FileReader::try_new(Cursor::new(bytes), None).map_err(|e| corrupt(e.to_string()))?;
+        let reader = FileReader::try_new(Cursor::new(bytes), None).map_err(|e| corrupt(e.to_string()))?;
         if *reader.schema() != *schema() {
-            return Err(corrupt(
-                "its columns are not those of the format".to_owned(),
-            ));
+            return Err(corrupt("its columns are not those of the format".to_owned()));
         }
-        let batches: Vec<RecordBatch> = reader
-            .collect::<std::result::Result<_, _>>()
-            .map_err(|e| corrupt(e.to_string()))?;
+        let batches: Vec<RecordBatch> =
+            reader.collect::<std::result::Result<_, _>>().map_err(|e| corrupt(e.to_string()))?;
         let rows: u64 = batches.iter().map(|batch| batch.num_rows() as u64).sum();
-        if rows != entry.rows
-            || batches
-                .iter()
-                .rev()
-                .skip(1)
-                .any(|batch| batch.num_rows() != ROWS_PER_BATCH)
+        if rows != entry.rows || batches.iter().rev().skip(1).any(|batch| batch.num_rows() != ROWS_PER_BATCH)
         {
-            return Err(corrupt(format!(
-                "it has {rows} records, its fragment says {}",
-                entry.rows
-            )));
+            return Err(corrupt(format!("it has {rows} records, its fragment says {}", entry.rows)));
         }
         Ok(Self { batches })
     }
@@ -250,14 +214,7 @@ impl DocumentTable {
         if row >= batch.num_rows() {
             return None;
         }
-        let integer = |column: usize| {
-            Some(
-                batch
-                    .column(column)
-                    .as_primitive_opt::<UInt64Type>()?
-                    .value(row),
-            )
-        };
+        let integer = |column: usize| Some(batch.column(column).as_primitive_opt::<UInt64Type>()?.value(row));
         let string = |column: usize| {
             let column = batch.column(column).as_string_opt::<i32>()?;
             (!column.is_null(row)).then(|| column.value(row).to_owned())
@@ -280,10 +237,7 @@ mod tests {
     #[test]
     fn ids_split_as_they_are_joined() {
         for (task, record) in [(0, 0), (0, 5), (7, (1 << 40) - 1), ((1 << 24) - 1, 1)] {
-            assert_eq!(
-                split_doc_id(doc_id(task, record).unwrap()),
-                (u64::from(task), record)
-            );
+            assert_eq!(split_doc_id(doc_id(task, record).unwrap()), (u64::from(task), record));
         }
         assert!(doc_id(0, 1 << 40).is_err());
         assert!(doc_id(1 << 24, 0).is_err());

@@ -19,13 +19,7 @@ pub struct Place {
 
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{}, line {}, byte {}",
-            self.path.display(),
-            self.line,
-            self.byte
-        )
+        write!(f, "{}, line {}, byte {}", self.path.display(), self.line, self.byte)
     }
 }
 
@@ -213,9 +207,7 @@ pub enum Error {
         known: &'static str,
     },
     /// A file differs from its checksum or contradicts the manifest.
-    #[error(
-        "{path}{place}: corrupt: {detail}; restore the file, or delete the folder and pack again"
-    )]
+    #[error("{path}{place}: corrupt: {detail}; restore the file, or delete the folder and pack again")]
     Corruption {
         /// The file.
         path: PathBuf,
@@ -296,35 +288,17 @@ impl Error {
     }
 
     /// As [`Error::io`] for a write of known size.
-    pub(crate) fn io_sized(
-        path: &Path,
-        action: &'static str,
-        needed_bytes: u64,
-        source: io::Error,
-    ) -> Self {
+    pub(crate) fn io_sized(path: &Path, action: &'static str, needed_bytes: u64, source: io::Error) -> Self {
         match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull {
-                path: path.to_owned(),
-                needed_bytes,
-            },
-            _ => Self::Io {
-                path: path.to_owned(),
-                action,
-                source,
-            },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::DiskFull { path: path.to_owned(), needed_bytes }
+            }
+            _ => Self::Io { path: path.to_owned(), action, source },
         }
     }
 
-    pub(crate) fn corrupt(
-        path: &Path,
-        place: impl Into<String>,
-        detail: impl Into<String>,
-    ) -> Self {
-        Self::Corruption {
-            path: path.to_owned(),
-            place: place.into(),
-            detail: detail.into(),
-        }
+    pub(crate) fn corrupt(path: &Path, place: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::Corruption { path: path.to_owned(), place: place.into(), detail: detail.into() }
     }
 }
 

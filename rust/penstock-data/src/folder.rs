@@ -29,15 +29,8 @@ pub(crate) fn hex(hash: u64) -> String {
 /// # Errors
 /// [`Error::UnsafeName`].
 pub(crate) fn check_file_name(holder: &Path, name: &str) -> Result<()> {
-    let refuse = |problem| {
-        Err(Error::UnsafeName {
-            path: holder.to_owned(),
-            name: name.to_owned(),
-            problem,
-        })
-    };
-    let allowed =
-        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_.-".contains(&byte);
+    let refuse = |problem| Err(Error::UnsafeName { path: holder.to_owned(), name: name.to_owned(), problem });
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_.-".contains(&byte);
     if name.is_empty() || name.len() > 255 || !name.bytes().all(allowed) {
         return refuse("names are 1 to 255 of a-z 0-9 _ . -");
     }
@@ -56,21 +49,9 @@ pub(crate) fn open_member(holder: &Path, folder: &Path, name: &str) -> Result<(P
     let path = folder.join(name);
     for place in [folder, path.as_path()] {
         let found = fs::symlink_metadata(place).map_err(|e| Error::io(place, "open", e))?;
-        let problem = if place == folder {
-            "its folder is not a plain folder"
-        } else {
-            "not a plain file"
-        };
-        if if place == folder {
-            !found.is_dir()
-        } else {
-            !found.is_file()
-        } {
-            return Err(Error::UnsafeName {
-                path: holder.to_owned(),
-                name: name.to_owned(),
-                problem,
-            });
+        let problem = if place == folder { "its folder is not a plain folder" } else { "not a plain file" };
+        if if place == folder { !found.is_dir() } else { !found.is_file() } {
+            return Err(Error::UnsafeName { path: holder.to_owned(), name: name.to_owned(), problem });
         }
     }
     let file = File::open(&path).map_err(|e| Error::io(&path, "open", e))?;
@@ -82,11 +63,8 @@ pub(crate) fn open_member(holder: &Path, folder: &Path, name: &str) -> Result<(P
 /// # Errors
 /// [`Error::Internal`] if the value is no JSON object with a member.
 pub(crate) fn seal<T: Serialize>(value: &T) -> Result<Vec<u8>> {
-    let plain =
-        serde_json::to_string_pretty(value).map_err(|_| Error::Internal("a value is no JSON"))?;
-    let open = plain
-        .strip_suffix("\n}")
-        .ok_or(Error::Internal("a sealed value is no object"))?;
+    let plain = serde_json::to_string_pretty(value).map_err(|_| Error::Internal("a value is no JSON"))?;
+    let open = plain.strip_suffix("\n}").ok_or(Error::Internal("a sealed value is no object"))?;
     let mut bytes = format!("{open}{SEAL}").into_bytes();
     let hash = xxh3_64(&bytes);
     bytes.extend_from_slice(hex(hash).as_bytes());
@@ -114,8 +92,7 @@ pub(crate) fn unseal<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T
     if !covered.ends_with(SEAL.as_bytes()) || hex(xxh3_64(covered)).as_bytes() != digits {
         return Err(corrupt("its content differs from its seal".to_owned()));
     }
-    let json: serde_json::Value =
-        serde_json::from_slice(bytes).map_err(|e| corrupt(e.to_string()))?;
+    let json: serde_json::Value = serde_json::from_slice(bytes).map_err(|e| corrupt(e.to_string()))?;
     let version = json.get("format_version").cloned().unwrap_or_default();
     if version.as_u64() != Some(FORMAT_VERSION) {
         return Err(Error::UnknownVersion {
@@ -140,10 +117,7 @@ impl PendingFile {
     /// # Errors
     /// [`Error::Io`], [`Error::DiskFull`].
     pub(crate) fn create(path: &Path) -> Result<Self> {
-        let name = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or_default();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let temporary = path.with_file_name(format!(".{name}.tmp"));
         let file = OpenOptions::new()
             .read(true)
@@ -152,11 +126,7 @@ impl PendingFile {
             .truncate(true)
             .open(&temporary)
             .map_err(|e| Error::io(path, "create", e))?;
-        Ok(Self {
-            temporary,
-            path: path.to_owned(),
-            file: Some(file),
-        })
+        Ok(Self { temporary, path: path.to_owned(), file: Some(file) })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -164,9 +134,7 @@ impl PendingFile {
     }
 
     pub(crate) fn file(&self) -> Result<&File> {
-        self.file
-            .as_ref()
-            .ok_or(Error::Internal("a committed file is written to"))
+        self.file.as_ref().ok_or(Error::Internal("a committed file is written to"))
     }
 
     /// Flushes the file to the disk and gives it its name. The folder is still to be flushed.
@@ -174,11 +142,8 @@ impl PendingFile {
     /// # Errors
     /// [`Error::Io`], [`Error::DiskFull`].
     pub(crate) fn commit(mut self) -> Result<()> {
-        self.file()?
-            .sync_all()
-            .map_err(|e| Error::io(&self.path, "flush", e))?;
-        fs::rename(&self.temporary, &self.path)
-            .map_err(|e| Error::io(&self.path, "rename into place", e))?;
+        self.file()?.sync_all().map_err(|e| Error::io(&self.path, "flush", e))?;
+        fs::rename(&self.temporary, &self.path).map_err(|e| Error::io(&self.path, "rename into place", e))?;
         self.file = None;
         Ok(())
     }
@@ -202,11 +167,7 @@ pub(crate) struct HashingWriter {
 
 impl HashingWriter {
     pub(crate) fn new(file: File) -> Self {
-        Self {
-            file,
-            bytes: 0,
-            hash: Xxh3Default::new(),
-        }
+        Self { file, bytes: 0, hash: Xxh3Default::new() }
     }
 
     /// Bytes written in all.
@@ -243,10 +204,7 @@ impl Write for HashingWriter {
 /// [`Error::Io`], [`Error::DiskFull`].
 pub(crate) fn commit_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     let pending = PendingFile::create(path)?;
-    pending
-        .file()?
-        .write_all(bytes)
-        .map_err(|e| Error::io_sized(path, "write", bytes.len() as u64, e))?;
+    pending.file()?.write_all(bytes).map_err(|e| Error::io_sized(path, "write", bytes.len() as u64, e))?;
     pending.commit()?;
     path.parent().map_or(Ok(()), sync_folder)
 }
@@ -256,9 +214,7 @@ pub(crate) fn commit_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
 /// # Errors
 /// [`Error::Io`].
 pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
-    File::open(folder)
-        .and_then(|file| file.sync_all())
-        .map_err(|e| Error::io(folder, "flush", e))
+    File::open(folder).and_then(|file| file.sync_all()).map_err(|e| Error::io(folder, "flush", e))
 }
 
 /// Creates a folder and those above it.
@@ -323,10 +279,7 @@ mod tests {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             let found = unseal::<BTreeMap<String, serde_json::Value>>(path, &bad);
-            assert!(
-                matches!(found, Err(Error::Corruption { .. })),
-                "bit {bit}: {found:?}"
-            );
+            assert!(matches!(found, Err(Error::Corruption { .. })), "bit {bit}: {found:?}");
         }
         for length in 0..good.len() {
             assert!(unseal::<BTreeMap<String, serde_json::Value>>(path, &good[..length]).is_err());
@@ -344,19 +297,13 @@ mod tests {
     fn names_stay_in_the_folder() {
         let long = "a".repeat(256);
         for name in [
-            "", ".", "..", "../a", "/a", "a/b", "a\\b", "A", ".a", "a b", "a\0b", "a\n", "~", "é",
-            "%2e%2e", "c:a", &long,
+            "", ".", "..", "../a", "/a", "a/b", "a\\b", "A", ".a", "a b", "a\0b", "a\n", "~", "é", "%2e%2e",
+            "c:a", &long,
         ] {
-            assert!(
-                check_file_name(Path::new("m.json"), name).is_err(),
-                "{name:?}"
-            );
+            assert!(check_file_name(Path::new("m.json"), name).is_err(), "{name:?}");
         }
         for name in ["a", "00000-00000.arrow", "a_b-c.d", "a..b"] {
-            assert!(
-                check_file_name(Path::new("m.json"), name).is_ok(),
-                "{name:?}"
-            );
+            assert!(check_file_name(Path::new("m.json"), name).is_ok(), "{name:?}");
         }
     }
 

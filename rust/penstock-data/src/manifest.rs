@@ -158,14 +158,7 @@ impl Counts {
         self.documents += 1;
         self.tokens += tokens;
         self.text_bytes += text_bytes;
-        self.add_source(
-            label,
-            SourceCounts {
-                documents: 1,
-                text_bytes,
-                tokens,
-            },
-        );
+        self.add_source(label, SourceCounts { documents: 1, text_bytes, tokens });
     }
 
     fn add_source(&mut self, label: &str, more: SourceCounts) {
@@ -176,8 +169,7 @@ impl Counts {
         };
         // `entry` would allocate the key for each document.
         if !self.by_source.contains_key(label) {
-            self.by_source
-                .insert(label.to_owned(), SourceCounts::default());
+            self.by_source.insert(label.to_owned(), SourceCounts::default());
         }
         if let Some(counts) = self.by_source.get_mut(label) {
             counts.documents += more.documents;
@@ -269,11 +261,7 @@ mod tests {
         assert_eq!(counts.by_source["label 0003"].documents, 2);
         assert_eq!(
             counts.by_source[OTHER_LABELS],
-            SourceCounts {
-                documents: 500,
-                text_bytes: 5000,
-                tokens: 1500
-            }
+            SourceCounts { documents: 500, text_bytes: 5000, tokens: 1500 }
         );
     }
 }

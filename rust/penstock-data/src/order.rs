@@ -30,15 +30,9 @@ impl Permutation {
     pub fn new(rows: u64, seed: u64, epoch: u64) -> Self {
         let seeded = mix(seed.wrapping_add(GOLDEN));
         let base = mix(seeded.wrapping_add(GOLDEN.wrapping_mul(epoch.wrapping_add(1))));
-        let keys = std::array::from_fn(|round| {
-            mix(base.wrapping_add(GOLDEN.wrapping_mul(round as u64 + 1)))
-        });
+        let keys = std::array::from_fn(|round| mix(base.wrapping_add(GOLDEN.wrapping_mul(round as u64 + 1))));
         let bits = u64::BITS - rows.saturating_sub(1).leading_zeros();
-        Self {
-            rows,
-            half_bits: bits.div_ceil(2).max(1),
-            keys,
-        }
+        Self { rows, half_bits: bits.div_ceil(2).max(1), keys }
     }
 
     /// The row at position `k`; `k` is taken modulo the number of rows, and without rows the answer is 0.
@@ -89,16 +83,9 @@ impl SampleOrder {
     pub(crate) fn new(dataset: &Dataset, seed: u64) -> Result<Self> {
         let rows = dataset.rows();
         if rows == 0 {
-            return Err(Error::EmptyDataset {
-                folder: dataset.folder().to_owned(),
-            });
+            return Err(Error::EmptyDataset { folder: dataset.folder().to_owned() });
         }
-        Ok(Self {
-            rows,
-            seed,
-            epoch: 0,
-            permutation: Permutation::new(rows, seed, 0),
-        })
+        Ok(Self { rows, seed, epoch: 0, permutation: Permutation::new(rows, seed, 0) })
     }
 
     pub(crate) fn row(&mut self, sample: u64) -> u64 {
@@ -127,11 +114,7 @@ mod tests {
     #[test]
     fn permutes_every_small_size() {
         assert!((1..300).all(|rows| is_permutation(rows, 7, 0)));
-        assert!(
-            [1023, 1024, 1025, 4096, 4097, 65_537]
-                .into_iter()
-                .all(|rows| is_permutation(rows, 1, 3))
-        );
+        assert!([1023, 1024, 1025, 4096, 4097, 65_537].into_iter().all(|rows| is_permutation(rows, 1, 3)));
     }
 
     #[test]
@@ -149,12 +132,8 @@ mod tests {
             z ^ (z >> 31)
         };
         let g = u128::from(GOLDEN);
-        let base = mix(low(
-            mix(low(u128::from(seed) + g)) + low(g * (u128::from(epoch) + 1))
-        ));
-        let h = (1..=32)
-            .find(|h| 4u128.pow(*h) >= u128::from(rows))
-            .unwrap();
+        let base = mix(low(mix(low(u128::from(seed) + g)) + low(g * (u128::from(epoch) + 1))));
+        let h = (1..=32).find(|h| 4u128.pow(*h) >= u128::from(rows)).unwrap();
         (0..count)
             .map(|k| {
                 let mut x = u128::from(k);
@@ -177,14 +156,9 @@ mod tests {
     fn spreads_neighbours() {
         // A uniform permutation moves a row by a third of the data set on average.
         let rows = 100_000u64;
-        let moved: f64 = (0..rows)
-            .map(|k| sample_row(rows, 0, 0, k).abs_diff(k) as f64)
-            .sum::<f64>()
-            / rows as f64;
-        assert!(
-            (moved / rows as f64 - 1.0 / 3.0).abs() < 0.01,
-            "mean displacement {moved}"
-        );
+        let moved: f64 =
+            (0..rows).map(|k| sample_row(rows, 0, 0, k).abs_diff(k) as f64).sum::<f64>() / rows as f64;
+        assert!((moved / rows as f64 - 1.0 / 3.0).abs() < 0.01, "mean displacement {moved}");
     }
 
     proptest! {

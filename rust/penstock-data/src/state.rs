@@ -31,9 +31,8 @@ impl State {
     /// # Errors
     /// [`Error::BadState`] if it is no state, or one of an unknown version.
     pub fn from_json(json: &str) -> Result<Self> {
-        let state: Self = serde_json::from_str(json).map_err(|e| Error::BadState {
-            detail: format!("not a state: {e}"),
-        })?;
+        let state: Self = serde_json::from_str(json)
+            .map_err(|e| Error::BadState { detail: format!("not a state: {e}") })?;
         state.check_version().map(|()| state)
     }
 
@@ -41,10 +40,8 @@ impl State {
         if self.version == STATE_VERSION {
             return Ok(());
         }
-        let detail = format!(
-            "version {} is unknown; this penstock reads version {STATE_VERSION}",
-            self.version
-        );
+        let detail =
+            format!("version {} is unknown; this penstock reads version {STATE_VERSION}", self.version);
         Err(Error::BadState { detail })
     }
 }

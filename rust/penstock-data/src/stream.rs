@@ -28,32 +28,16 @@ pub struct StreamOptions {
 
 impl Default for StreamOptions {
     fn default() -> Self {
-        Self {
-            global_batch_size: 8,
-            rank: 0,
-            world_size: 1,
-            seed: 0,
-            prefetch_batches: 4,
-        }
+        Self { global_batch_size: 8, rank: 0, world_size: 1, seed: 0, prefetch_batches: 4 }
     }
 }
 
 impl StreamOptions {
     fn check(&self) -> Result<()> {
         let bad = |option, value: usize, expected: String| {
-            Err(Error::BadOption {
-                option,
-                value: value.to_string(),
-                expected,
-            })
+            Err(Error::BadOption { option, value: value.to_string(), expected })
         };
-        let Self {
-            global_batch_size,
-            rank,
-            world_size,
-            prefetch_batches,
-            ..
-        } = *self;
+        let Self { global_batch_size, rank, world_size, prefetch_batches, .. } = *self;
         if world_size == 0 {
             return bad("world_size", world_size, "at least 1".to_owned());
         }
@@ -111,13 +95,11 @@ impl Batch {
 
     fn push(&mut self, row: &Row, seq_len: usize) {
         self.rows += 1;
-        self.tokens
-            .extend(row.tokens().iter().map(|token| i64::from(*token)));
+        self.tokens.extend(row.tokens().iter().map(|token| i64::from(*token)));
         let mut start = 0;
         for end in row.doc_ends().iter().map(|end| *end as usize) {
             // Rows are checked: ends rise and are at most the width, which fits an i32.
-            self.positions
-                .extend((0..).take(end.min(seq_len).saturating_sub(start)));
+            self.positions.extend((0..).take(end.min(seq_len).saturating_sub(start)));
             self.doc_ends.push(i32::try_from(end).unwrap_or(i32::MAX));
             start = end;
         }
@@ -152,12 +134,7 @@ impl Stream {
     pub fn new(dataset: Dataset, options: StreamOptions, start: Option<&State>) -> Result<Self> {
         options.check()?;
         SampleOrder::new(&dataset, options.seed)?;
-        let mut stream = Self {
-            dataset,
-            options,
-            step: 0,
-            worker: None,
-        };
+        let mut stream = Self { dataset, options, step: 0, worker: None };
         if let Some(state) = start {
             stream.restore(state)?;
         }
@@ -181,10 +158,7 @@ impl Stream {
     ///
     /// # Errors
     /// Those of [`Dataset::row`].
-    #[allow(
-        clippy::should_implement_trait,
-        reason = "it never ends, and an error does not end it either"
-    )]
+    #[allow(clippy::should_implement_trait, reason = "it never ends, and an error does not end it either")]
     pub fn next(&mut self) -> Result<Batch> {
         loop {
             if let Some(batch) = self.next_timeout(Duration::from_secs(3600))? {
@@ -201,10 +175,7 @@ impl Stream {
         if self.worker.is_none() {
             self.start();
         }
-        let worker = self
-            .worker
-            .as_ref()
-            .ok_or(Error::Internal("the reader did not start"))?;
+        let worker = self.worker.as_ref().ok_or(Error::Internal("the reader did not start"))?;
         match worker.batches.recv_timeout(timeout) {
             Ok(Ok(batch)) => {
                 self.step = batch.step + 1;
@@ -257,11 +228,7 @@ impl Stream {
         state.check_version()?;
         let here = self.state();
         let differs = |what, recorded: &dyn ToString, given: &dyn ToString| {
-            Err(Error::OtherState {
-                what,
-                recorded: recorded.to_string(),
-                given: given.to_string(),
-            })
+            Err(Error::OtherState { what, recorded: recorded.to_string(), given: given.to_string() })
         };
         if state.manifest != here.manifest {
             return differs("manifest", &state.manifest, &here.manifest);
@@ -270,11 +237,7 @@ impl Stream {
             return differs("seed", &state.seed, &here.seed);
         }
         if state.global_batch_size != here.global_batch_size {
-            return differs(
-                "global_batch_size",
-                &state.global_batch_size,
-                &here.global_batch_size,
-            );
+            return differs("global_batch_size", &state.global_batch_size, &here.global_batch_size);
         }
         self.step = state.step;
         Ok(())
@@ -283,21 +246,13 @@ impl Stream {
     fn start(&mut self) {
         let (send, batches) = bounded(self.options.prefetch_batches);
         let (recycled, spare) = unbounded();
-        let filler = Filler {
-            dataset: self.dataset.clone(),
-            options: self.options.clone(),
-            spare,
-        };
+        let filler = Filler { dataset: self.dataset.clone(), options: self.options.clone(), spare };
         let step = self.step;
         let thread = std::thread::Builder::new()
             .name("penstock-stream".to_owned())
             .spawn(move || filler.run(step, &send))
             .ok();
-        self.worker = Some(Worker {
-            batches,
-            recycled,
-            thread,
-        });
+        self.worker = Some(Worker { batches, recycled, thread });
     }
 }
 
@@ -346,14 +301,9 @@ impl Filler {
     /// This rank's samples of a step.
     fn samples(&self, step: u64) -> Result<std::ops::Range<u64>> {
         let (rows, rank) = (self.options.rows() as u64, self.options.rank as u64);
-        let first = step
-            .checked_mul(self.options.global_batch_size as u64)
-            .and_then(|n| n.checked_add(rank * rows));
+        let first =
+            step.checked_mul(self.options.global_batch_size as u64).and_then(|n| n.checked_add(rank * rows));
         let first = first.filter(|first| first.checked_add(rows).is_some());
-        first
-            .map(|first| first..first + rows)
-            .ok_or(Error::Overflow {
-                what: "the samples up to this step",
-            })
+        first.map(|first| first..first + rows).ok_or(Error::Overflow { what: "the samples up to this step" })
     }
 }

@@ -14,11 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 fn packed(folder: &Path, compression: BodyCompression) {
     let corpus = corpus(folder, 30);
-    let options = PackOptions {
-        compression,
-        shard_bytes: 20_000,
-        ..options()
-    };
+    let options = PackOptions { compression, shard_bytes: 20_000, ..options() };
     pack_quietly(&paths(&corpus), &folder.join("out"), &options).unwrap();
 }
 
@@ -32,20 +28,13 @@ fn content(out: &Path, mode: ReadMode) -> Result<Content, Error> {
     for number in 0..dataset.rows() {
         let row = dataset.row(number)?;
         records.extend(dataset.documents(row.doc_ids())?);
-        rows.push((
-            row.tokens().to_vec(),
-            row.doc_ends().to_vec(),
-            row.doc_ids().to_vec(),
-        ));
+        rows.push((row.tokens().to_vec(), row.doc_ends().to_vec(), row.doc_ids().to_vec()));
     }
     Ok((rows, records))
 }
 
 fn is_typed(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Corruption { .. } | Error::UnknownVersion { .. }
-    )
+    matches!(error, Error::Corruption { .. } | Error::UnknownVersion { .. })
 }
 
 /// One byte of all files of the dataset, each as likely as the others.
@@ -110,14 +99,10 @@ fn flip(out: &Path, name: &str, bytes: &[u8], at: usize, bit: u64, good: &Conten
         // The padding between buffers holds no data.
         Ok(read) => assert!(read == *good, "{name}, byte {at}, bit {bit}: wrong data"),
     }
-    let verified =
-        Dataset::open_with(out, mode).and_then(|dataset| dataset.verify(&Progress::new()));
+    let verified = Dataset::open_with(out, mode).and_then(|dataset| dataset.verify(&Progress::new()));
     let error = verified.expect_err(&format!("{name}, byte {at}, bit {bit}: verified"));
     assert!(is_typed(&error), "{name}, byte {at}: {error}");
-    assert!(
-        error.to_string().contains(name),
-        "the error should name {name}: {error}"
-    );
+    assert!(error.to_string().contains(name), "the error should name {name}: {error}");
 }
 
 #[test]
@@ -135,10 +120,7 @@ fn no_truncation_is_silent() {
         let verified = Dataset::open(&out).and_then(|dataset| dataset.verify(&Progress::new()));
         assert!(is_typed(&verified.unwrap_err()), "{name} cut at {at}");
         if name != "plan.json" {
-            assert!(
-                is_typed(&content(&out, ReadMode::Mmap).unwrap_err()),
-                "{name} cut at {at}"
-            );
+            assert!(is_typed(&content(&out, ReadMode::Mmap).unwrap_err()), "{name} cut at {at}");
         }
     }
 }
@@ -164,10 +146,7 @@ fn exchanged_and_missing_files_are_noticed() {
         let _restored = Damage(&path, &files[*a]);
         fs::remove_file(&path).unwrap();
         let verified = Dataset::open(&out).and_then(|dataset| dataset.verify(&Progress::new()));
-        assert!(
-            matches!(verified, Err(Error::Io { .. } | Error::NoManifest { .. })),
-            "{a} missing"
-        );
+        assert!(matches!(verified, Err(Error::Io { .. } | Error::NoManifest { .. })), "{a} missing");
     }
 }
 
@@ -180,16 +159,9 @@ fn exchanged_rows_are_noticed() {
     let good = fs::read(&path).unwrap();
     let dataset = Dataset::open(&out).unwrap();
     let at = |row: u64| {
-        let tokens: Vec<u8> = dataset
-            .row(row)
-            .unwrap()
-            .tokens()
-            .iter()
-            .flat_map(|token| token.to_le_bytes())
-            .collect();
-        good.windows(tokens.len())
-            .position(|window| window == tokens)
-            .unwrap()
+        let tokens: Vec<u8> =
+            dataset.row(row).unwrap().tokens().iter().flat_map(|token| token.to_le_bytes()).collect();
+        good.windows(tokens.len()).position(|window| window == tokens).unwrap()
     };
     let (first, second, bytes) = (at(0), at(1), 4 * (dataset.seq_len() + dataset.lookahead()));
     let mut bad = good.clone();
@@ -198,12 +170,7 @@ fn exchanged_rows_are_noticed() {
     fs::write(&path, bad).unwrap();
     let dataset = Dataset::open(&out).unwrap();
     let error = dataset.row(0).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("shards/00000-00000.arrow, batch 0, row 0 of the shard"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("shards/00000-00000.arrow, batch 0, row 0 of the shard"), "{error}");
     assert!(dataset.row(1).is_err());
     assert!(dataset.row(2).is_ok(), "a row pays for itself alone");
 }
@@ -224,9 +191,7 @@ fn forge(path: &Path, change: impl FnOnce(&mut serde_json::Value)) -> Vec<u8> {
 fn forge_fragment(out: &Path, change: impl FnOnce(&mut serde_json::Value)) {
     let bytes = forge(&out.join("fragments/00000.json"), change);
     let hash = format!("{:016x}", xxh3_64(&bytes));
-    forge(&out.join("manifest.json"), |manifest| {
-        manifest["fragments"][0]["xxh3"] = hash.into()
-    });
+    forge(&out.join("manifest.json"), |manifest| manifest["fragments"][0]["xxh3"] = hash.into());
 }
 
 #[test]
@@ -235,11 +200,7 @@ fn hostile_names_are_refused() {
     packed(folder.path(), BodyCompression::None);
     let out = folder.path().join("out");
     let files = files(&out);
-    let restore = || {
-        files
-            .iter()
-            .for_each(|(name, bytes)| fs::write(out.join(name), bytes).unwrap())
-    };
+    let restore = || files.iter().for_each(|(name, bytes)| fs::write(out.join(name), bytes).unwrap());
     let outside = folder.path().join("outside.arrow");
     fs::copy(out.join("shards/00000-00000.arrow"), &outside).unwrap();
     std::os::unix::fs::symlink(&outside, out.join("shards/link.arrow")).unwrap();
@@ -270,33 +231,22 @@ fn hostile_names_are_refused() {
         for member in 0..3 {
             match member {
                 0 => forge_fragment(&out, |fragment| fragment["shards"][0]["file"] = name.into()),
-                1 => forge_fragment(&out, |fragment| {
-                    fragment["documents_table"]["file"] = name.into()
-                }),
+                1 => forge_fragment(&out, |fragment| fragment["documents_table"]["file"] = name.into()),
                 _ => drop(forge(&out.join("manifest.json"), |manifest| {
                     manifest["fragments"][0]["file"] = name.into();
                 })),
             }
             let dataset = Dataset::open(&out).unwrap();
-            let error = dataset
-                .row(0)
-                .and_then(|_| dataset.documents(&[0]))
-                .expect_err(name);
+            let error = dataset.row(0).and_then(|_| dataset.documents(&[0])).expect_err(name);
             let linkless = member != 0 && name == "link.arrow";
-            assert!(
-                linkless || matches!(error, Error::UnsafeName { .. }),
-                "{name:?}: {error}"
-            );
+            assert!(linkless || matches!(error, Error::UnsafeName { .. }), "{name:?}: {error}");
             restore();
         }
     }
     // A folder that leads out.
     fs::rename(out.join("shards"), folder.path().join("elsewhere")).unwrap();
     std::os::unix::fs::symlink(folder.path().join("elsewhere"), out.join("shards")).unwrap();
-    assert!(matches!(
-        Dataset::open(&out).unwrap().row(0),
-        Err(Error::UnsafeName { .. })
-    ));
+    assert!(matches!(Dataset::open(&out).unwrap().row(0), Err(Error::UnsafeName { .. })));
 }
 
 #[test]
@@ -305,11 +255,7 @@ fn forged_numbers_are_refused() {
     packed(folder.path(), BodyCompression::None);
     let out = folder.path().join("out");
     let files = files(&out);
-    let restore = || {
-        files
-            .iter()
-            .for_each(|(name, bytes)| fs::write(out.join(name), bytes).unwrap())
-    };
+    let restore = || files.iter().for_each(|(name, bytes)| fs::write(out.join(name), bytes).unwrap());
     let huge = u64::MAX;
     let fragments: [fn(&mut serde_json::Value); 10] = [
         |fragment| fragment["shards"][0]["rows"] = u64::MAX.into(),
@@ -343,24 +289,17 @@ fn forged_numbers_are_refused() {
     .enumerate()
     {
         forge(&out.join("manifest.json"), |manifest| change(manifest));
-        let error = Dataset::open(&out)
-            .and_then(|dataset| dataset.row(0))
-            .unwrap_err();
+        let error = Dataset::open(&out).and_then(|dataset| dataset.row(0)).unwrap_err();
         assert!(matches!(error, Error::Corruption { .. }), "{i}: {error}");
         restore();
     }
-    forge(&out.join("manifest.json"), |manifest| {
-        manifest["format_version"] = 2.into()
-    });
+    forge(&out.join("manifest.json"), |manifest| manifest["format_version"] = 2.into());
     let error = Dataset::open(&out).unwrap_err();
     assert!(
-        matches!(error, Error::UnknownVersion { .. })
-            && error.to_string().contains("reads version 1"),
+        matches!(error, Error::UnknownVersion { .. }) && error.to_string().contains("reads version 1"),
         "{error}"
     );
     restore();
-    forge(&out.join("manifest.json"), |manifest| {
-        manifest["a_later_member"] = 2.into()
-    });
+    forge(&out.join("manifest.json"), |manifest| manifest["a_later_member"] = 2.into());
     assert!(Dataset::open(&out).is_ok(), "an unknown member is ignored");
 }

@@ -15,9 +15,7 @@ const FOLDER: &str = "PENSTOCK_TEST_KILLED_PACKER";
 const DOCUMENTS: usize = 1500;
 
 fn inputs(folder: &std::path::Path) -> Vec<PathBuf> {
-    (0..3)
-        .map(|i| folder.join(format!("part-{i}.jsonl")))
-        .collect()
+    (0..3).map(|i| folder.join(format!("part-{i}.jsonl"))).collect()
 }
 
 /// Not a test of its own: the process that the other one kills.
@@ -34,15 +32,7 @@ fn killed_packers_leave_what_the_next_one_can_finish() {
     let corpus = corpus(folder.path(), DOCUMENTS);
     assert_eq!(paths(&corpus), inputs(folder.path()));
     let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
-    pack_quietly(
-        &paths(&corpus),
-        &whole,
-        &PackOptions {
-            threads: 1,
-            ..options()
-        },
-    )
-    .unwrap();
+    pack_quietly(&paths(&corpus), &whole, &PackOptions { threads: 1, ..options() }).unwrap();
     let whole = files(&whole);
     let mut unfinished = 0;
     for round in 0..4 {
@@ -59,23 +49,14 @@ fn killed_packers_leave_what_the_next_one_can_finish() {
             child.wait().unwrap();
             if killed.join("manifest.json").exists() {
                 // Whatever is there under its final name is whole.
-                Dataset::open(&killed)
-                    .unwrap()
-                    .verify(&Progress::new())
-                    .unwrap();
+                Dataset::open(&killed).unwrap().verify(&Progress::new()).unwrap();
                 break;
             }
-            assert!(matches!(
-                Dataset::open(&killed),
-                Err(Error::NoManifest { .. })
-            ));
+            assert!(matches!(Dataset::open(&killed), Err(Error::NoManifest { .. })));
             unfinished += 1;
         }
         pack_quietly(&paths(&corpus), &killed, &options()).unwrap();
         assert!(files(&killed) == whole, "round {round}");
     }
-    assert!(
-        unfinished >= 4,
-        "only {unfinished} packers were killed while at work"
-    );
+    assert!(unfinished >= 4, "only {unfinished} packers were killed while at work");
 }

@@ -15,44 +15,19 @@ fn threads_order_and_place_of_the_inputs_do_not_change_a_byte() {
     let folder = tempfile::tempdir().unwrap();
     let corpus = corpus(folder.path(), 200);
     let reference = folder.path().join("reference");
-    pack_quietly(
-        &paths(&corpus),
-        &reference,
-        &PackOptions {
-            threads: 1,
-            ..options()
-        },
-    )
-    .unwrap();
+    pack_quietly(&paths(&corpus), &reference, &PackOptions { threads: 1, ..options() }).unwrap();
     let reference = files(&reference);
-    assert!(
-        reference
-            .keys()
-            .all(|name| !name.contains("lock") && !name.contains("tmp"))
-    );
+    assert!(reference.keys().all(|name| !name.contains("lock") && !name.contains("tmp")));
     for threads in [2, 3, 8] {
         let out = folder.path().join(format!("threads-{threads}"));
-        pack_quietly(
-            &paths(&corpus),
-            &out,
-            &PackOptions {
-                threads,
-                ..options()
-            },
-        )
-        .unwrap();
+        pack_quietly(&paths(&corpus), &out, &PackOptions { threads, ..options() }).unwrap();
         assert!(files(&out) == reference, "{threads} threads");
     }
     let elsewhere = folder.path().join("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
-    let mut moved: Vec<PathBuf> = corpus
-        .iter()
-        .map(|(path, _)| elsewhere.join(path.file_name().unwrap()))
-        .collect();
-    corpus
-        .iter()
-        .zip(&moved)
-        .for_each(|((from, _), to)| assert!(fs::copy(from, to).is_ok()));
+    let mut moved: Vec<PathBuf> =
+        corpus.iter().map(|(path, _)| elsewhere.join(path.file_name().unwrap())).collect();
+    corpus.iter().zip(&moved).for_each(|((from, _), to)| assert!(fs::copy(from, to).is_ok()));
     moved.reverse();
     let out = folder.path().join("moved");
     pack_quietly(&moved, &out, &options()).unwrap();
@@ -100,67 +75,24 @@ fn another_plan_is_refused_by_name() {
     pack_quietly(&inputs, &out, &options()).unwrap();
     let refused = |inputs: &[PathBuf], options: &PackOptions, expected: &str| {
         let error = pack_quietly(inputs, &out, options).unwrap_err();
-        assert!(
-            matches!(&error, Error::OtherPlan { what, .. } if what.contains(expected)),
-            "{error}"
-        );
+        assert!(matches!(&error, Error::OtherPlan { what, .. } if what.contains(expected)), "{error}");
         assert!(error.to_string().contains("choose another folder"));
     };
-    refused(
-        &inputs,
-        &PackOptions {
-            seq_len: 128,
-            ..options()
-        },
-        "parameters.seq_len",
-    );
-    refused(
-        &inputs,
-        &PackOptions {
-            mtp_depth: 0,
-            ..options()
-        },
-        "parameters.lookahead",
-    );
-    refused(
-        &inputs,
-        &PackOptions {
-            seed: 5,
-            ..options()
-        },
-        "parameters.seed",
-    );
-    refused(
-        &inputs,
-        &PackOptions {
-            mode: PackMode::Concatenate,
-            ..options()
-        },
-        "parameters.mode",
-    );
+    refused(&inputs, &PackOptions { seq_len: 128, ..options() }, "parameters.seq_len");
+    refused(&inputs, &PackOptions { mtp_depth: 0, ..options() }, "parameters.lookahead");
+    refused(&inputs, &PackOptions { seed: 5, ..options() }, "parameters.seed");
+    refused(&inputs, &PackOptions { mode: PackMode::Concatenate, ..options() }, "parameters.mode");
     refused(&inputs[..2], &options(), "inputs[2]");
-    let error = pack(
-        &inputs,
-        &support::byte_tokenizer_without_eot(),
-        &out,
-        &options(),
-        &Progress::new(),
-    )
-    .unwrap_err();
-    assert!(
-        matches!(&error, Error::OtherPlan { what, .. } if what.starts_with("tokenizer.")),
-        "{error}"
-    );
+    let error = pack(&inputs, &support::byte_tokenizer_without_eot(), &out, &options(), &Progress::new())
+        .unwrap_err();
+    assert!(matches!(&error, Error::OtherPlan { what, .. } if what.starts_with("tokenizer.")), "{error}");
     // Same name and size, other content.
     let mut bytes = fs::read(&inputs[1]).unwrap();
     let at = bytes.iter().position(|byte| *byte == b'w').unwrap();
     bytes[at] = b'v';
     fs::write(&inputs[1], bytes).unwrap();
     let error = pack_quietly(&inputs, &out, &options()).unwrap_err();
-    assert!(
-        matches!(&error, Error::InputChanged { path, .. } if *path == inputs[1]),
-        "{error}"
-    );
+    assert!(matches!(&error, Error::InputChanged { path, .. } if *path == inputs[1]), "{error}");
 }
 
 #[test]
@@ -201,10 +133,7 @@ fn packers_in_one_folder_share_the_work() {
             let packers: Vec<_> = (0..3)
                 .map(|_| scope.spawn(|| pack_quietly(&paths(&corpus), &out, &options()).unwrap()))
                 .collect();
-            packers
-                .into_iter()
-                .map(|packer| packer.join().unwrap().tasks_done)
-                .sum()
+            packers.into_iter().map(|packer| packer.join().unwrap().tasks_done).sum()
         });
         assert_eq!(done, 3, "each task is done once");
         assert!(files(&out) == reference, "race {race}");
@@ -218,18 +147,9 @@ fn a_cancelled_job_stops_and_a_rerun_finishes() {
     let out = folder.path().join("out");
     let progress = Progress::new();
     progress.cancel();
-    let result = pack(
-        &paths(&corpus),
-        &byte_tokenizer(),
-        &out,
-        &options(),
-        &progress,
-    );
+    let result = pack(&paths(&corpus), &byte_tokenizer(), &out, &options(), &progress);
     assert!(matches!(result, Err(Error::Cancelled)));
     assert!(!out.join("manifest.json").exists());
     pack_quietly(&paths(&corpus), &out, &options()).unwrap();
-    Dataset::open(&out)
-        .unwrap()
-        .verify(&Progress::new())
-        .unwrap();
+    Dataset::open(&out).unwrap().verify(&Progress::new()).unwrap();
 }

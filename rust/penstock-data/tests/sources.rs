@@ -8,19 +8,14 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow_array::{
-    ArrayRef, Int64Array, LargeStringArray, RecordBatch, StringArray, StringViewArray,
-};
+use arrow_array::{ArrayRef, Int64Array, LargeStringArray, RecordBatch, StringArray, StringViewArray};
 use penstock_data::source::open;
 use penstock_data::{BadLine, Document, Error, OnBadLine, SourceOptions};
 use proptest::prelude::*;
 use support::{random, texts};
 
 fn skipping() -> SourceOptions {
-    SourceOptions {
-        on_bad_line: OnBadLine::Skip,
-        ..SourceOptions::default()
-    }
+    SourceOptions { on_bad_line: OnBadLine::Skip, ..SourceOptions::default() }
 }
 
 fn read(path: &Path, options: &SourceOptions) -> Result<Vec<Document>, Error> {
@@ -28,11 +23,7 @@ fn read(path: &Path, options: &SourceOptions) -> Result<Vec<Document>, Error> {
 }
 
 fn texts_of(path: &Path) -> Vec<String> {
-    read(path, &SourceOptions::default())
-        .unwrap()
-        .into_iter()
-        .map(|document| document.text)
-        .collect()
+    read(path, &SourceOptions::default()).unwrap().into_iter().map(|document| document.text).collect()
 }
 
 fn write(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
@@ -55,10 +46,7 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn jsonl(texts: &[String]) -> Vec<u8> {
-    texts
-        .iter()
-        .flat_map(|text| format!("{}\n", serde_json::json!({ "text": text })).into_bytes())
-        .collect()
+    texts.iter().flat_map(|text| format!("{}\n", serde_json::json!({ "text": text })).into_bytes()).collect()
 }
 
 #[test]
@@ -74,22 +62,13 @@ fn compressed_lines_are_those_of_the_plain_file() {
         ("a.jsonl.gz", gzip(&plain)),
         ("a.jsonl.zst", zstd(&plain)),
         ("members.jsonl.gz", [gzip(first), gzip(second)].concat()),
-        (
-            "frames.jsonl.zst",
-            [zstd(first), zstd(&[]), zstd(second)].concat(),
-        ),
+        ("frames.jsonl.zst", [zstd(first), zstd(&[]), zstd(second)].concat()),
     ] {
         let path = write(folder.path(), name, &bytes);
         let mut documents = open(&path, &SourceOptions::default()).unwrap();
         let read: Vec<Document> = documents.by_ref().map(Result::unwrap).collect();
-        assert!(
-            read.iter().map(|document| &document.text).eq(&texts),
-            "{name}"
-        );
-        assert!(
-            read.iter().map(|document| document.ordinal).eq(0..200),
-            "{name}"
-        );
+        assert!(read.iter().map(|document| &document.text).eq(&texts), "{name}");
+        assert!(read.iter().map(|document| document.ordinal).eq(0..200), "{name}");
         assert_eq!(documents.bytes_read(), bytes.len() as u64, "{name}");
     }
 }
@@ -100,8 +79,7 @@ fn every_cut_of_a_compressed_file_is_an_error() {
     let plain = jsonl(&texts(400, 2));
     for (name, bytes) in [("a.jsonl.gz", gzip(&plain)), ("a.jsonl.zst", zstd(&plain))] {
         let mut state = 3;
-        let cuts =
-            (0..60).chain((0..140).map(|_| (random(&mut state) % bytes.len() as u64) as usize));
+        let cuts = (0..60).chain((0..140).map(|_| (random(&mut state) % bytes.len() as u64) as usize));
         for cut in cuts {
             let path = write(folder.path(), name, &bytes[..cut]);
             let error = read(&path, &skipping()).unwrap_err();
@@ -110,11 +88,7 @@ fn every_cut_of_a_compressed_file_is_an_error() {
                 "{name} {cut}: {error}"
             );
         }
-        let damaged: Vec<u8> = bytes
-            .iter()
-            .enumerate()
-            .map(|(i, byte)| byte ^ u8::from(i == 300))
-            .collect();
+        let damaged: Vec<u8> = bytes.iter().enumerate().map(|(i, byte)| byte ^ u8::from(i == 300)).collect();
         let path = write(folder.path(), name, &damaged);
         let result = read(&path, &SourceOptions::default());
         assert!(result.is_err(), "{name}: a damaged file");
@@ -124,31 +98,16 @@ fn every_cut_of_a_compressed_file_is_an_error() {
 #[test]
 fn bombs_and_long_lines_meet_the_cap() {
     let folder = tempfile::tempdir().unwrap();
-    let options = SourceOptions {
-        max_line_bytes: 1 << 16,
-        ..SourceOptions::default()
-    };
+    let options = SourceOptions { max_line_bytes: 1 << 16, ..SourceOptions::default() };
     let zeros = zstd(&vec![b'0'; 64 << 20]);
     assert!(zeros.len() < 16 << 10);
     let path = write(folder.path(), "bomb.jsonl.zst", &zeros);
     let error = read(&path, &options).unwrap_err();
-    assert!(
-        matches!(
-            &error,
-            Error::BadDocument {
-                problem: BadLine::TooLong(_),
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(&error, Error::BadDocument { problem: BadLine::TooLong(_), .. }), "{error}");
     let path = write(folder.path(), "bomb.txt.zst", &zeros);
     assert!(matches!(
         read(&path, &options),
-        Err(Error::BadDocument {
-            problem: BadLine::TooLong(65_536),
-            ..
-        })
+        Err(Error::BadDocument { problem: BadLine::TooLong(65_536), .. })
     ));
 
     let fits = "x".repeat((1 << 16) - 11);
@@ -156,61 +115,32 @@ fn bombs_and_long_lines_meet_the_cap() {
     let lines = jsonl(&["a".to_owned(), too_long, fits.clone(), "b".to_owned()]);
     let path = write(folder.path(), "long.jsonl", &lines);
     let error = read(&path, &options).unwrap_err();
-    let Error::BadDocument { place, .. } = &error else {
-        panic!("{error}")
-    };
+    let Error::BadDocument { place, .. } = &error else { panic!("{error}") };
     assert_eq!((place.line, place.byte), (2, 13));
-    let options = SourceOptions {
-        on_bad_line: OnBadLine::Skip,
-        ..options
-    };
+    let options = SourceOptions { on_bad_line: OnBadLine::Skip, ..options };
     let mut documents = open(&path, &options).unwrap();
-    let read: Vec<_> = documents
-        .by_ref()
-        .map(|document| document.unwrap().text)
-        .collect();
+    let read: Vec<_> = documents.by_ref().map(|document| document.unwrap().text).collect();
     assert_eq!(read, ["a".to_owned(), fits, "b".to_owned()]);
     assert_eq!(documents.skipped()["line_too_long"], 1);
     // A window beyond the cap is refused, not allocated.
     let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
     encoder.window_log(24).unwrap();
     encoder.write_all(&lines).unwrap();
-    let path = write(
-        folder.path(),
-        "window.jsonl.zst",
-        &encoder.finish().unwrap(),
-    );
-    let options = SourceOptions {
-        window_log_max: 20,
-        ..SourceOptions::default()
-    };
-    assert!(matches!(
-        open(&path, &options).unwrap().next(),
-        Some(Err(Error::CorruptInput { .. }))
-    ));
+    let path = write(folder.path(), "window.jsonl.zst", &encoder.finish().unwrap());
+    let options = SourceOptions { window_log_max: 20, ..SourceOptions::default() };
+    assert!(matches!(open(&path, &options).unwrap().next(), Some(Err(Error::CorruptInput { .. }))));
 }
 
 #[test]
 fn byte_order_marks_and_line_ends_are_no_text() {
     let folder = tempfile::tempdir().unwrap();
-    let lines =
-        b"\xef\xbb\xbf{\"text\":\"a\"}\r\n\r\n  \n{\"text\":\"b\\r\\n\"}\r\n{\"text\":\"c\"}";
-    assert_eq!(
-        texts_of(&write(folder.path(), "a.jsonl", lines)),
-        ["a", "b\r\n", "c"]
-    );
-    assert_eq!(
-        texts_of(&write(folder.path(), "a.txt", b"\xef\xbb\xbfa\r\nb\n")),
-        ["a\r\nb\n"]
-    );
+    let lines = b"\xef\xbb\xbf{\"text\":\"a\"}\r\n\r\n  \n{\"text\":\"b\\r\\n\"}\r\n{\"text\":\"c\"}";
+    assert_eq!(texts_of(&write(folder.path(), "a.jsonl", lines)), ["a", "b\r\n", "c"]);
+    assert_eq!(texts_of(&write(folder.path(), "a.txt", b"\xef\xbb\xbfa\r\nb\n")), ["a\r\nb\n"]);
     assert_eq!(texts_of(&write(folder.path(), "empty.jsonl", b"")), [""; 0]);
     assert_eq!(texts_of(&write(folder.path(), "empty.txt", b"")), [""]);
     // Anywhere else it is not JSON.
-    let path = write(
-        folder.path(),
-        "b.jsonl",
-        b"{\"text\":\"a\"}\n\xef\xbb\xbf{\"text\":\"b\"}\n",
-    );
+    let path = write(folder.path(), "b.jsonl", b"{\"text\":\"a\"}\n\xef\xbb\xbf{\"text\":\"b\"}\n");
     let error = read(&path, &SourceOptions::default()).unwrap_err();
     assert!(
         matches!(&error, Error::BadDocument { place, problem: BadLine::Json(_) } if place.line == 2),
@@ -231,35 +161,23 @@ fn errors_name_file_line_and_byte() {
         let bytes = [b"{\"text\":\"x\"}\n", line, b"\n{\"text\":\"y\"}\n"].concat();
         let path = write(folder.path(), "bad.jsonl", &bytes);
         let error = read(&path, &SourceOptions::default()).unwrap_err();
-        let Error::BadDocument { place, .. } = &error else {
-            panic!("{error}")
-        };
+        let Error::BadDocument { place, .. } = &error else { panic!("{error}") };
         assert_eq!((place.line, &place.path), (2, &path), "{error}");
         assert!(place.byte.abs_diff(byte) <= 3, "{error}");
         assert!(error.to_string().contains(problem), "{error}");
-        let kept: Vec<_> = read(&path, &skipping())
-            .unwrap()
-            .into_iter()
-            .map(|document| document.text)
-            .collect();
+        let kept: Vec<_> =
+            read(&path, &skipping()).unwrap().into_iter().map(|document| document.text).collect();
         assert_eq!(kept, ["x", "y"]);
     }
     let path = write(folder.path(), "bad.txt", b"a\nb\nc\xff");
     let error = read(&path, &SourceOptions::default()).unwrap_err();
-    assert!(
-        error.to_string().contains("bad.txt, line 3, byte 5"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("bad.txt, line 3, byte 5"), "{error}");
 }
 
 #[test]
 fn an_error_ends_the_documents() {
     let folder = tempfile::tempdir().unwrap();
-    let path = write(
-        folder.path(),
-        "a.jsonl",
-        b"{\"text\":\"a\"}\nbad\n{\"text\":\"b\"}\n",
-    );
+    let path = write(folder.path(), "a.jsonl", b"{\"text\":\"a\"}\nbad\n{\"text\":\"b\"}\n");
     let mut documents = open(&path, &SourceOptions::default()).unwrap();
     assert!(documents.next().unwrap().is_ok());
     assert!(documents.next().unwrap().is_err());
@@ -282,17 +200,13 @@ fn parquet_bytes(batch: &RecordBatch) -> Vec<u8> {
 fn arrow_bytes(batch: &RecordBatch) -> Vec<u8> {
     let mut writer = arrow_ipc::writer::FileWriter::try_new(Vec::new(), &batch.schema()).unwrap();
     writer.write(&batch.slice(0, batch.num_rows() / 2)).unwrap();
-    writer
-        .write(&batch.slice(batch.num_rows() / 2, batch.num_rows().div_ceil(2)))
-        .unwrap();
+    writer.write(&batch.slice(batch.num_rows() / 2, batch.num_rows().div_ceil(2))).unwrap();
     writer.into_inner().unwrap()
 }
 
 fn columns(text: ArrayRef) -> RecordBatch {
     let rows = text.len() as i64;
-    let source: ArrayRef = Arc::new(StringArray::from_iter(
-        (0..rows).map(|i| (i % 2 == 0).then_some("web")),
-    ));
+    let source: ArrayRef = Arc::new(StringArray::from_iter((0..rows).map(|i| (i % 2 == 0).then_some("web"))));
     let id: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
     RecordBatch::try_from_iter([("id", id), ("content", text), ("source", source)]).unwrap()
 }
@@ -301,33 +215,20 @@ fn columns(text: ArrayRef) -> RecordBatch {
 fn columnar_files_of_all_string_types() {
     let folder = tempfile::tempdir().unwrap();
     let texts = texts(333, 4);
-    let options = SourceOptions {
-        text_field: "content".to_owned(),
-        ..SourceOptions::default()
-    };
+    let options = SourceOptions { text_field: "content".to_owned(), ..SourceOptions::default() };
     let kinds: [ArrayRef; 3] = [
         Arc::new(StringArray::from(texts.clone())),
         Arc::new(LargeStringArray::from(texts.clone())),
         Arc::new(StringViewArray::from_iter_values(&texts)),
     ];
     for batch in kinds.into_iter().map(columns) {
-        for (name, bytes) in [
-            ("a.parquet", parquet_bytes(&batch)),
-            ("a.arrow", arrow_bytes(&batch)),
-        ] {
+        for (name, bytes) in [("a.parquet", parquet_bytes(&batch)), ("a.arrow", arrow_bytes(&batch))] {
             let path = write(folder.path(), name, &bytes);
             let mut documents = open(&path, &options).unwrap();
             let read: Vec<Document> = documents.by_ref().map(Result::unwrap).collect();
-            assert!(
-                read.iter().map(|document| &document.text).eq(&texts),
-                "{name}"
-            );
+            assert!(read.iter().map(|document| &document.text).eq(&texts), "{name}");
             assert_eq!(
-                (
-                    read[6].ordinal,
-                    read[6].id.as_deref(),
-                    read[6].source.as_deref()
-                ),
+                (read[6].ordinal, read[6].id.as_deref(), read[6].source.as_deref()),
                 (6, Some("6"), Some("web"))
             );
             assert_eq!(read[7].source, None);
@@ -339,109 +240,61 @@ fn columnar_files_of_all_string_types() {
 #[test]
 fn columnar_files_can_be_wrong_too() {
     let folder = tempfile::tempdir().unwrap();
-    let options = SourceOptions {
-        text_field: "content".to_owned(),
-        ..SourceOptions::default()
-    };
+    let options = SourceOptions { text_field: "content".to_owned(), ..SourceOptions::default() };
     let texts: ArrayRef = Arc::new(StringArray::from(vec![Some("a"), None, Some("c")]));
     let batch = columns(texts);
-    for (name, bytes) in [
-        ("a.parquet", parquet_bytes(&batch)),
-        ("a.arrow", arrow_bytes(&batch)),
-    ] {
+    for (name, bytes) in [("a.parquet", parquet_bytes(&batch)), ("a.arrow", arrow_bytes(&batch))] {
         let path = write(folder.path(), name, &bytes);
         let error = read(&path, &options).unwrap_err();
         assert!(
             matches!(&error, Error::BadDocument { place, problem: BadLine::NotText { .. } } if place.line == 2),
             "{error}"
         );
-        let skipping = SourceOptions {
-            on_bad_line: OnBadLine::Skip,
-            ..options.clone()
-        };
-        let kept: Vec<_> = read(&path, &skipping)
-            .unwrap()
-            .into_iter()
-            .map(|d| (d.ordinal, d.text))
-            .collect();
+        let skipping = SourceOptions { on_bad_line: OnBadLine::Skip, ..options.clone() };
+        let kept: Vec<_> = read(&path, &skipping).unwrap().into_iter().map(|d| (d.ordinal, d.text)).collect();
         assert_eq!(kept, [(0, "a".to_owned()), (2, "c".to_owned())]);
         let error = open(&path, &SourceOptions::default()).unwrap_err();
         assert!(
-            error
-                .to_string()
-                .contains("\"text\" is missing; its columns are id, content, source"),
+            error.to_string().contains("\"text\" is missing; its columns are id, content, source"),
             "{error}"
         );
-        let other = SourceOptions {
-            text_field: "id".to_owned(),
-            ..options.clone()
-        };
+        let other = SourceOptions { text_field: "id".to_owned(), ..options.clone() };
         assert!(matches!(open(&path, &other), Err(Error::BadColumn { .. })));
         for cut in (0..bytes.len()).step_by(7) {
             let path = write(folder.path(), name, &bytes[..cut]);
-            assert!(
-                matches!(read(&path, &options), Err(Error::CorruptInput { .. })),
-                "{name} cut at {cut}"
-            );
+            assert!(matches!(read(&path, &options), Err(Error::CorruptInput { .. })), "{name} cut at {cut}");
         }
     }
     let mut stream = arrow_ipc::writer::StreamWriter::try_new(Vec::new(), &batch.schema()).unwrap();
     stream.write(&batch).unwrap();
     let path = write(folder.path(), "stream.arrow", &stream.into_inner().unwrap());
     let error = read(&path, &options).unwrap_err();
-    assert!(
-        error.to_string().contains("must be rewritten as a file"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("must be rewritten as a file"), "{error}");
 }
 
 #[test]
 fn damaged_columnar_files_give_errors_or_documents_but_no_panic() {
     let folder = tempfile::tempdir().unwrap();
-    let options = SourceOptions {
-        text_field: "content".to_owned(),
-        ..SourceOptions::default()
-    };
+    let options = SourceOptions { text_field: "content".to_owned(), ..SourceOptions::default() };
     let batch = columns(Arc::new(StringArray::from(texts(150, 9))));
     let mut state = 5;
-    for (name, bytes) in [
-        ("a.parquet", parquet_bytes(&batch)),
-        ("a.arrow", arrow_bytes(&batch)),
-    ] {
+    for (name, bytes) in [("a.parquet", parquet_bytes(&batch)), ("a.arrow", arrow_bytes(&batch))] {
         for trial in 0..600 {
             let mut bad = bytes.clone();
             // Half of the flips hit the metadata, which stands at the end.
-            let from = if trial % 2 == 0 {
-                0
-            } else {
-                bytes.len().saturating_sub(1500)
-            };
+            let from = if trial % 2 == 0 { 0 } else { bytes.len().saturating_sub(1500) };
             let at = from + (random(&mut state) % (bytes.len() - from) as u64) as usize;
             bad[at] ^= 1 << (random(&mut state) % 8);
             let path = write(folder.path(), name, &bad);
-            let result =
-                std::panic::catch_unwind(|| read(&path, &options).map(|documents| documents.len()));
-            assert!(
-                result.is_ok(),
-                "{name}, trial {trial}, byte {at} of {}",
-                bytes.len()
-            );
+            let result = std::panic::catch_unwind(|| read(&path, &options).map(|documents| documents.len()));
+            assert!(result.is_ok(), "{name}, trial {trial}, byte {at} of {}", bytes.len());
         }
     }
 }
 
 #[test]
 fn unknown_names_are_refused_with_the_known_ones() {
-    for name in [
-        "a.csv",
-        "a",
-        "a.gz",
-        "a.parquet.gz",
-        "a.arrow.zst",
-        ".jsonl.zip",
-        "a.jsonl.bz2",
-        "jsonl",
-    ] {
+    for name in ["a.csv", "a", "a.gz", "a.parquet.gz", "a.arrow.zst", ".jsonl.zip", "a.jsonl.bz2", "jsonl"] {
         let error = open(Path::new(name), &SourceOptions::default()).unwrap_err();
         assert!(
             matches!(error, Error::UnknownInput { .. }) && error.to_string().contains(".jsonl"),

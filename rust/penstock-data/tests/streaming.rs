@@ -9,9 +9,7 @@ use std::time::Duration;
 
 use penstock_bpe::progress::Progress;
 use penstock_data::order::sample_row;
-use penstock_data::{
-    Batch, BodyCompression, Dataset, Error, PackOptions, State, Stream, StreamOptions,
-};
+use penstock_data::{Batch, BodyCompression, Dataset, Error, PackOptions, State, Stream, StreamOptions};
 use support::{corpus, options, pack_quietly, paths};
 
 const GLOBAL_BATCH: usize = 24;
@@ -24,13 +22,8 @@ fn packed(folder: &Path, options: &PackOptions) -> Dataset {
 }
 
 fn stream(dataset: &Dataset, rank: usize, world_size: usize, start: Option<&State>) -> Stream {
-    let options = StreamOptions {
-        global_batch_size: GLOBAL_BATCH,
-        rank,
-        world_size,
-        seed: 7,
-        prefetch_batches: 3,
-    };
+    let options =
+        StreamOptions { global_batch_size: GLOBAL_BATCH, rank, world_size, seed: 7, prefetch_batches: 3 };
     Stream::new(dataset.clone(), options, start).unwrap()
 }
 
@@ -53,44 +46,23 @@ fn ranks_do_not_change_the_global_batches() {
     let mut alone = [stream(&dataset, 0, 1, None)];
     let reference: Vec<_> = (0..steps).map(|_| global_tokens(&mut alone)).collect();
     for world_size in [1, 2, 3, 4, 8] {
-        let mut streams: Vec<_> = (0..world_size)
-            .map(|rank| stream(&dataset, rank, world_size, None))
-            .collect();
+        let mut streams: Vec<_> =
+            (0..world_size).map(|rank| stream(&dataset, rank, world_size, None)).collect();
         for expected in &reference {
-            assert!(
-                global_tokens(&mut streams) == *expected,
-                "{world_size} ranks"
-            );
+            assert!(global_tokens(&mut streams) == *expected, "{world_size} ranks");
         }
     }
     // Every sample is the row that the order function says; each epoch holds each row once.
     let width = dataset.seq_len() + dataset.lookahead();
-    let samples: Vec<&[i64]> = reference
-        .iter()
-        .flat_map(|tokens| tokens.chunks(width))
-        .collect();
+    let samples: Vec<&[i64]> = reference.iter().flat_map(|tokens| tokens.chunks(width)).collect();
     for (sample, tokens) in (0u64..).zip(&samples) {
-        let number = sample_row(
-            dataset.rows(),
-            7,
-            sample / dataset.rows(),
-            sample % dataset.rows(),
-        );
+        let number = sample_row(dataset.rows(), 7, sample / dataset.rows(), sample % dataset.rows());
         let row = dataset.row(number).unwrap();
-        assert!(
-            row.tokens()
-                .iter()
-                .map(|token| i64::from(*token))
-                .eq(tokens.iter().copied())
-        );
+        assert!(row.tokens().iter().map(|token| i64::from(*token)).eq(tokens.iter().copied()));
     }
-    let epoch = samples
-        .iter()
-        .take(dataset.rows() as usize)
-        .collect::<BTreeSet<_>>();
-    let all: BTreeSet<Vec<u32>> = (0..dataset.rows())
-        .map(|row| dataset.row(row).unwrap().tokens().to_vec())
-        .collect();
+    let epoch = samples.iter().take(dataset.rows() as usize).collect::<BTreeSet<_>>();
+    let all: BTreeSet<Vec<u32>> =
+        (0..dataset.rows()).map(|row| dataset.row(row).unwrap().tokens().to_vec()).collect();
     assert_eq!(epoch.len(), all.len());
 }
 
@@ -109,37 +81,19 @@ fn resume_is_exact_at_any_step_and_any_number_of_ranks() {
         let json = states[stopped_at].to_json();
         assert!(json.len() <= 256, "{json}");
         let state = State::from_json(&json).unwrap();
-        let mut streams: Vec<_> = (0..world_size)
-            .map(|rank| stream(&dataset, rank, world_size, Some(&state)))
-            .collect();
+        let mut streams: Vec<_> =
+            (0..world_size).map(|rank| stream(&dataset, rank, world_size, Some(&state))).collect();
         for expected in &batches[stopped_at..] {
-            assert!(
-                global_tokens(&mut streams) == *expected,
-                "stopped at {stopped_at}, {world_size} ranks"
-            );
+            assert!(global_tokens(&mut streams) == *expected, "stopped at {stopped_at}, {world_size} ranks");
         }
         // And once more, in place.
-        streams
-            .iter_mut()
-            .for_each(|stream| stream.load_state(&state).unwrap());
+        streams.iter_mut().for_each(|stream| stream.load_state(&state).unwrap());
         assert!(global_tokens(&mut streams) == batches[stopped_at]);
     }
-    let far = State {
-        step: 1 << 40,
-        ..states[0].clone()
-    };
-    assert_eq!(
-        stream(&dataset, 0, 1, Some(&far)).next().unwrap().step,
-        1 << 40
-    );
-    let beyond = State {
-        step: u64::MAX,
-        ..states[0].clone()
-    };
-    assert!(matches!(
-        stream(&dataset, 0, 1, Some(&beyond)).next(),
-        Err(Error::Overflow { .. })
-    ));
+    let far = State { step: 1 << 40, ..states[0].clone() };
+    assert_eq!(stream(&dataset, 0, 1, Some(&far)).next().unwrap().step, 1 << 40);
+    let beyond = State { step: u64::MAX, ..states[0].clone() };
+    assert!(matches!(stream(&dataset, 0, 1, Some(&beyond)).next(), Err(Error::Overflow { .. })));
 }
 
 #[test]
@@ -149,50 +103,17 @@ fn a_state_of_something_else_is_refused() {
     let good = stream(&dataset, 0, 1, None).state();
     let mut target = stream(&dataset, 0, 1, None);
     for (state, expected) in [
-        (
-            State {
-                seed: 8,
-                ..good.clone()
-            },
-            "seed",
-        ),
-        (
-            State {
-                global_batch_size: 16,
-                ..good.clone()
-            },
-            "global_batch_size",
-        ),
-        (
-            State {
-                manifest: "0".repeat(16),
-                ..good.clone()
-            },
-            "manifest",
-        ),
+        (State { seed: 8, ..good.clone() }, "seed"),
+        (State { global_batch_size: 16, ..good.clone() }, "global_batch_size"),
+        (State { manifest: "0".repeat(16), ..good.clone() }, "manifest"),
     ] {
         let error = target.load_state(&state).unwrap_err();
-        assert!(
-            matches!(&error, Error::OtherState { what, .. } if *what == expected),
-            "{error}"
-        );
+        assert!(matches!(&error, Error::OtherState { what, .. } if *what == expected), "{error}");
     }
-    let future = State {
-        version: 2,
-        ..good.clone()
-    };
-    assert!(matches!(
-        target.load_state(&future),
-        Err(Error::BadState { .. })
-    ));
-    assert!(matches!(
-        State::from_json(&future.to_json()),
-        Err(Error::BadState { .. })
-    ));
-    assert!(matches!(
-        State::from_json("{}"),
-        Err(Error::BadState { .. })
-    ));
+    let future = State { version: 2, ..good.clone() };
+    assert!(matches!(target.load_state(&future), Err(Error::BadState { .. })));
+    assert!(matches!(State::from_json(&future.to_json()), Err(Error::BadState { .. })));
+    assert!(matches!(State::from_json("{}"), Err(Error::BadState { .. })));
     assert_eq!(target.state(), good);
 }
 
@@ -203,30 +124,14 @@ fn positions_and_ends_describe_the_documents() {
     let seq_len = dataset.seq_len();
     let mut stream = stream(&dataset, 1, 2, None);
     for _ in 0..20 {
-        let Batch {
-            step,
-            rows,
-            positions,
-            doc_ends,
-            doc_ids,
-            offsets,
-            ..
-        } = stream.next().unwrap();
-        assert_eq!(
-            (rows, positions.len(), offsets.len()),
-            (12, 12 * seq_len, 13)
-        );
+        let Batch { step, rows, positions, doc_ends, doc_ids, offsets, .. } = stream.next().unwrap();
+        assert_eq!((rows, positions.len(), offsets.len()), (12, 12 * seq_len, 13));
         assert_eq!(doc_ends.len(), doc_ids.len());
         let numbers = dataset.rows_of_step(step, GLOBAL_BATCH, 7).unwrap();
         for (i, number) in numbers[12..].iter().enumerate() {
             let row = dataset.row(*number).unwrap();
             let span = offsets[i]..offsets[i + 1];
-            assert!(
-                row.doc_ends()
-                    .iter()
-                    .map(|end| *end as i32)
-                    .eq(doc_ends[span.clone()].iter().copied())
-            );
+            assert!(row.doc_ends().iter().map(|end| *end as i32).eq(doc_ends[span.clone()].iter().copied()));
             assert_eq!(row.doc_ids(), &doc_ids[span]);
             let mut expected = vec![0; seq_len];
             let mut start = 0;
@@ -248,11 +153,7 @@ fn the_documents_of_a_step_are_known() {
         let batch = stream.next().unwrap();
         let records = dataset.documents_of_step(step, GLOBAL_BATCH, 7).unwrap();
         assert_eq!(records.len(), GLOBAL_BATCH);
-        let ids: Vec<u64> = records
-            .iter()
-            .flatten()
-            .map(|record| record.doc_id)
-            .collect();
+        let ids: Vec<u64> = records.iter().flatten().map(|record| record.doc_id).collect();
         assert_eq!(ids, batch.doc_ids);
     }
 }
@@ -264,20 +165,9 @@ fn compressed_bodies_give_the_same_rows() {
     let mut reference = stream(&plain, 0, 1, None);
     for compression in [BodyCompression::Zstd, BodyCompression::Lz4] {
         let other = tempfile::tempdir().unwrap();
-        let dataset = packed(
-            other.path(),
-            &PackOptions {
-                compression,
-                ..options()
-            },
-        );
+        let dataset = packed(other.path(), &PackOptions { compression, ..options() });
         let mut stream = stream(&dataset, 0, 1, None);
-        reference
-            .load_state(&State {
-                step: 0,
-                ..reference.state()
-            })
-            .unwrap();
+        reference.load_state(&State { step: 0, ..reference.state() }).unwrap();
         for _ in 0..10 {
             assert_eq!(stream.next().unwrap(), reference.next().unwrap());
         }
@@ -305,12 +195,7 @@ fn waiting_ends_when_asked() {
     let mut stream = stream(&dataset, 0, 1, None);
     let mut batches = 0;
     while batches < 10 {
-        batches += u32::from(
-            stream
-                .next_timeout(Duration::from_millis(1))
-                .unwrap()
-                .is_some(),
-        );
+        batches += u32::from(stream.next_timeout(Duration::from_millis(1)).unwrap().is_some());
     }
     assert_eq!(stream.state().step, 10);
 }
@@ -321,41 +206,14 @@ fn options_out_of_range_are_named() {
     let dataset = packed(folder.path(), &options());
     let good = StreamOptions::default;
     for (options, expected) in [
-        (
-            StreamOptions {
-                global_batch_size: 0,
-                ..good()
-            },
-            "global_batch_size",
-        ),
-        (
-            StreamOptions {
-                world_size: 3,
-                ..good()
-            },
-            "global_batch_size",
-        ),
-        (
-            StreamOptions {
-                world_size: 0,
-                ..good()
-            },
-            "world_size",
-        ),
+        (StreamOptions { global_batch_size: 0, ..good() }, "global_batch_size"),
+        (StreamOptions { world_size: 3, ..good() }, "global_batch_size"),
+        (StreamOptions { world_size: 0, ..good() }, "world_size"),
         (StreamOptions { rank: 1, ..good() }, "rank"),
-        (
-            StreamOptions {
-                prefetch_batches: 0,
-                ..good()
-            },
-            "prefetch_batches",
-        ),
+        (StreamOptions { prefetch_batches: 0, ..good() }, "prefetch_batches"),
     ] {
         let error = Stream::new(dataset.clone(), options, None).unwrap_err();
-        assert!(
-            matches!(&error, Error::BadOption { option, .. } if *option == expected),
-            "{error}"
-        );
+        assert!(matches!(&error, Error::BadOption { option, .. } if *option == expected), "{error}");
     }
 }
 
@@ -369,8 +227,5 @@ fn an_empty_dataset_is_packed_but_not_streamed() {
     let dataset = Dataset::open(&out).unwrap();
     dataset.verify(&Progress::new()).unwrap();
     assert!(matches!(dataset.row(0), Err(Error::NoSuchRow { .. })));
-    assert!(matches!(
-        Stream::new(dataset, StreamOptions::default(), None),
-        Err(Error::EmptyDataset { .. })
-    ));
+    assert!(matches!(Stream::new(dataset, StreamOptions::default(), None), Err(Error::EmptyDataset { .. })));
 }

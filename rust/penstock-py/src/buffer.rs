@@ -47,13 +47,19 @@ pub(crate) fn into_arrays<'py>(
     let (rows, seq_len) = (batch.rows, dataset.seq_len());
     let width = seq_len + dataset.lookahead();
     // The buffers of the vectors stay where they are when the batch moves into its owner.
-    let parts = (slice_of(&batch.tokens), slice_of(&batch.positions), slice_of(&batch.doc_ends), slice_of(&batch.offsets));
+    let parts = (
+        slice_of(&batch.tokens),
+        slice_of(&batch.positions),
+        slice_of(&batch.doc_ends),
+        slice_of(&batch.offsets),
+    );
     let owner = Bound::new(py, BatchMemory { batch: Mutex::new(batch), returned })?.into_any();
     // SAFETY: each view is over a whole vector of the batch that `owner` holds. The owner is frozen and hands
     // the vectors out to nobody, so they neither move nor shrink until it is dropped, and every array below
     // keeps it alive as its base object. The shapes are checked against the lengths by `from_shape`.
     unsafe {
-        let tokens = ArrayView2::from_shape((rows, width), parts.0.get()).map_err(|_| bad_shape(py, "tokens"))?;
+        let tokens =
+            ArrayView2::from_shape((rows, width), parts.0.get()).map_err(|_| bad_shape(py, "tokens"))?;
         let positions =
             ArrayView2::from_shape((rows, seq_len), parts.1.get()).map_err(|_| bad_shape(py, "positions"))?;
         Ok((

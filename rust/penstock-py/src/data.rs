@@ -93,7 +93,8 @@ fn named<T: Copy>(
 ) -> PyResult<T> {
     choices.iter().copied().find(|&choice| name(choice) == given).ok_or_else(|| {
         let known: Vec<_> = choices.iter().map(|&choice| name(choice)).collect();
-        Fault::config(format!("{option} = {given:?}, expected one of {}", known.join(", "))).into_exception(py)
+        Fault::config(format!("{option} = {given:?}, expected one of {}", known.join(", ")))
+            .into_exception(py)
     })
 }
 

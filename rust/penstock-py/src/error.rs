@@ -52,9 +52,9 @@ fn bpe_class(error: &penstock_bpe::Error) -> &'static str {
 
 fn data_class(error: &penstock_data::Error) -> &'static str {
     use penstock_data::Error::{
-        BadColumn, BadDocument, BadOption, BadState, Bpe, Cancelled, Corruption, CorruptInput, DiskFull,
-        DuplicateInput, EmptyDataset, InputChanged, Internal, Io, NoInputs, NoManifest, NoSuchDocument, NoSuchRow,
-        OtherPlan, OtherState, Overflow, TruncatedInput, UnknownInput, UnknownVersion, UnsafeName,
+        BadColumn, BadDocument, BadOption, BadState, Bpe, Cancelled, CorruptInput, Corruption, DiskFull,
+        DuplicateInput, EmptyDataset, InputChanged, Internal, Io, NoInputs, NoManifest, NoSuchDocument,
+        NoSuchRow, OtherPlan, OtherState, Overflow, TruncatedInput, UnknownInput, UnknownVersion, UnsafeName,
     };
     match error {
         BadDocument { .. }

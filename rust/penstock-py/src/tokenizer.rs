@@ -27,9 +27,7 @@ fn allowed_special(names: Option<Vec<String>>) -> Allowed {
 }
 
 pub(crate) fn thread_count(threads: Option<usize>) -> usize {
-    threads
-        .filter(|&n| n > 0)
-        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+    threads.filter(|&n| n > 0).unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 #[pymethods]
@@ -83,7 +81,11 @@ impl Tokenizer {
         guarded::<_, Fault>(py, || Ok(self.0.count_tokens(text)))
     }
 
-    fn decode_bytes<'py>(&self, py: Python<'py>, ids: PyReadonlyArray1<'_, u32>) -> PyResult<Bound<'py, PyBytes>> {
+    fn decode_bytes<'py>(
+        &self,
+        py: Python<'py>,
+        ids: PyReadonlyArray1<'_, u32>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
         let ids = ids.as_slice()?;
         let bytes = guarded(py, || self.0.decode_bytes(ids))?;
         Ok(PyBytes::new(py, &bytes))
@@ -140,12 +142,16 @@ impl StreamDecoder {
     fn push(&mut self, py: Python<'_>, token_id: u32) -> PyResult<String> {
         guarded(py, || match &mut self.0 {
             Some(decoder) => decoder.push(token_id).map_err(Fault::from),
-            None => Err(Fault::config("push() after finish(): ask the tokenizer for a new stream_decoder()".into())),
+            None => Err(Fault::config(
+                "push() after finish(): ask the tokenizer for a new stream_decoder()".into(),
+            )),
         })
     }
 
     fn finish(&mut self, py: Python<'_>) -> PyResult<String> {
-        guarded::<_, Fault>(py, || Ok(self.0.take().map_or_else(String::new, penstock_bpe::StreamDecoder::finish)))
+        guarded::<_, Fault>(py, || {
+            Ok(self.0.take().map_or_else(String::new, penstock_bpe::StreamDecoder::finish))
+        })
     }
 }
 
@@ -257,5 +263,12 @@ fn options(
 ) -> PyResult<TrainOptions> {
     let pattern = guarded(py, || Pattern::from_name(pattern))?;
     let threads = thread_count(threads);
-    Ok(TrainOptions { vocab_size, pattern, special_tokens, min_frequency, threads, ..TrainOptions::default() })
+    Ok(TrainOptions {
+        vocab_size,
+        pattern,
+        special_tokens,
+        min_frequency,
+        threads,
+        ..TrainOptions::default()
+    })
 }

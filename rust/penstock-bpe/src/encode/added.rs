@@ -28,13 +28,9 @@ impl Matcher {
         if !entries.iter().any(|&(.., is_active)| is_active) {
             return None;
         }
-        let (spellings, tokens): (Vec<_>, Vec<_>) = entries
-            .into_iter()
-            .map(|(spelling, token, is_active)| (spelling, (token, is_active)))
-            .unzip();
-        let builder = AhoCorasick::builder()
-            .match_kind(MatchKind::LeftmostLongest)
-            .build(spellings);
+        let (spellings, tokens): (Vec<_>, Vec<_>) =
+            entries.into_iter().map(|(spelling, token, is_active)| (spelling, (token, is_active))).unzip();
+        let builder = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(spellings);
         // Building fails only beyond 2^31 states, which the limits on vocabularies exclude.
         builder.ok().map(|automaton| Self { automaton, tokens })
     }
@@ -89,9 +85,7 @@ mod tests {
     use super::*;
 
     fn parts(tokens: &[SpecialToken], text: &str) -> Vec<String> {
-        let spelled = tokens
-            .iter()
-            .map(|token| (token.content.clone(), token.clone(), token.special));
+        let spelled = tokens.iter().map(|token| (token.content.clone(), token.clone(), token.special));
         let spelled = spelled.collect();
         let mut found = Vec::new();
         Matcher::new(spelled).unwrap().for_each_part(text, |part| {
@@ -105,32 +99,18 @@ mod tests {
 
     #[test]
     fn the_longest_of_the_leftmost_wins() {
-        let tokens = [
-            SpecialToken::new("ab", 1),
-            SpecialToken::new("abc", 2),
-            SpecialToken::new("bcd", 3),
-        ];
+        let tokens = [SpecialToken::new("ab", 1), SpecialToken::new("abc", 2), SpecialToken::new("bcd", 3)];
         assert_eq!(parts(&tokens, "xabcd"), ["x", "<2>", "d"]);
-        let hidden = SpecialToken {
-            special: false,
-            ..SpecialToken::new("abc", 2)
-        };
+        let hidden = SpecialToken { special: false, ..SpecialToken::new("abc", 2) };
         let tokens = [SpecialToken::new("ab", 1), hidden];
         assert_eq!(parts(&tokens, "xabcdab"), ["xabcd", "<1>"]);
     }
 
     #[test]
     fn flags_strip_and_ask_for_a_word_of_its_own() {
-        let strip = SpecialToken {
-            lstrip: true,
-            rstrip: true,
-            ..SpecialToken::new("M", 1)
-        };
+        let strip = SpecialToken { lstrip: true, rstrip: true, ..SpecialToken::new("M", 1) };
         assert_eq!(parts(&[strip], "a \u{a0}M  M b"), ["a", "<1>", "<1>", "b"]);
-        let word = SpecialToken {
-            single_word: true,
-            ..SpecialToken::new("M", 1)
-        };
+        let word = SpecialToken { single_word: true, ..SpecialToken::new("M", 1) };
         assert_eq!(parts(&[word], "aM M, M_ éM"), ["aM ", "<1>", ", M_ éM"]);
     }
 }

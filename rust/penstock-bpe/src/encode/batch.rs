@@ -20,18 +20,10 @@ impl Tokenizer {
     /// Encodes `texts` on `threads` threads (0 = one a core) of its own. Returns the ids of all texts in order, and
     /// `texts.len() + 1` offsets: text `i` has `ids[offsets[i]..offsets[i + 1]]`. The number of threads changes nothing.
     #[must_use]
-    pub fn encode_batch(
-        &self,
-        texts: &[&str],
-        allowed: &Allowed,
-        threads: usize,
-    ) -> (Vec<u32>, Vec<i64>) {
+    pub fn encode_batch(&self, texts: &[&str], allowed: &Allowed, threads: usize) -> (Vec<u32>, Vec<i64>) {
         let chunks = chunks_of(texts);
-        let threads = if threads == 0 {
-            thread::available_parallelism().map_or(1, Into::into)
-        } else {
-            threads
-        };
+        let threads =
+            if threads == 0 { thread::available_parallelism().map_or(1, Into::into) } else { threads };
         let next = AtomicUsize::new(0);
         let work = || self.encode_chunks(texts, &chunks, allowed, &next);
         let mut parts = thread::scope(|scope| {
@@ -69,11 +61,7 @@ impl Tokenizer {
                 encoder.encode_allowed_into(text, allowed, &mut ids);
                 lens.push(ids.len() - before);
             }
-            done.push(Encoded {
-                chunk: range.start,
-                ids,
-                lens,
-            });
+            done.push(Encoded { chunk: range.start, ids, lens });
         }
         done
     }

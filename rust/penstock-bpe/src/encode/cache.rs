@@ -77,9 +77,7 @@ impl Cache {
         if piece.len() > LONG_BYTES {
             return false;
         }
-        let found = self.long.find(hash(piece), |entry| {
-            &self.long_bytes[entry.bytes.clone()] == piece
-        });
+        let found = self.long.find(hash(piece), |entry| &self.long_bytes[entry.bytes.clone()] == piece);
         if let Some(entry) = found {
             out.extend_from_slice(&self.long_tokens[entry.tokens.clone()]);
         }
@@ -96,11 +94,7 @@ impl Cache {
             return;
         }
         let key = pack(piece);
-        let mut entry = Short {
-            key,
-            len: tokens.len() as u32,
-            ..Short::default()
-        };
+        let mut entry = Short { key, len: tokens.len() as u32, ..Short::default() };
         entry.tokens[..tokens.len()].copy_from_slice(tokens);
         let set = &mut self.sets[set_of(key)];
         set.0 = [entry, set.0[0]];
@@ -120,13 +114,8 @@ impl Cache {
         self.long_bytes.extend_from_slice(piece);
         self.long_tokens.extend_from_slice(tokens);
         let arena = &self.long_bytes;
-        let entry = Long {
-            bytes,
-            tokens: kept,
-        };
-        self.long.insert_unique(hash(piece), entry, |entry| {
-            hash(&arena[entry.bytes.clone()])
-        });
+        let entry = Long { bytes, tokens: kept };
+        self.long.insert_unique(hash(piece), entry, |entry| hash(&arena[entry.bytes.clone()]));
     }
 }
 
@@ -135,9 +124,7 @@ impl Cache {
 #[inline]
 fn pack(piece: &[u8]) -> u128 {
     let len = piece.len();
-    let (low, high) = if let (Some(first), Some(last)) =
-        (piece.first_chunk::<8>(), piece.last_chunk::<8>())
-    {
+    let (low, high) = if let (Some(first), Some(last)) = (piece.first_chunk::<8>(), piece.last_chunk::<8>()) {
         let last = u128::from(u64::from_le_bytes(*last)) >> (8 * (16 - len));
         (u64::from_le_bytes(*first), last as u64)
     } else if let (Some(first), Some(last)) = (piece.first_chunk::<4>(), piece.last_chunk::<4>()) {

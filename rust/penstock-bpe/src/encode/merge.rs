@@ -26,14 +26,9 @@ impl Workspace {
     /// Merges `piece` and appends its tokens to `out`. A piece is at most `u32::MAX - 1` bytes long.
     pub(crate) fn merge(&mut self, piece: &[u8], pairs: &Pairs, out: &mut Vec<u32>) {
         self.symbols.clear();
-        self.symbols
-            .extend(piece.iter().map(|&byte| pairs.byte_id(byte)));
+        self.symbols.extend(piece.iter().map(|&byte| pairs.byte_id(byte)));
         self.ranks.clear();
-        self.ranks.extend(
-            piece
-                .windows(2)
-                .map(|pair| pairs.byte_rank(pair[0], pair[1])),
-        );
+        self.ranks.extend(piece.windows(2).map(|pair| pairs.byte_rank(pair[0], pair[1])));
         self.ranks.push(NONE);
         if piece.len() <= SCANNED_SYMBOLS {
             self.merge_by_scanning(pairs);
@@ -71,14 +66,12 @@ impl Workspace {
     fn merge_by_heap(&mut self, pairs: &Pairs, out: &mut Vec<u32>) {
         let len = self.symbols.len() as u32;
         self.before.clear();
-        self.before
-            .extend((0..len).map(|place| place.wrapping_sub(1)));
+        self.before.extend((0..len).map(|place| place.wrapping_sub(1)));
         self.after.clear();
         self.after.extend(1..=len);
         self.heap.clear();
         let starts = (0..).zip(&self.ranks).filter(|&(_, &rank)| rank != NONE);
-        self.heap
-            .extend(starts.map(|(place, &rank)| Reverse(pack(rank, place))));
+        self.heap.extend(starts.map(|(place, &rank)| Reverse(pack(rank, place))));
 
         while let Some(Reverse(entry)) = self.heap.pop() {
             let (rank, place) = ((entry >> 32) as u32, entry as u32);
@@ -108,10 +101,7 @@ impl Workspace {
         self.set_rank(place, rank_ahead);
         let previous = self.before[place as usize];
         if previous != u32::MAX {
-            self.set_rank(
-                previous,
-                pairs.rank(self.symbols[previous as usize], product),
-            );
+            self.set_rank(previous, pairs.rank(self.symbols[previous as usize], product));
         }
     }
 

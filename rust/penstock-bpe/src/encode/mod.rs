@@ -49,25 +49,14 @@ impl Matchers {
         };
         let matcher = |normalized: bool| {
             let mut entries = Vec::new();
-            for token in model
-                .specials
-                .iter()
-                .filter(|token| token.normalized == normalized)
-            {
+            for token in model.specials.iter().filter(|token| token.normalized == normalized) {
                 let content = &token.content;
-                let spelling = if normalized {
-                    model.normalizer.apply(content)
-                } else {
-                    content.into()
-                };
+                let spelling = if normalized { model.normalizer.apply(content) } else { content.into() };
                 entries.push((spelling.into_owned(), token.clone(), is_active(token)));
             }
             Matcher::new(entries)
         };
-        Self {
-            raw: matcher(false),
-            normalized: matcher(true),
-        }
+        Self { raw: matcher(false), normalized: matcher(true) }
     }
 }
 
@@ -80,20 +69,11 @@ pub(crate) struct State {
 
 impl State {
     pub(crate) fn new() -> Self {
-        Self {
-            cache: Cache::new(),
-            workspace: Workspace::default(),
-        }
+        Self { cache: Cache::new(), workspace: Workspace::default() }
     }
 
     /// Appends the ids of `text` to `out`.
-    pub(crate) fn encode(
-        &mut self,
-        model: &Model,
-        matchers: &Matchers,
-        text: &str,
-        out: &mut Vec<u32>,
-    ) {
+    pub(crate) fn encode(&mut self, model: &Model, matchers: &Matchers, text: &str, out: &mut Vec<u32>) {
         let Some(matcher) = &matchers.raw else {
             return self.encode_normalized(model, matchers, text, out);
         };
@@ -103,13 +83,7 @@ impl State {
         });
     }
 
-    fn encode_normalized(
-        &mut self,
-        model: &Model,
-        matchers: &Matchers,
-        text: &str,
-        out: &mut Vec<u32>,
-    ) {
+    fn encode_normalized(&mut self, model: &Model, matchers: &Matchers, text: &str, out: &mut Vec<u32>) {
         let text = model.normalizer.apply(text);
         let Some(matcher) = &matchers.normalized else {
             return self.encode_text(model, &text, out);
@@ -122,9 +96,7 @@ impl State {
 
     #[inline]
     fn encode_text(&mut self, model: &Model, text: &str, out: &mut Vec<u32>) {
-        model.pattern.for_each_piece(text, |piece| {
-            self.encode_piece(model, piece.as_bytes(), out)
-        });
+        model.pattern.for_each_piece(text, |piece| self.encode_piece(model, piece.as_bytes(), out));
     }
 
     #[inline]
@@ -140,9 +112,9 @@ impl State {
         match model.whole_piece(piece) {
             Some(id) => out.push(id),
             // Places are 32-bit numbers. No machine of today could merge a longer piece in one.
-            None => piece
-                .chunks(MAX_MERGED_BYTES)
-                .for_each(|part| self.workspace.merge(part, &model.pairs, out)),
+            None => {
+                piece.chunks(MAX_MERGED_BYTES).for_each(|part| self.workspace.merge(part, &model.pairs, out))
+            }
         }
         self.cache.put(piece, &out[start..]);
     }
@@ -157,10 +129,7 @@ pub struct Encoder {
 
 impl Encoder {
     pub(crate) fn new(tokenizer: &Tokenizer) -> Self {
-        Self {
-            tokenizer: tokenizer.clone(),
-            state: Some(tokenizer.model().take_state()),
-        }
+        Self { tokenizer: tokenizer.clone(), state: Some(tokenizer.model().take_state()) }
     }
 
     /// Appends the ids of `text` to `out`; special tokens in it are text.

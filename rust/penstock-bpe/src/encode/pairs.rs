@@ -38,28 +38,14 @@ impl Pairs {
     /// Rules whose rank is their place in the list, as in tokenizer.json.
     pub(crate) fn by_place(merges: &[Merge], byte_ids: [u32; 256]) -> Result<Self> {
         let ranked = (0..).zip(merges).map(|(rank, merge)| (rank, *merge));
-        Self::new(
-            byte_ids,
-            merges.len(),
-            ranked,
-            merges.iter().map(|merge| merge.product).collect(),
-        )
+        Self::new(byte_ids, merges.len(), ranked, merges.iter().map(|merge| merge.product).collect())
     }
 
     /// Rules whose rank is the id of their product, as in a rank file: ways to the same token rank alike, so the
     /// leftmost goes first.
-    pub(crate) fn by_product(
-        merges: &[Merge],
-        byte_ids: [u32; 256],
-        vocab_len: usize,
-    ) -> Result<Self> {
+    pub(crate) fn by_product(merges: &[Merge], byte_ids: [u32; 256], vocab_len: usize) -> Result<Self> {
         let ranked = merges.iter().map(|merge| (merge.product, *merge));
-        Self::new(
-            byte_ids,
-            merges.len(),
-            ranked,
-            (0..).take(vocab_len).collect(),
-        )
+        Self::new(byte_ids, merges.len(), ranked, (0..).take(vocab_len).collect())
     }
 
     fn new(
@@ -69,11 +55,7 @@ impl Pairs {
         products: Vec<u32>,
     ) -> Result<Self> {
         let capacity = (len * 2).next_power_of_two().max(2);
-        let empty = Slot {
-            left: 0,
-            right: 0,
-            rank: NONE,
-        };
+        let empty = Slot { left: 0, right: 0, rank: NONE };
         let mut pairs = Self {
             slots: vec![empty; capacity],
             shift: 64 - capacity.trailing_zeros(),
@@ -84,16 +66,9 @@ impl Pairs {
         for (index, (rank, merge)) in ranked.enumerate() {
             let slot = pairs.slot_of(merge.left, merge.right);
             if pairs.slots[slot].rank != NONE {
-                return Err(Error::DuplicateMerge {
-                    index,
-                    first: pairs.slots[slot].rank as usize,
-                });
+                return Err(Error::DuplicateMerge { index, first: pairs.slots[slot].rank as usize });
             }
-            pairs.slots[slot] = Slot {
-                left: merge.left,
-                right: merge.right,
-                rank,
-            };
+            pairs.slots[slot] = Slot { left: merge.left, right: merge.right, rank };
         }
         let ranks = |left: &u32| byte_ids.map(|right| pairs.rank(*left, right));
         pairs.byte_ranks = byte_ids.iter().flat_map(ranks).collect();

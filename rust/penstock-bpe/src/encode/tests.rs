@@ -11,38 +11,22 @@ use crate::{Merge, Progress};
 /// A tokenizer with overlapping merges over a small alphabet.
 fn tokenizer() -> Tokenizer {
     let mut counts = WordCounts::new(Pattern::Gpt2);
-    for (piece, count) in [
-        ("abcabcab", 9),
-        ("aaaaaa", 7),
-        ("bcabca", 5),
-        (" cab", 4),
-        ("ééaé", 3),
-        ("cccabb", 2),
-    ] {
+    for (piece, count) in
+        [("abcabcab", 9), ("aaaaaa", 7), ("bcabca", 5), (" cab", 4), ("ééaé", 3), ("cccabb", 2)]
+    {
         counts.add_piece(piece.as_bytes(), count).unwrap();
     }
-    let options = TrainOptions {
-        vocab_size: 300,
-        pattern: Pattern::Gpt2,
-        ..TrainOptions::default()
-    };
+    let options = TrainOptions { vocab_size: 300, pattern: Pattern::Gpt2, ..TrainOptions::default() };
     train(counts, &options, &Progress::new()).unwrap()
 }
 
 /// The definition: apply the earliest rule at its leftmost place until none applies.
 fn plainly_merged(tokenizer: &Tokenizer, piece: &[u8]) -> Vec<u32> {
-    let mut ids: Vec<u32> = piece
-        .iter()
-        .map(|&byte| tokenizer.token_to_id(&[byte]).unwrap())
-        .collect();
-    let is_at = |ids: &[u32], merge: &Merge| {
-        ids.windows(2)
-            .position(|pair| pair == [merge.left, merge.right])
-    };
-    while let Some((at, merge)) = tokenizer
-        .merges()
-        .iter()
-        .find_map(|merge| is_at(&ids, merge).map(|at| (at, merge)))
+    let mut ids: Vec<u32> = piece.iter().map(|&byte| tokenizer.token_to_id(&[byte]).unwrap()).collect();
+    let is_at =
+        |ids: &[u32], merge: &Merge| ids.windows(2).position(|pair| pair == [merge.left, merge.right]);
+    while let Some((at, merge)) =
+        tokenizer.merges().iter().find_map(|merge| is_at(&ids, merge).map(|at| (at, merge)))
     {
         ids[at] = merge.product;
         ids.remove(at + 1);
@@ -113,11 +97,7 @@ fn a_full_cache_still_tells_the_truth() {
     for round in 0..2 {
         for n in 0..200_000_u32 {
             let word = format!("{:b}", n).replace('0', "a").replace('1', "b");
-            let text = if n % 4 == round {
-                format!(" {word}")
-            } else {
-                format!(" c{word}{word}")
-            };
+            let text = if n % 4 == round { format!(" {word}") } else { format!(" c{word}{word}") };
             ids.clear();
             encoder.encode_into(&text, &mut ids);
             if n.is_multiple_of(97) {
@@ -132,46 +112,26 @@ fn a_full_cache_still_tells_the_truth() {
 #[test]
 fn special_tokens_are_text_unless_allowed() {
     let tokens = (0..=255).map(|byte| vec![byte]).collect();
-    let word = SpecialToken {
-        special: false,
-        ..SpecialToken::new("word", 258)
-    };
-    let specials = vec![
-        SpecialToken::new("<a>", 256),
-        SpecialToken::new("<b>", 257),
-        word,
-    ];
+    let word = SpecialToken { special: false, ..SpecialToken::new("word", 258) };
+    let specials = vec![SpecialToken::new("<a>", 256), SpecialToken::new("<b>", 257), word];
     let tokenizer = Tokenizer::new(Pattern::Gpt2, tokens, vec![], specials).unwrap();
     let text = "<a>word<b>";
     let bytes = |text: &str| text.bytes().map(u32::from).collect::<Vec<_>>();
-    assert_eq!(
-        tokenizer.encode_ordinary(text),
-        [bytes("<a>"), vec![258], bytes("<b>")].concat()
-    );
+    assert_eq!(tokenizer.encode_ordinary(text), [bytes("<a>"), vec![258], bytes("<b>")].concat());
     assert_eq!(tokenizer.encode(text, &Allowed::All), [256, 258, 257]);
     let only = Allowed::Set(HashSet::from(["<b>".to_owned()]));
-    assert_eq!(
-        tokenizer.encode(text, &only),
-        [bytes("<a>"), vec![258, 257]].concat()
-    );
+    assert_eq!(tokenizer.encode(text, &only), [bytes("<a>"), vec![258, 257]].concat());
     assert_eq!(tokenizer.decode_bytes(&[256, 258]).unwrap(), b"<a>word");
     assert!(matches!(
         tokenizer.decode_bytes(&[259]),
-        Err(crate::Error::UnknownId {
-            id: 259,
-            vocab_size: 259
-        })
+        Err(crate::Error::UnknownId { id: 259, vocab_size: 259 })
     ));
 }
 
 #[test]
 fn pieces_of_a_megabyte_take_no_square_of_their_length() {
     let tokenizer = tokenizer();
-    for text in [
-        "a".repeat(1 << 20),
-        " ".repeat(1 << 20),
-        "abcab".repeat(1 << 18),
-    ] {
+    for text in ["a".repeat(1 << 20), " ".repeat(1 << 20), "abcab".repeat(1 << 18)] {
         let ids = tokenizer.encode_ordinary(&text);
         assert_eq!(tokenizer.decode_bytes(&ids).unwrap(), text.as_bytes());
     }

@@ -24,17 +24,11 @@ fn write_and_rename(temporary: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
         .create_new(true)
         .open(temporary)
         .map_err(Error::io(temporary, "create"))?;
-    file.write_all(bytes)
-        .map_err(Error::io(temporary, "write"))?;
+    file.write_all(bytes).map_err(Error::io(temporary, "write"))?;
     file.sync_all().map_err(Error::io(temporary, "write"))?;
     fs::rename(temporary, path).map_err(Error::io(path, "replace"))?;
-    let folder = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(Error::io(folder, "write"))
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io(folder, "write"))
 }
 
 /// A hidden name beside `path` that no other writer uses.

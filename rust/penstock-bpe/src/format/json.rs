@@ -18,44 +18,29 @@ use crate::vocab::MAX_ID;
 pub(crate) fn read(bytes: &[u8], origin: &Path) -> Result<Tokenizer> {
     let json_error = |error: serde_json::Error| {
         let place = format!("line {}, column {}", error.line(), error.column());
-        Error::Json {
-            reason: error.to_string(),
-        }
-        .at(origin, place)
+        Error::Json { reason: error.to_string() }.at(origin, place)
     };
     let probe: Probe = serde_json::from_slice(bytes).map_err(json_error)?;
     if let Some(kind) = probe.model.kind.filter(|kind| kind != "BPE") {
-        return Err(Error::Unsupported {
-            found: format!("`{kind}`"),
-            expected: "`BPE`",
-        }
-        .at(origin, "model.type"));
+        return Err(
+            Error::Unsupported { found: format!("`{kind}`"), expected: "`BPE`" }.at(origin, "model.type")
+        );
     }
     let file: TokenizerFile = serde_json::from_slice(bytes).map_err(json_error)?;
-    check_model(&file.model)
-        .map_err(|(error, place)| error.at(origin, format!("model.{place}")))?;
+    check_model(&file.model).map_err(|(error, place)| error.at(origin, format!("model.{place}")))?;
     check_decoder(&file.decoder).map_err(|error| error.at(origin, "decoder"))?;
-    let normalizer =
-        read_normalizer(&file.normalizer).map_err(|error| error.at(origin, "normalizer"))?;
+    let normalizer = read_normalizer(&file.normalizer).map_err(|error| error.at(origin, "normalizer"))?;
     let pattern = pre_tokenizer::read(&file.pre_tokenizer, origin)?;
 
     let added = added_ids(&file.added_tokens).map_err(|error| error.at(origin, "added_tokens"))?;
     let ids = token_ids(&file.model.vocab.0).map_err(|error| error.at(origin, "model.vocab"))?;
-    let (tokens, unreachable) = place_tokens(&file.model.vocab.0, &added)
-        .map_err(|error| error.at(origin, "model.vocab"))?;
-    let merges =
-        read_merges(&file.model.merges, &ids).map_err(|error| error.at(origin, "model.merges"))?;
+    let (tokens, unreachable) =
+        place_tokens(&file.model.vocab.0, &added).map_err(|error| error.at(origin, "model.vocab"))?;
+    let merges = read_merges(&file.model.merges, &ids).map_err(|error| error.at(origin, "model.merges"))?;
     let ignore_merges = file.model.ignore_merges;
     let specials = file.added_tokens.into_iter().map(special_token).collect();
-    let parts = Parts {
-        normalizer,
-        tokens,
-        unreachable,
-        merges,
-        ignore_merges,
-        specials,
-        ..Parts::default()
-    };
+    let parts =
+        Parts { normalizer, tokens, unreachable, merges, ignore_merges, specials, ..Parts::default() };
     Tokenizer::from_parts(pattern, parts).map_err(|error| {
         let place = place_of(&error);
         error.at(origin, place)
@@ -68,31 +53,23 @@ fn place_of(error: &Error) -> String {
         Error::DanglingMerge { index, .. }
         | Error::DuplicateMerge { index, .. }
         | Error::MergeMakesSpecial { index, .. } => format!("model.merges[{index}]"),
-        Error::EmptySpecial { .. }
-        | Error::DuplicateSpecial { .. }
-        | Error::SpecialConflict { .. } => "added_tokens".to_owned(),
+        Error::EmptySpecial { .. } | Error::DuplicateSpecial { .. } | Error::SpecialConflict { .. } => {
+            "added_tokens".to_owned()
+        }
         _ => "model.vocab".to_owned(),
     }
 }
 
 fn check_model(model: &Bpe) -> Result<(), (Error, &'static str)> {
-    let refuse =
-        |place, found: String, expected| Err((Error::Unsupported { found, expected }, place));
+    let refuse = |place, found: String, expected| Err((Error::Unsupported { found, expected }, place));
     if let Some(dropout) = model.dropout.filter(|&dropout| dropout != 0.0) {
         return refuse("dropout", dropout.to_string(), "null");
     }
     if let Some(token) = &model.unk_token {
-        return refuse(
-            "unk_token",
-            format!("`{token}`"),
-            "null: every byte has its token",
-        );
+        return refuse("unk_token", format!("`{token}`"), "null: every byte has its token");
     }
     for (place, affix) in [
-        (
-            "continuing_subword_prefix",
-            &model.continuing_subword_prefix,
-        ),
+        ("continuing_subword_prefix", &model.continuing_subword_prefix),
         ("end_of_word_suffix", &model.end_of_word_suffix),
     ] {
         if let Some(affix) = affix.as_ref().filter(|affix| !affix.is_empty()) {
@@ -100,11 +77,7 @@ fn check_model(model: &Bpe) -> Result<(), (Error, &'static str)> {
         }
     }
     if model.byte_fallback {
-        return refuse(
-            "byte_fallback",
-            "true".to_owned(),
-            "false: the vocabulary is byte-level",
-        );
+        return refuse("byte_fallback", "true".to_owned(), "false: the vocabulary is byte-level");
     }
     Ok(())
 }
@@ -115,37 +88,23 @@ fn check_decoder(decoder: &Value) -> Result<()> {
         Some("ByteLevel") => Ok(()),
         other => {
             let found = format!("`{}`", other.unwrap_or("no type"));
-            Err(Error::Unsupported {
-                found,
-                expected: "ByteLevel or null",
-            })
+            Err(Error::Unsupported { found, expected: "ByteLevel or null" })
         }
     }
 }
 
 fn read_normalizer(value: &Value) -> Result<Normalizer> {
     let kind = value.get("type").and_then(Value::as_str);
-    match (
-        kind,
-        value
-            .get("normalizers")
-            .and_then(Value::as_array)
-            .map(Vec::as_slice),
-    ) {
+    match (kind, value.get("normalizers").and_then(Value::as_array).map(Vec::as_slice)) {
         (None, _) if value.is_null() => Ok(Normalizer::None),
         (Some("NFC"), _) => Ok(Normalizer::Nfc),
         (Some("NFKC"), _) => Ok(Normalizer::Nfkc),
         (Some("Sequence"), Some([])) => Ok(Normalizer::None),
         // Unlike the outer one, an inner sequence is refused: the depth stays bounded.
-        (Some("Sequence"), Some([single])) if single.get("normalizers").is_none() => {
-            read_normalizer(single)
-        }
+        (Some("Sequence"), Some([single])) if single.get("normalizers").is_none() => read_normalizer(single),
         _ => {
             let found = format!("`{}`", kind.unwrap_or("no type"));
-            Err(Error::Unsupported {
-                found,
-                expected: "null, NFC or NFKC",
-            })
+            Err(Error::Unsupported { found, expected: "null, NFC or NFKC" })
         }
     }
 }
@@ -156,20 +115,11 @@ fn added_ids(added: &[AddedToken]) -> Result<FxHashMap<&str, &AddedToken>> {
     let mut by_id = FxHashMap::default();
     for token in added {
         if by_content.insert(token.content.as_str(), token).is_some() {
-            return Err(Error::DuplicateSpecial {
-                content: token.content.clone(),
-            });
+            return Err(Error::DuplicateSpecial { content: token.content.clone() });
         }
         if let Some(first) = by_id.insert(token.id, token) {
-            let (first, second) = (
-                show(first.content.as_bytes()),
-                show(token.content.as_bytes()),
-            );
-            return Err(Error::DuplicateId {
-                id: token.id,
-                first,
-                second,
-            });
+            let (first, second) = (show(first.content.as_bytes()), show(token.content.as_bytes()));
+            return Err(Error::DuplicateId { id: token.id, first, second });
         }
     }
     Ok(by_content)
@@ -180,20 +130,13 @@ fn token_ids(entries: &[(String, u32)]) -> Result<FxHashMap<&str, u32>> {
     let mut ids = FxHashMap::with_capacity_and_hasher(entries.len(), rustc_hash::FxBuildHasher);
     for (token, id) in entries {
         if *id > MAX_ID {
-            return Err(Error::IdTooLarge {
-                id: u64::from(*id),
-                limit: MAX_ID,
-            });
+            return Err(Error::IdTooLarge { id: u64::from(*id), limit: MAX_ID });
         }
         if token.is_empty() {
             return Err(Error::EmptyToken { id: *id });
         }
         if let Some(first) = ids.insert(token.as_str(), *id) {
-            return Err(Error::DuplicateToken {
-                first,
-                second: *id,
-                bytes: show(token.as_bytes()),
-            });
+            return Err(Error::DuplicateToken { first, second: *id, bytes: show(token.as_bytes()) });
         }
     }
     Ok(ids)
@@ -205,11 +148,7 @@ fn place_tokens(
     added: &FxHashMap<&str, &AddedToken>,
 ) -> Result<(Vec<Vec<u8>>, FxHashSet<u32>)> {
     let is_added = |token: &str| added.contains_key(token);
-    let last = entries
-        .iter()
-        .filter(|(token, _)| !is_added(token))
-        .map(|&(_, id)| id)
-        .max();
+    let last = entries.iter().filter(|(token, _)| !is_added(token)).map(|&(_, id)| id).max();
     let mut tokens = vec![Vec::new(); last.map_or(0, |last| last as usize + 1)];
     let mut unreachable = FxHashSet::default();
     let mut owners: FxHashMap<u32, &str> = FxHashMap::default();
@@ -217,26 +156,17 @@ fn place_tokens(
     for (token, id) in entries {
         if let Some(first) = owners.insert(*id, token) {
             let (first, second) = (show(first.as_bytes()), show(token.as_bytes()));
-            return Err(Error::DuplicateId {
-                id: *id,
-                first,
-                second,
-            });
+            return Err(Error::DuplicateId { id: *id, first, second });
         }
         let bytes = byte_level::to_bytes(token);
         if let Some(added) = added.get(token.as_str()) {
             if added.id != *id {
                 let found = format!("id {id} in the vocabulary");
-                return Err(Error::SpecialConflict {
-                    content: token.clone(),
-                    id: added.id,
-                    found,
-                });
+                return Err(Error::SpecialConflict { content: token.clone(), id: added.id, found });
             }
             // An added word may be an ordinary token as well, if merging its bytes gives that very text.
             let place = *id as usize;
-            if !added.special && place < tokens.len() && bytes.as_deref() == Some(token.as_bytes())
-            {
+            if !added.special && place < tokens.len() && bytes.as_deref() == Some(token.as_bytes()) {
                 tokens[place] = token.as_bytes().to_vec();
             }
             continue;
@@ -256,17 +186,11 @@ fn place_tokens(
 
 fn read_merges(merges: &[MergeText], ids: &FxHashMap<&str, u32>) -> Result<Vec<(u32, u32)>> {
     let id_of = |index: usize, part: &str| {
-        ids.get(part).copied().ok_or_else(|| Error::DanglingMerge {
-            index,
-            part: show(part.as_bytes()),
-        })
+        ids.get(part).copied().ok_or_else(|| Error::DanglingMerge { index, part: show(part.as_bytes()) })
     };
     let read = |(index, merge): (usize, &MergeText)| match merge.parts() {
         Some((left, right)) => Ok((id_of(index, left)?, id_of(index, right)?)),
-        None => Err(Error::MergeSyntax {
-            index,
-            found: format!("{merge:?}"),
-        }),
+        None => Err(Error::MergeSyntax { index, found: format!("{merge:?}") }),
     };
     merges.iter().enumerate().map(read).collect()
 }

@@ -68,9 +68,7 @@ fn vocab(tokenizer: &Tokenizer) -> Map<String, Value> {
             Some(token) => token.content.clone(),
             None if bytes.is_empty() => continue,
             // What no bytes reach was no byte-level string in the file it came from.
-            None if model.vocab.find(bytes) != Some(id) => {
-                String::from_utf8_lossy(bytes).into_owned()
-            }
+            None if model.vocab.find(bytes) != Some(id) => String::from_utf8_lossy(bytes).into_owned(),
             None => token_string(tokenizer, id),
         };
         vocab.insert(name, Value::from(id));
@@ -83,43 +81,27 @@ fn ordinary_len(tokenizer: &Tokenizer) -> u32 {
     let model = tokenizer.model();
     let added: rustc_hash::FxHashSet<u32> = model.specials.iter().map(|token| token.id).collect();
     let is_ordinary = |id: &u32| !added.contains(id) && !model.vocab.get(*id).is_empty();
-    (0..model.vocab.len() as u32)
-        .rev()
-        .find(is_ordinary)
-        .map_or(0, |last| last + 1)
+    (0..model.vocab.len() as u32).rev().find(is_ordinary).map_or(0, |last| last + 1)
 }
 
 /// Whether the added tokens behind the ordinary ones have ids without a gap.
 fn counts_on(tokenizer: &Tokenizer) -> bool {
     let first = ordinary_len(tokenizer);
-    let behind = tokenizer
-        .special_tokens()
-        .iter()
-        .map(|token| token.id)
-        .filter(|&id| id >= first);
+    let behind = tokenizer.special_tokens().iter().map(|token| token.id).filter(|&id| id >= first);
     behind.zip(first..).all(|(id, wanted)| id == wanted)
 }
 
 fn merges(tokenizer: &Tokenizer) -> Vec<Value> {
     let merges = tokenizer.merges().iter();
     merges
-        .map(|merge| {
-            json!([
-                token_string(tokenizer, merge.left),
-                token_string(tokenizer, merge.right)
-            ])
-        })
+        .map(|merge| json!([token_string(tokenizer, merge.left), token_string(tokenizer, merge.right)]))
         .collect()
 }
 
 /// The content of a tokenizer_config.json, by which transformers finds its class.
 pub(super) fn transformers_config(tokenizer: &Tokenizer) -> String {
-    let end = tokenizer.eot_id().and_then(|id| {
-        tokenizer
-            .special_tokens()
-            .iter()
-            .find(|token| token.id == id)
-    });
+    let end =
+        tokenizer.eot_id().and_then(|id| tokenizer.special_tokens().iter().find(|token| token.id == id));
     let mut config = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": false,

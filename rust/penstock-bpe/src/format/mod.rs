@@ -23,22 +23,14 @@ const MAX_FILE_BYTES: u64 = 256 << 20;
 /// Reads whatever tokenizer stands at `path`.
 pub(crate) fn load(path: &Path, pattern: Option<&str>) -> Result<Tokenizer> {
     let pattern = pattern.map(Pattern::from_name).transpose()?;
-    let path = if path.is_dir() {
-        path.join("tokenizer.json")
-    } else {
-        path.to_owned()
-    };
+    let path = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("json") => {
             let tokenizer = json::read(&read_limited(&path)?, &path)?;
             match pattern {
                 Some(wanted) if wanted != *tokenizer.pattern() => {
                     let stated = tokenizer.pattern().name();
-                    Err(Error::PatternConflict {
-                        path,
-                        stated,
-                        wanted: wanted.name().to_owned(),
-                    })
+                    Err(Error::PatternConflict { path, stated, wanted: wanted.name().to_owned() })
                 }
                 _ => Ok(tokenizer),
             }
@@ -55,16 +47,10 @@ fn read_limited(path: &Path) -> Result<Vec<u8>> {
     let file = File::open(path).map_err(Error::io(path, "open"))?;
     let mut bytes = Vec::new();
     // One byte more than allowed tells a file that is too long, also where it has no size of its own.
-    file.take(MAX_FILE_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(Error::io(path, "read"))?;
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(Error::io(path, "read"))?;
     let size_bytes = bytes.len() as u64;
     if size_bytes > MAX_FILE_BYTES {
-        return Err(Error::FileTooLarge {
-            path: path.to_owned(),
-            size_bytes,
-            limit_bytes: MAX_FILE_BYTES,
-        });
+        return Err(Error::FileTooLarge { path: path.to_owned(), size_bytes, limit_bytes: MAX_FILE_BYTES });
     }
     Ok(bytes)
 }

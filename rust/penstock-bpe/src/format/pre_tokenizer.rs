@@ -13,17 +13,9 @@ const MAX_DEPTH: usize = 8;
 
 /// One pre-tokenizer as the file states it.
 enum Stated {
-    Split {
-        expression: String,
-        isolated: bool,
-        place: String,
-    },
-    Digits {
-        individual: bool,
-    },
-    ByteLevel {
-        use_regex: bool,
-    },
+    Split { expression: String, isolated: bool, place: String },
+    Digits { individual: bool },
+    ByteLevel { use_regex: bool },
 }
 
 /// Reads the pattern out of `value`, the file's `pre_tokenizer`.
@@ -32,11 +24,8 @@ pub(super) fn read(value: &Value, origin: &Path) -> Result<Pattern> {
     flatten(value, "pre_tokenizer", 0, origin, &mut stated)?;
     let Some(Stated::ByteLevel { use_regex }) = stated.pop() else {
         let found = "no ByteLevel at the end".to_owned();
-        return Err(Error::Unsupported {
-            found,
-            expected: "ByteLevel as the last pre-tokenizer",
-        }
-        .at(origin, "pre_tokenizer"));
+        return Err(Error::Unsupported { found, expected: "ByteLevel as the last pre-tokenizer" }
+            .at(origin, "pre_tokenizer"));
     };
     let mut steps = steps_of(&stated, origin)?;
     if use_regex {
@@ -45,20 +34,9 @@ pub(super) fn read(value: &Value, origin: &Path) -> Result<Pattern> {
     Ok(Pattern::from_steps(steps))
 }
 
-fn flatten(
-    value: &Value,
-    place: &str,
-    depth: usize,
-    origin: &Path,
-    out: &mut Vec<Stated>,
-) -> Result<()> {
-    let refuse =
-        |found: String, expected| Err(Error::Unsupported { found, expected }.at(origin, place));
-    let flag = |name: &str, default| {
-        value
-            .get(name)
-            .map_or(default, |flag| flag == &Value::Bool(true))
-    };
+fn flatten(value: &Value, place: &str, depth: usize, origin: &Path, out: &mut Vec<Stated>) -> Result<()> {
+    let refuse = |found: String, expected| Err(Error::Unsupported { found, expected }.at(origin, place));
+    let flag = |name: &str, default| value.get(name).map_or(default, |flag| flag == &Value::Bool(true));
     match value.get("type").and_then(Value::as_str) {
         Some("Sequence") => {
             if depth >= MAX_DEPTH {
@@ -71,55 +49,36 @@ fn flatten(
                 let place = format!("{place}.pretokenizers[{index}]");
                 if matches!(out.last(), Some(Stated::ByteLevel { .. })) {
                     let found = "a pre-tokenizer behind ByteLevel".to_owned();
-                    return Err(Error::Unsupported {
-                        found,
-                        expected: "ByteLevel as the last one",
-                    }
-                    .at(origin, place));
+                    return Err(
+                        Error::Unsupported { found, expected: "ByteLevel as the last one" }.at(origin, place)
+                    );
                 }
                 flatten(item, &place, depth + 1, origin, out)?;
             }
         }
         Some("Split") => {
             let Some(expression) = value.pointer("/pattern/Regex").and_then(Value::as_str) else {
-                return refuse(
-                    "a Split without a regular expression".to_owned(),
-                    r#"{"Regex": ...}"#,
-                );
+                return refuse("a Split without a regular expression".to_owned(), r#"{"Regex": ...}"#);
             };
-            let behavior = value
-                .get("behavior")
-                .and_then(Value::as_str)
-                .unwrap_or_default();
+            let behavior = value.get("behavior").and_then(Value::as_str).unwrap_or_default();
             // Isolated keeps matches and what is between them apart, so it is its own inverse.
             let isolated = behavior == "Isolated";
             let keeps_matches = behavior == "Removed" && flag("invert", false);
             if !isolated && !keeps_matches {
                 return refuse(format!("Split behavior `{behavior}`"), "`Isolated`");
             }
-            out.push(Stated::Split {
-                expression: expression.to_owned(),
-                isolated,
-                place: place.to_owned(),
-            });
+            out.push(Stated::Split { expression: expression.to_owned(), isolated, place: place.to_owned() });
         }
-        Some("Digits") => out.push(Stated::Digits {
-            individual: flag("individual_digits", false),
-        }),
+        Some("Digits") => out.push(Stated::Digits { individual: flag("individual_digits", false) }),
         Some("ByteLevel") => {
             if flag("add_prefix_space", true) {
                 return refuse("add_prefix_space".to_owned(), "add_prefix_space: false");
             }
-            out.push(Stated::ByteLevel {
-                use_regex: flag("use_regex", true),
-            });
+            out.push(Stated::ByteLevel { use_regex: flag("use_regex", true) });
         }
         Some(other) => return refuse(format!("`{other}`"), "Sequence, Split, Digits or ByteLevel"),
         None => {
-            return refuse(
-                "no pre-tokenizer".to_owned(),
-                "Sequence, Split, Digits or ByteLevel",
-            );
+            return refuse("no pre-tokenizer".to_owned(), "Sequence, Split, Digits or ByteLevel");
         }
     }
     Ok(())
@@ -133,11 +92,7 @@ fn steps_of(stated: &[Stated], origin: &Path) -> Result<Vec<Step>> {
         let splits: Vec<&str> = stated[at..]
             .iter()
             .map_while(|step| match step {
-                Stated::Split {
-                    expression,
-                    isolated: true,
-                    ..
-                } => Some(expression.as_str()),
+                Stated::Split { expression, isolated: true, .. } => Some(expression.as_str()),
                 _ => None,
             })
             .collect();
@@ -147,14 +102,10 @@ fn steps_of(stated: &[Stated], origin: &Path) -> Result<Vec<Step>> {
             continue;
         }
         steps.push(match &stated[at] {
-            Stated::Split {
-                expression,
-                isolated,
-                place,
-            } => split_step(expression, *isolated).map_err(|error| error.at(origin, place))?,
-            Stated::Digits { individual } => Step::Digits {
-                individual: *individual,
-            },
+            Stated::Split { expression, isolated, place } => {
+                split_step(expression, *isolated).map_err(|error| error.at(origin, place))?
+            }
+            Stated::Digits { individual } => Step::Digits { individual: *individual },
             Stated::ByteLevel { .. } => Step::Family(Family::Gpt2),
         });
         at += 1;
@@ -169,10 +120,7 @@ fn split_step(expression: &str, isolated: bool) -> Result<Step> {
         _ if isolated => Ok(Step::Regex(CustomRegex::new(expression)?)),
         _ => {
             let found = "Split behavior `Removed` with an expression of its own".to_owned();
-            Err(Error::Unsupported {
-                found,
-                expected: "`Isolated`",
-            })
+            Err(Error::Unsupported { found, expected: "`Isolated`" })
         }
     }
 }

@@ -103,9 +103,7 @@ impl MergeText {
     pub(super) fn parts(&self) -> Option<(&str, &str)> {
         match self {
             Self::Pair(left, right) => Some((left, right)),
-            Self::Joined(text) => text
-                .split_once(' ')
-                .filter(|(_, right)| !right.contains(' ')),
+            Self::Joined(text) => text.split_once(' ').filter(|(_, right)| !right.contains(' ')),
         }
     }
 }

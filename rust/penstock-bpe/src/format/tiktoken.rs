@@ -28,8 +28,7 @@ pub(crate) fn read(bytes: &[u8], pattern: Pattern, origin: &Path) -> Result<Toke
     for (number, line) in (1..).zip(bytes.split(|&byte| byte == b'\n')) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if !line.is_empty() {
-            place_line(line, &mut tokens)
-                .map_err(|error| error.at(origin, format!("line {number}")))?;
+            place_line(line, &mut tokens).map_err(|error| error.at(origin, format!("line {number}")))?;
         }
     }
     let specials = match tokens.first() {
@@ -40,56 +39,32 @@ pub(crate) fn read(bytes: &[u8], pattern: Pattern, origin: &Path) -> Result<Toke
     let whole = |error: Error| error.at(origin, "all lines");
     check_gaps(&tokens, &specials).map_err(whole)?;
     let merges = all_merges(&tokens).map_err(whole)?;
-    let parts = Parts {
-        tokens,
-        merges,
-        rank_by_product: true,
-        ignore_merges: true,
-        specials,
-        ..Parts::default()
-    };
+    let parts =
+        Parts { tokens, merges, rank_by_product: true, ignore_merges: true, specials, ..Parts::default() };
     Tokenizer::from_parts(pattern, parts).map_err(whole)
 }
 
 /// Puts the token of one line at its rank.
 fn place_line(line: &[u8], tokens: &mut Vec<Vec<u8>>) -> Result<()> {
     let malformed = || Error::RankLine { found: show(line) };
-    let space = line
-        .iter()
-        .position(|&byte| byte == b' ')
-        .ok_or_else(malformed)?;
-    let rank = std::str::from_utf8(&line[space + 1..])
-        .ok()
-        .and_then(|rank| rank.parse::<u64>().ok());
+    let space = line.iter().position(|&byte| byte == b' ').ok_or_else(malformed)?;
+    let rank = std::str::from_utf8(&line[space + 1..]).ok().and_then(|rank| rank.parse::<u64>().ok());
     let rank = rank.ok_or_else(malformed)?;
-    let token = decode_base64(&line[..space]).ok_or_else(|| Error::Base64 {
-        found: show(&line[..space]),
-    })?;
+    let token = decode_base64(&line[..space]).ok_or_else(|| Error::Base64 { found: show(&line[..space]) })?;
     let id = u32::try_from(rank).ok().filter(|&id| id <= MAX_ID);
-    let id = id.ok_or(Error::IdTooLarge {
-        id: rank,
-        limit: MAX_ID,
-    })?;
+    let id = id.ok_or(Error::IdTooLarge { id: rank, limit: MAX_ID })?;
     if token.is_empty() {
         return Err(Error::EmptyToken { id });
     }
     if token.len() > MAX_RANKED_BYTES {
-        return Err(Error::TokenTooLong {
-            id,
-            size_bytes: token.len(),
-            limit_bytes: MAX_RANKED_BYTES,
-        });
+        return Err(Error::TokenTooLong { id, size_bytes: token.len(), limit_bytes: MAX_RANKED_BYTES });
     }
     let place = id as usize;
     if place >= tokens.len() {
         tokens.resize_with(place + 1, Vec::new);
     }
     if !tokens[place].is_empty() {
-        return Err(Error::DuplicateId {
-            id,
-            first: show(&tokens[place]),
-            second: show(&token),
-        });
+        return Err(Error::DuplicateId { id, first: show(&tokens[place]), second: show(&token) });
     }
     tokens[place] = token;
     Ok(())
@@ -97,14 +72,9 @@ fn place_line(line: &[u8], tokens: &mut Vec<Vec<u8>>) -> Result<()> {
 
 fn check_gaps(tokens: &[Vec<u8>], specials: &[SpecialToken]) -> Result<()> {
     let is_filled = |id: u32| specials.iter().any(|token| token.id == id);
-    let gap = (0..)
-        .zip(tokens)
-        .find(|&(id, token)| token.is_empty() && !is_filled(id));
+    let gap = (0..).zip(tokens).find(|&(id, token)| token.is_empty() && !is_filled(id));
     match gap {
-        Some((id, _)) => Err(Error::IdGap {
-            id,
-            last: tokens.len() as u32 - 1,
-        }),
+        Some((id, _)) => Err(Error::IdGap { id, last: tokens.len() as u32 - 1 }),
         None => Ok(()),
     }
 }
@@ -115,9 +85,7 @@ fn all_merges(tokens: &[Vec<u8>]) -> Result<Vec<(u32, u32)>> {
     let mut merges = Vec::new();
     for token in tokens {
         for cut in 1..token.len() {
-            if let (Some(left), Some(right)) =
-                (vocab.find(&token[..cut]), vocab.find(&token[cut..]))
-            {
+            if let (Some(left), Some(right)) = (vocab.find(&token[..cut]), vocab.find(&token[cut..])) {
                 merges.push((left, right));
             }
         }
@@ -128,12 +96,8 @@ fn all_merges(tokens: &[Vec<u8>]) -> Result<Vec<(u32, u32)>> {
 /// The special tokens of the vocabularies published as rank files, told by pattern and size; `<|endoftext|>` behind
 /// the last token of any other.
 fn known_specials(pattern: &Pattern, len: u32) -> Vec<SpecialToken> {
-    let listed = |specials: &[(&str, u32)]| {
-        specials
-            .iter()
-            .map(|&(text, id)| SpecialToken::new(text, id))
-            .collect()
-    };
+    let listed =
+        |specials: &[(&str, u32)]| specials.iter().map(|&(text, id)| SpecialToken::new(text, id)).collect();
     match (pattern, len) {
         (Pattern::Gpt2, 50_256 | 50_281) => listed(&[("<|endoftext|>", 50_256)]),
         (Pattern::Cl100k, 100_256) => listed(&[
@@ -143,51 +107,34 @@ fn known_specials(pattern: &Pattern, len: u32) -> Vec<SpecialToken> {
             ("<|fim_suffix|>", 100_260),
             ("<|endofprompt|>", 100_276),
         ]),
-        (Pattern::O200k, 199_998) => {
-            listed(&[("<|endoftext|>", 199_999), ("<|endofprompt|>", 200_018)])
-        }
+        (Pattern::O200k, 199_998) => listed(&[("<|endoftext|>", 199_999), ("<|endofprompt|>", 200_018)]),
         (Pattern::Llama3, 128_000) => llama3_specials(len),
-        (Pattern::Qwen2, 151_643) => listed(&[
-            ("<|endoftext|>", len),
-            ("<|im_start|>", len + 1),
-            ("<|im_end|>", len + 2),
-        ]),
+        (Pattern::Qwen2, 151_643) => {
+            listed(&[("<|endoftext|>", len), ("<|im_start|>", len + 1), ("<|im_end|>", len + 2)])
+        }
         _ => listed(&[(END_OF_TEXT, len)]),
     }
 }
 
 /// Llama 3 has 256 special tokens, most of them reserved.
 fn llama3_specials(first: u32) -> Vec<SpecialToken> {
-    let mut names: Vec<String> = ["<|begin_of_text|>", "<|end_of_text|>"]
-        .map(String::from)
-        .into();
-    let reserved =
-        |range: std::ops::Range<u32>| range.map(|n| format!("<|reserved_special_token_{n}|>"));
+    let mut names: Vec<String> = ["<|begin_of_text|>", "<|end_of_text|>"].map(String::from).into();
+    let reserved = |range: std::ops::Range<u32>| range.map(|n| format!("<|reserved_special_token_{n}|>"));
     names.extend(reserved(0..4));
     names.extend(["<|start_header_id|>", "<|end_header_id|>"].map(String::from));
     names.extend(reserved(4..5));
     names.push("<|eot_id|>".to_owned());
     names.extend(reserved(5..251));
-    (first..)
-        .zip(names)
-        .map(|(id, name)| SpecialToken::new(name, id))
-        .collect()
+    (first..).zip(names).map(|(id, name)| SpecialToken::new(name, id)).collect()
 }
 
 /// The content of a rank file, if one can say all that `tokenizer` does.
 pub(super) fn write(tokenizer: &Tokenizer, path: &Path) -> Result<String> {
     let model = tokenizer.model();
-    let refuse = |reason| {
-        Err(Error::NotARankFile {
-            path: path.to_owned(),
-            reason,
-        })
-    };
+    let refuse = |reason| Err(Error::NotARankFile { path: path.to_owned(), reason });
     let ranked = model.rank_by_product && model.ignore_merges;
     if !ranked && !ranks_say_all(model) {
-        return refuse(
-            "its ids are not the ranks of its merges, or it holds more than bytes and merges",
-        );
+        return refuse("its ids are not the ranks of its merges, or it holds more than bytes and merges");
     }
     let added: FxHashMap<u32, ()> = model.specials.iter().map(|token| (token.id, ())).collect();
     let mut text = String::new();
@@ -223,10 +170,7 @@ fn ranks_say_all(model: &Model) -> bool {
         workspace.merge(bytes, &model.pairs, &mut ids);
         ids == [id]
     };
-    let rising = model
-        .merges
-        .windows(2)
-        .all(|two| two[0].product < two[1].product);
+    let rising = model.merges.windows(2).all(|two| two[0].product < two[1].product);
     rising
         && model.normalizer == Normalizer::None
         && model.specials.iter().all(|token| token.special)
@@ -273,11 +217,7 @@ fn encode_base64(bytes: &[u8]) -> String {
         let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
         for place in 0..4 {
             let digit = ALPHABET[(bits >> (18 - 6 * place)) as usize & 63];
-            text.push(if place <= chunk.len() {
-                char::from(digit)
-            } else {
-                '='
-            });
+            text.push(if place <= chunk.len() { char::from(digit) } else { '=' });
         }
     }
     text
@@ -290,10 +230,7 @@ mod tests {
     #[test]
     fn base64_is_strict() {
         for bytes in [&b""[..], b"f", b"fo", b"foo", b"foob", b"\xFF\xFE\x00"] {
-            assert_eq!(
-                decode_base64(encode_base64(bytes).as_bytes()).as_deref(),
-                Some(bytes)
-            );
+            assert_eq!(decode_base64(encode_base64(bytes).as_bytes()).as_deref(), Some(bytes));
         }
         assert_eq!(encode_base64(b"foob"), "Zm9vYg==");
         for wrong in ["Zg", "Zg=", "Z===", "Zh==", "Zg==Zg==", "Z g=", "Zm9v\n"] {

@@ -6,10 +6,7 @@ use crate::unicode::{LETTER, NUMBER, SPACE, class_at};
 
 /// Hands out the pieces of `text`. At most `DIGITS` numbers make a piece; with `WHOLE_TAIL`, white space that ends the
 /// text is one piece even if it holds line breaks.
-pub(crate) fn scan<const DIGITS: usize, const WHOLE_TAIL: bool>(
-    text: &str,
-    emit: &mut impl FnMut(&str),
-) {
+pub(crate) fn scan<const DIGITS: usize, const WHOLE_TAIL: bool>(text: &str, emit: &mut impl FnMut(&str)) {
     let end = text.len();
     let mut at = 0;
     while at < end {
@@ -20,11 +17,7 @@ pub(crate) fn scan<const DIGITS: usize, const WHOLE_TAIL: bool>(
 }
 
 #[inline]
-fn piece_end<const DIGITS: usize, const WHOLE_TAIL: bool>(
-    text: &str,
-    at: usize,
-    end: usize,
-) -> usize {
+fn piece_end<const DIGITS: usize, const WHOLE_TAIL: bool>(text: &str, at: usize, end: usize) -> usize {
     let (class, length) = class_at(text, at);
     if class & LETTER != 0 {
         return run_of(text, at + length, end, LETTER);
@@ -38,11 +31,7 @@ fn piece_end<const DIGITS: usize, const WHOLE_TAIL: bool>(
         return at + shortened;
     }
     let behind = at + length;
-    let next_class = if behind < end {
-        class_at(text, behind).0
-    } else {
-        SPACE
-    };
+    let next_class = if behind < end { class_at(text, behind).0 } else { SPACE };
     if next_class & LETTER != 0 && !matches!(first, b'\r' | b'\n') {
         return run_of(text, behind, end, LETTER);
     }
@@ -54,9 +43,5 @@ fn piece_end<const DIGITS: usize, const WHOLE_TAIL: bool>(
     if WHOLE_TAIL && run.end == end {
         return end;
     }
-    if run.line_end > at {
-        run.line_end
-    } else {
-        run.without_last(at, end)
-    }
+    if run.line_end > at { run.line_end } else { run.without_last(at, end) }
 }

@@ -93,11 +93,7 @@ fn match_end(text: &str, at: usize, end: usize) -> Result<usize, usize> {
         }
         return Ok(next);
     }
-    let next_class = if behind < end {
-        class_at(text, behind).0
-    } else {
-        0
-    };
+    let next_class = if behind < end { class_at(text, behind).0 } else { 0 };
     let is_mark = class & (PUNCTUATION | SYMBOL) != 0;
     if !is_mark && next_class & (LETTER | MARK) != 0 && !matches!(bytes[at], b'\r' | b'\n') {
         return Ok(run_of(text, behind, end, LETTER | MARK));
@@ -110,9 +106,5 @@ fn match_end(text: &str, at: usize, end: usize) -> Result<usize, usize> {
         return Err(behind);
     }
     let run = SpaceRun::read(text, at, end);
-    Ok(if run.line_end > at {
-        run.line_end
-    } else {
-        run.without_last(at, end)
-    })
+    Ok(if run.line_end > at { run.line_end } else { run.without_last(at, end) })
 }

@@ -20,11 +20,7 @@ fn piece_end(text: &str, at: usize, end: usize) -> usize {
     if shortened > 0 {
         return at + shortened;
     }
-    let body = if text.as_bytes()[at] == b' ' {
-        at + 1
-    } else {
-        at
-    };
+    let body = if text.as_bytes()[at] == b' ' { at + 1 } else { at };
     if body < end {
         let (class, length) = class_at(text, body);
         if class & LETTER != 0 {

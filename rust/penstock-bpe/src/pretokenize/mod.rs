@@ -76,11 +76,7 @@ impl SpaceRun {
     /// Reads the run that starts at `start`, where a white-space character stands.
     #[inline]
     fn read(text: &str, start: usize, end: usize) -> Self {
-        let mut run = Self {
-            end: start,
-            line_end: start,
-            last: start,
-        };
+        let mut run = Self { end: start, line_end: start, last: start };
         while run.end < end {
             let (class, length) = class_at(text, run.end);
             if class & SPACE == 0 {
@@ -98,11 +94,7 @@ impl SpaceRun {
     /// End of the match of `\s+(?!\S)|\s+`: the last character is left for what follows, unless it is the only one.
     #[inline]
     fn without_last(&self, start: usize, end: usize) -> usize {
-        if self.end == end || self.last == start {
-            self.end
-        } else {
-            self.last
-        }
+        if self.end == end || self.last == start { self.end } else { self.last }
     }
 }
 
@@ -115,11 +107,7 @@ fn contraction(text: &str, at: usize, end: usize, any_case: bool) -> usize {
         return 0;
     }
     let fold = |byte: u8| {
-        if any_case {
-            byte.to_ascii_lowercase()
-        } else {
-            byte
-        }
+        if any_case { byte.to_ascii_lowercase() } else { byte }
     };
     let first = fold(bytes[1]);
     if matches!(first, b's' | b'd' | b'm' | b't') {

@@ -29,22 +29,14 @@ fn piece_end(text: &str, at: usize, end: usize) -> usize {
         return run_up_to(text, at + length, end, NUMBER, 2);
     }
     let behind = at + length;
-    let next_class = if behind < end {
-        class_at(text, behind).0
-    } else {
-        SPACE
-    };
+    let next_class = if behind < end { class_at(text, behind).0 } else { SPACE };
     let space_before = text.as_bytes()[at] == b' ' && next_class & (SPACE | LETTER | NUMBER) == 0;
     if class & SPACE == 0 || space_before {
         let marks = run_outside(text, behind, end, SPACE | LETTER | NUMBER);
         return run_of_bytes(text, marks, end, b"\r\n/");
     }
     let run = SpaceRun::read(text, at, end);
-    if run.line_end > at {
-        run.line_end
-    } else {
-        run.without_last(at, end)
-    }
+    if run.line_end > at { run.line_end } else { run.without_last(at, end) }
 }
 
 /// End of the word at `at`, with or without one other character before it: the first rule if it matches (a word that
@@ -52,17 +44,9 @@ fn piece_end(text: &str, at: usize, end: usize) -> usize {
 #[inline]
 fn word_end(text: &str, at: usize, end: usize, class: u8, length: usize) -> Option<usize> {
     let may_lead = class & (LETTER | NUMBER) == 0 && !matches!(text.as_bytes()[at], b'\r' | b'\n');
-    let led = if may_lead {
-        Halves::read(text, at + length, end)
-    } else {
-        Halves::EMPTY
-    };
+    let led = if may_lead { Halves::read(text, at + length, end) } else { Halves::EMPTY };
     // Without a leader only a letter or a mark can start a word, and a leader that is a mark may start one itself.
-    let bare = if class & (LETTER | MARK) != 0 {
-        Halves::read(text, at, end)
-    } else {
-        Halves::EMPTY
-    };
+    let bare = if class & (LETTER | MARK) != 0 { Halves::read(text, at, end) } else { Halves::EMPTY };
     led.mixed.or(bare.mixed).or(led.capitals).or(bare.capitals)
 }
 
@@ -75,10 +59,7 @@ struct Halves {
 }
 
 impl Halves {
-    const EMPTY: Self = Self {
-        mixed: None,
-        capitals: None,
-    };
+    const EMPTY: Self = Self { mixed: None, capitals: None };
 
     #[inline]
     fn read(text: &str, start: usize, end: usize) -> Self {
@@ -96,11 +77,7 @@ impl Halves {
             }
         }
         let lower_end = run_of(text, at, end, LOWER_HALF);
-        let mixed = if lower_end > at {
-            Some(lower_end)
-        } else {
-            last_either
-        };
+        let mixed = if lower_end > at { Some(lower_end) } else { last_either };
         let capitals = if at > start { Some(at) } else { None };
         Self { mixed, capitals }
     }

@@ -34,10 +34,7 @@ impl CustomRegex {
     /// Compiles `source` under size limits.
     pub(crate) fn new(source: &str) -> Result<Self> {
         if let Some(place) = possessive_quantifier(source) {
-            return Err(Error::PatternPossessive {
-                pattern: source.to_owned(),
-                place,
-            });
+            return Err(Error::PatternPossessive { pattern: source.to_owned(), place });
         }
         let config = meta::Config::new()
             .nfa_size_limit(Some(MAX_PATTERN_BYTES))
@@ -50,24 +47,15 @@ impl CustomRegex {
             .syntax(syntax::Config::new().multi_line(true).nest_limit(100))
             .build(source)
             .map_err(|error| Self::explain(source, &error))?;
-        Ok(Self {
-            source: source.to_owned(),
-            compiled,
-        })
+        Ok(Self { source: source.to_owned(), compiled })
     }
 
     fn explain(source: &str, error: &meta::BuildError) -> Error {
         let pattern = source.to_owned();
         let Some(syntax_error) = error.syntax_error() else {
             return match error.size_limit() {
-                Some(limit_bytes) => Error::PatternTooLarge {
-                    pattern,
-                    limit_bytes,
-                },
-                None => Error::PatternSyntax {
-                    pattern,
-                    reason: error.to_string(),
-                },
+                Some(limit_bytes) => Error::PatternTooLarge { pattern, limit_bytes },
+                None => Error::PatternSyntax { pattern, reason: error.to_string() },
             };
         };
         let reason = syntax_error.to_string();
@@ -156,8 +144,7 @@ fn isolate_digits(individual: bool, text: &str, emit: &mut dyn FnMut(&str)) {
         let end = if in_numbers && individual {
             first.len_utf8()
         } else {
-            rest.find(|character| is_number(character) != in_numbers)
-                .unwrap_or(rest.len())
+            rest.find(|character| is_number(character) != in_numbers).unwrap_or(rest.len())
         };
         emit(&rest[..end]);
         rest = &rest[end..];
@@ -176,10 +163,8 @@ mod tests {
 
     #[test]
     fn steps_cut_what_the_step_before_left() {
-        let steps = [
-            Step::Regex(CustomRegex::new(r"\s+|[a-z]+").unwrap()),
-            Step::Digits { individual: true },
-        ];
+        let steps =
+            [Step::Regex(CustomRegex::new(r"\s+|[a-z]+").unwrap()), Step::Digits { individual: true }];
         assert_eq!(pieces(&steps, "ab 12c"), ["ab", " ", "1", "2", "c"]);
         let steps = [Step::Digits { individual: false }];
         assert_eq!(pieces(&steps, "ab12c"), ["ab", "12", "c"]);
@@ -191,19 +176,10 @@ mod tests {
         assert!(
             matches!(refused(r"\s+(?!\S)"), Error::PatternLookAround { pattern } if pattern == r"\s+(?!\S)")
         );
-        assert!(matches!(
-            refused(r"\p{L}++"),
-            Error::PatternPossessive { place: 6, .. }
-        ));
-        assert!(matches!(
-            refused("a{1,3}+"),
-            Error::PatternPossessive { .. }
-        ));
+        assert!(matches!(refused(r"\p{L}++"), Error::PatternPossessive { place: 6, .. }));
+        assert!(matches!(refused("a{1,3}+"), Error::PatternPossessive { .. }));
         assert!(matches!(refused("(a"), Error::PatternSyntax { .. }));
-        assert!(matches!(
-            refused(r"(\p{L}{1000}){1000}"),
-            Error::PatternTooLarge { .. }
-        ));
+        assert!(matches!(refused(r"(\p{L}{1000}){1000}"), Error::PatternTooLarge { .. }));
         assert!(CustomRegex::new(r"\++|[+*]+|\p{L}+|(?:a)?b").is_ok());
     }
 }

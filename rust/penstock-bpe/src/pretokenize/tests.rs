@@ -10,22 +10,13 @@ struct Reference(Vec<fancy_regex::Regex>);
 
 impl Reference {
     fn new(family: Family) -> Self {
-        Self(
-            family
-                .expressions()
-                .iter()
-                .map(|e| fancy_regex::Regex::new(e).unwrap())
-                .collect(),
-        )
+        Self(family.expressions().iter().map(|e| fancy_regex::Regex::new(e).unwrap()).collect())
     }
 
     fn pieces(&self, text: &str) -> Vec<String> {
         let mut pieces = vec![text.to_owned()];
         for regex in &self.0 {
-            pieces = pieces
-                .iter()
-                .flat_map(|piece| isolate(regex, piece))
-                .collect();
+            pieces = pieces.iter().flat_map(|piece| isolate(regex, piece)).collect();
         }
         pieces
     }
@@ -54,14 +45,8 @@ fn pieces(family: Family, text: &str) -> Vec<String> {
     found
 }
 
-const FAMILIES: [Family; 6] = [
-    Family::Gpt2,
-    Family::Cl100k,
-    Family::O200k,
-    Family::Llama3,
-    Family::Qwen2,
-    Family::DeepseekV3,
-];
+const FAMILIES: [Family; 6] =
+    [Family::Gpt2, Family::Cl100k, Family::O200k, Family::Llama3, Family::Qwen2, Family::DeepseekV3];
 
 /// Characters that some rule treats in its own way, and neighbours of every range that is spelled out.
 const TELLING: &str = "aZsStTdDmMlLvVeErR'’ſKéÉǅʰªßあ一龥龦々ヿ぀〿㄀゛・゠㐀仐한0٣²Ⅷ１ \t\u{b}\u{85}\u{a0}\u{3000}\u{200b}\u{200d}\
@@ -107,20 +92,13 @@ fn code_points_in_context_are_cut_as_by_the_expression() {
             || class(*code) != class(code + 1)
             || class(*code) != class(code - 1)
     };
-    let tested: Vec<char> = (0..0x11_0000)
-        .filter(is_tested)
-        .filter_map(char::from_u32)
-        .collect();
+    let tested: Vec<char> = (0..0x11_0000).filter(is_tested).filter_map(char::from_u32).collect();
     assert!(tested.len() > 20_000);
     for family in FAMILIES {
         let reference = Reference::new(family);
         for &c in &tested {
             let text = format!("a{c}A{c}a {c}1{c}{c}'s{c}\n{c}一{c}  {c}.{c}.\n{c}");
-            assert_eq!(
-                pieces(family, &text),
-                reference.pieces(&text),
-                "{family:?} {c:?}"
-            );
+            assert_eq!(pieces(family, &text), reference.pieces(&text), "{family:?} {c:?}");
         }
     }
 }
@@ -131,8 +109,6 @@ fn nothing_gives_no_piece() {
         assert!(pieces(family, "").is_empty());
     }
     let mut count = 0;
-    Pattern::custom("x*")
-        .unwrap()
-        .for_each_piece("", |_| count += 1);
+    Pattern::custom("x*").unwrap().for_each_piece("", |_| count += 1);
     assert_eq!(count, 0);
 }

@@ -42,26 +42,18 @@ impl Arena {
     ) -> Result<Self> {
         let size_bytes = counts.bytes() + counts.len() as u64 + 1;
         if size_bytes > MAX_SLOTS {
-            return Err(Error::CorpusTooLarge {
-                size_bytes,
-                limit_bytes: MAX_SLOTS,
-            });
+            return Err(Error::CorpusTooLarge { size_bytes, limit_bytes: MAX_SLOTS });
         }
         let words = ordered(&counts, threads, progress)?;
         progress.start("lay out pieces", words.len() as u64);
-        let mut arena = Self {
-            symbols: Vec::with_capacity(size_bytes as usize),
-            classes: Vec::new(),
-        };
+        let mut arena = Self { symbols: Vec::with_capacity(size_bytes as usize), classes: Vec::new() };
         arena.symbols.push(BORDER);
         for chunk in words.chunks(CHECKED_PIECES) {
             for &(piece, count) in chunk {
                 if arena.classes.last().is_none_or(|&(_, last)| last != count) {
                     arena.classes.push((arena.symbols.len() as u32, count));
                 }
-                arena
-                    .symbols
-                    .extend(piece.iter().map(|&byte| byte_ids[usize::from(byte)]));
+                arena.symbols.extend(piece.iter().map(|&byte| byte_ids[usize::from(byte)]));
                 arena.symbols.push(BORDER);
             }
             progress.check()?;
@@ -72,14 +64,7 @@ impl Arena {
 
     /// The symbols, and the weights of places that only grow.
     pub(super) fn walk(&mut self) -> (&mut [u32], Weights<'_>) {
-        (
-            &mut self.symbols,
-            Weights {
-                classes: &self.classes,
-                count: 0,
-                end: 0,
-            },
-        )
+        (&mut self.symbols, Weights { classes: &self.classes, count: 0, end: 0 })
     }
 }
 
@@ -88,20 +73,13 @@ type Word<'a> = (&'a [u8], u64);
 
 /// The pieces of more than one byte in the order of the arena. Sorted in chunks that are then merged, so that a cancel
 /// is seen soon however many there are.
-fn ordered<'a>(
-    counts: &'a WordCounts,
-    threads: usize,
-    progress: &Progress,
-) -> Result<Vec<Word<'a>>> {
+fn ordered<'a>(counts: &'a WordCounts, threads: usize, progress: &Progress) -> Result<Vec<Word<'a>>> {
     let order = |&(piece, count): &Word<'a>| (Reverse(count), piece);
     let mut words: Vec<Word<'a>> = counts.iter().filter(|(piece, _)| piece.len() > 1).collect();
     progress.start("order pieces", 2 * words.len() as u64);
     sort_chunks(&mut words, threads, progress, order);
     progress.check()?;
-    let mut runs: Vec<_> = words
-        .chunks(CHECKED_PIECES)
-        .map(<[Word<'a>]>::iter)
-        .collect();
+    let mut runs: Vec<_> = words.chunks(CHECKED_PIECES).map(<[Word<'a>]>::iter).collect();
     let mut heads: BinaryHeap<_> = runs
         .iter_mut()
         .enumerate()

@@ -10,11 +10,7 @@ pub(super) struct Sums {
 
 impl Sums {
     fn new(ids: usize) -> Self {
-        Self {
-            counts: vec![0; ids],
-            is_touched: vec![false; ids],
-            touched: Vec::new(),
-        }
+        Self { counts: vec![0; ids], is_touched: vec![false; ids], touched: Vec::new() }
     }
 
     #[inline]

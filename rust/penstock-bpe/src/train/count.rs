@@ -26,22 +26,12 @@ impl WordCounts {
     /// Nothing counted yet; text will be cut by `pattern`.
     #[must_use]
     pub fn new(pattern: Pattern) -> Self {
-        Self {
-            pattern,
-            words: HashTable::new(),
-            arena: Vec::new(),
-            total: 0,
-        }
+        Self { pattern, words: HashTable::new(), arena: Vec::new(), total: 0 }
     }
 
     /// Counts the pieces of `text`. The ends of a text are ends of pieces.
     pub fn add_text(&mut self, text: &str) {
-        let Self {
-            pattern,
-            words,
-            arena,
-            total,
-        } = self;
+        let Self { pattern, words, arena, total } = self;
         // One piece at a time cannot overflow 64 bits in any run that ends.
         pattern.for_each_piece(text, |piece| {
             let word = find_or_insert(words, arena, piece.as_bytes());
@@ -77,16 +67,12 @@ impl WordCounts {
             let (counted, wanted) = (other.pattern.name(), self.pattern.name());
             return Err(Error::PatternMismatch { counted, wanted });
         }
-        other
-            .iter()
-            .try_for_each(|(piece, count)| self.add_piece(piece, count))
+        other.iter().try_for_each(|(piece, count)| self.add_piece(piece, count))
     }
 
     /// The pieces and their counts, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], u64)> {
-        self.words
-            .iter()
-            .map(|word| (bytes_of(&self.arena, word), word.count))
+        self.words.iter().map(|word| (bytes_of(&self.arena, word), word.count))
     }
 
     /// The pattern that text is cut by.
@@ -126,28 +112,15 @@ fn bytes_of<'a>(arena: &'a [u8], word: &Word) -> &'a [u8] {
 
 /// The entry of `piece`, made with count 0 if it is new.
 #[inline]
-fn find_or_insert<'w>(
-    words: &'w mut HashTable<Word>,
-    arena: &mut Vec<u8>,
-    piece: &[u8],
-) -> &'w mut Word {
-    let found = words.entry(
-        hash(piece),
-        |word| bytes_of(arena, word) == piece,
-        |word| hash(bytes_of(arena, word)),
-    );
+fn find_or_insert<'w>(words: &'w mut HashTable<Word>, arena: &mut Vec<u8>, piece: &[u8]) -> &'w mut Word {
+    let found =
+        words.entry(hash(piece), |word| bytes_of(arena, word) == piece, |word| hash(bytes_of(arena, word)));
     match found {
         hashbrown::hash_table::Entry::Occupied(entry) => entry.into_mut(),
         hashbrown::hash_table::Entry::Vacant(entry) => {
             let start = arena.len();
             arena.extend_from_slice(piece);
-            entry
-                .insert(Word {
-                    start,
-                    len: piece.len(),
-                    count: 0,
-                })
-                .into_mut()
+            entry.insert(Word { start, len: piece.len(), count: 0 }).into_mut()
         }
     }
 }

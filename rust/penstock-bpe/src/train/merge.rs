@@ -32,9 +32,7 @@ impl<'a> Merger<'a> {
         options: &'a TrainOptions,
         progress: &'a Progress,
     ) -> Result<Self> {
-        let least_count = i64::try_from(options.min_frequency)
-            .unwrap_or(i64::MAX)
-            .max(1);
+        let least_count = i64::try_from(options.min_frequency).unwrap_or(i64::MAX).max(1);
         let mut merger = Self {
             options,
             progress,
@@ -81,8 +79,7 @@ impl<'a> Merger<'a> {
     /// Merges until the vocabulary is full or no pair is frequent enough.
     pub(super) fn run(&mut self) -> Result<()> {
         let wanted = self.options.vocab_size;
-        self.progress
-            .start("merge", (wanted - self.tokens.len()) as u64);
+        self.progress.start("merge", (wanted - self.tokens.len()) as u64);
         while self.tokens.len() < wanted {
             self.progress.check()?;
             let Some(key) = self.pairs.pop() else {
@@ -100,27 +97,15 @@ impl<'a> Merger<'a> {
     /// Id of the token that the pair makes, new or, if its bytes are one already, that one. `None` if it is too long.
     fn product_of(&mut self, key: PairKey) -> Result<Option<u32>> {
         let (left, right) = unpack(key);
-        let bytes = [
-            self.tokens[left as usize].as_slice(),
-            &self.tokens[right as usize],
-        ]
-        .concat();
-        let limit = self
-            .options
-            .max_token_bytes
-            .unwrap_or(MAX_TOKEN_BYTES)
-            .min(MAX_TOKEN_BYTES);
+        let bytes = [self.tokens[left as usize].as_slice(), &self.tokens[right as usize]].concat();
+        let limit = self.options.max_token_bytes.unwrap_or(MAX_TOKEN_BYTES).min(MAX_TOKEN_BYTES);
         if bytes.len() > limit {
             return Ok(None);
         }
-        let found = self
-            .ids
-            .find(hash(&bytes), |&id| self.tokens[id as usize] == bytes);
+        let found = self.ids.find(hash(&bytes), |&id| self.tokens[id as usize] == bytes);
         if let Some(&id) = found {
             return match self.options.special_tokens.get(id as usize) {
-                Some(content) => Err(Error::SpecialCollision {
-                    content: content.clone(),
-                }),
+                Some(content) => Err(Error::SpecialCollision { content: content.clone() }),
                 None => Ok(Some(id)),
             };
         }
@@ -161,8 +146,7 @@ impl<'a> Merger<'a> {
                 let (before, behind) = (symbols[start - 1], symbols[end]);
                 let weight = weights.at(place);
                 if start == last_end {
-                    self.changes
-                        .after_product(product, (start - product_len) as u32, left, weight);
+                    self.changes.after_product(product, (start - product_len) as u32, left, weight);
                 } else if before != BORDER {
                     let before_place = start - self.tokens[before as usize].len();
                     self.changes.before(before, before_place as u32, weight);

@@ -61,10 +61,7 @@ pub fn train(counts: WordCounts, options: &TrainOptions, progress: &Progress) ->
     check(&counts, options)?;
     progress.check()?;
     let specials = options.special_tokens.iter();
-    let mut tokens: Vec<Vec<u8>> = specials
-        .clone()
-        .map(|content| content.as_bytes().to_vec())
-        .collect();
+    let mut tokens: Vec<Vec<u8>> = specials.clone().map(|content| content.as_bytes().to_vec()).collect();
     let first_byte = tokens.len() as u32;
     let mut byte_ids = [0; 256];
     for (id, byte) in (first_byte..).zip(alphabet()) {
@@ -79,35 +76,18 @@ pub fn train(counts: WordCounts, options: &TrainOptions, progress: &Progress) ->
     let mut merger = merge::Merger::new(arena, tokens, options, progress)?;
     merger.run()?;
     let (tokens, merges) = merger.finish();
-    let specials = specials
-        .zip(0..)
-        .map(|(content, id)| SpecialToken::new(content, id))
-        .collect();
-    Tokenizer::from_parts(
-        options.pattern.clone(),
-        Parts {
-            tokens,
-            merges,
-            specials,
-            ..Parts::default()
-        },
-    )
+    let specials = specials.zip(0..).map(|(content, id)| SpecialToken::new(content, id)).collect();
+    Tokenizer::from_parts(options.pattern.clone(), Parts { tokens, merges, specials, ..Parts::default() })
 }
 
 fn check(counts: &WordCounts, options: &TrainOptions) -> Result<()> {
     let minimum = 256 + options.special_tokens.len();
     let vocab_size = options.vocab_size;
     if vocab_size < minimum {
-        return Err(Error::VocabTooSmall {
-            vocab_size,
-            minimum,
-        });
+        return Err(Error::VocabTooSmall { vocab_size, minimum });
     }
     if vocab_size > crate::vocab::MAX_ID as usize {
-        return Err(Error::IdTooLarge {
-            id: vocab_size as u64,
-            limit: crate::vocab::MAX_ID,
-        });
+        return Err(Error::IdTooLarge { id: vocab_size as u64, limit: crate::vocab::MAX_ID });
     }
     if *counts.pattern() != options.pattern {
         let (counted, wanted) = (counts.pattern().name(), options.pattern.name());
@@ -119,24 +99,18 @@ fn check(counts: &WordCounts, options: &TrainOptions) -> Result<()> {
             return Err(Error::EmptySpecial { index });
         }
         if !seen.insert(content) {
-            return Err(Error::DuplicateSpecial {
-                content: content.clone(),
-            });
+            return Err(Error::DuplicateSpecial { content: content.clone() });
         }
         // One byte is a token of the alphabet.
         if content.len() == 1 {
-            return Err(Error::SpecialCollision {
-                content: content.clone(),
-            });
+            return Err(Error::SpecialCollision { content: content.clone() });
         }
     }
     if counts.is_empty() {
         return Err(Error::EmptyCorpus);
     }
     if u128::from(counts.total()) * 2 > i64::MAX as u128 {
-        return Err(Error::CountOverflow {
-            piece: show(b"all pieces together"),
-        });
+        return Err(Error::CountOverflow { piece: show(b"all pieces together") });
     }
     Ok(())
 }

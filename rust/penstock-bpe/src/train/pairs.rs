@@ -41,11 +41,7 @@ pub(super) struct Pairs {
 impl Pairs {
     /// No pairs yet.
     pub(super) fn new(least_count: i64) -> Self {
-        Self {
-            pairs: FxHashMap::default(),
-            queue: BinaryHeap::new(),
-            least_count,
-        }
+        Self { pairs: FxHashMap::default(), queue: BinaryHeap::new(), least_count }
     }
 
     /// Counts an occurrence of a pair; the next one is not before `place`.
@@ -59,11 +55,7 @@ impl Pairs {
     /// Queues all pairs that were added.
     pub(super) fn queue_all(&mut self) {
         self.pairs.retain(|_, pair| pair.count >= self.least_count);
-        self.queue.extend(
-            self.pairs
-                .iter()
-                .map(|(&key, pair)| (pair.count, Reverse(key))),
-        );
+        self.queue.extend(self.pairs.iter().map(|(&key, pair)| (pair.count, Reverse(key))));
     }
 
     /// The most frequent pair. Counts only fall while a pair waits, so an entry found too high goes back corrected.
@@ -95,18 +87,10 @@ impl Pairs {
     /// Applies the changes of a merge of `key` into `product`, and empties them.
     pub(super) fn apply(&mut self, changes: &mut Changes, key: PairKey, product: u32) {
         let (left, right) = unpack(key);
-        changes
-            .lost_before
-            .drain(|before, count| self.lose(pack(before, left), count));
-        changes
-            .lost_behind
-            .drain(|behind, count| self.lose(pack(right, behind), count));
-        changes
-            .born_before
-            .drain(|before, count| self.bear(pack(before, product), count));
-        changes
-            .born_behind
-            .drain(|behind, count| self.bear(pack(product, behind), count));
+        changes.lost_before.drain(|before, count| self.lose(pack(before, left), count));
+        changes.lost_behind.drain(|behind, count| self.lose(pack(right, behind), count));
+        changes.born_before.drain(|before, count| self.bear(pack(before, product), count));
+        changes.born_behind.drain(|behind, count| self.bear(pack(product, behind), count));
         for (before, place) in changes.places_before.drain(..) {
             self.place(pack(before, product), place);
         }

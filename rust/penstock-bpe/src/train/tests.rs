@@ -7,11 +7,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn options(vocab_size: usize) -> TrainOptions {
-    TrainOptions {
-        vocab_size,
-        pattern: Pattern::Gpt2,
-        ..TrainOptions::default()
-    }
+    TrainOptions { vocab_size, pattern: Pattern::Gpt2, ..TrainOptions::default() }
 }
 
 fn counted(pieces: &[(Vec<u8>, u64)]) -> WordCounts {
@@ -38,9 +34,8 @@ fn plain_merges(pieces: &[(Vec<u8>, u64)], merges: usize) -> Vec<(Vec<u8>, Vec<u
                 *sums.entry((pair[0], pair[1])).or_default() += count;
             }
         }
-        let Some((&(left, right), _)) = sums
-            .iter()
-            .max_by_key(|&(&pair, &sum)| (sum, std::cmp::Reverse(pair)))
+        let Some((&(left, right), _)) =
+            sums.iter().max_by_key(|&(&pair, &sum)| (sum, std::cmp::Reverse(pair)))
         else {
             break;
         };
@@ -66,11 +61,7 @@ fn plain_merges(pieces: &[(Vec<u8>, u64)], merges: usize) -> Vec<(Vec<u8>, Vec<u
 
 fn merges_of(tokenizer: &Tokenizer) -> Vec<(Vec<u8>, Vec<u8>)> {
     let bytes = |id| tokenizer.id_to_bytes(id).unwrap().to_vec();
-    tokenizer
-        .merges()
-        .iter()
-        .map(|merge| (bytes(merge.left), bytes(merge.right)))
-        .collect()
+    tokenizer.merges().iter().map(|merge| (bytes(merge.left), bytes(merge.right))).collect()
 }
 
 proptest! {
@@ -109,19 +100,11 @@ proptest! {
 
 #[test]
 fn ids_are_specials_then_bytes_then_merges() {
-    let tokenizer = train(
-        counted(&[(b"abab".to_vec(), 3)]),
-        &options(259),
-        &Progress::new(),
-    )
-    .unwrap();
+    let tokenizer = train(counted(&[(b"abab".to_vec(), 3)]), &options(259), &Progress::new()).unwrap();
     assert_eq!(tokenizer.token_to_id(b"<|endoftext|>"), Some(0));
     assert_eq!(tokenizer.token_to_id(b"!"), Some(1));
     assert_eq!(tokenizer.token_to_id(b" "), Some(1 + 188 + 32));
-    assert_eq!(
-        (tokenizer.token_to_id(b"ab"), tokenizer.token_to_id(b"abab")),
-        (Some(257), Some(258))
-    );
+    assert_eq!((tokenizer.token_to_id(b"ab"), tokenizer.token_to_id(b"abab")), (Some(257), Some(258)));
     assert_eq!((tokenizer.vocab_size(), tokenizer.eot_id()), (259, Some(0)));
     assert_eq!(tokenizer.encode_ordinary("<|endoftext|>").len(), 13);
 }
@@ -129,76 +112,34 @@ fn ids_are_specials_then_bytes_then_merges() {
 #[test]
 fn limits_on_frequency_and_length_hold() {
     let pieces = [(b"abcd".to_vec(), 5), (b"xy".to_vec(), 2)];
-    let rare = TrainOptions {
-        min_frequency: 3,
-        ..options(400)
-    };
+    let rare = TrainOptions { min_frequency: 3, ..options(400) };
     let tokenizer = train(counted(&pieces), &rare, &Progress::new()).unwrap();
-    assert_eq!(
-        (tokenizer.token_to_id(b"xy"), tokenizer.merges().len()),
-        (None, 3)
-    );
-    let short = TrainOptions {
-        max_token_bytes: Some(2),
-        ..options(400)
-    };
+    assert_eq!((tokenizer.token_to_id(b"xy"), tokenizer.merges().len()), (None, 3));
+    let short = TrainOptions { max_token_bytes: Some(2), ..options(400) };
     let tokenizer = train(counted(&pieces), &short, &Progress::new()).unwrap();
-    assert!(
-        tokenizer
-            .merges()
-            .iter()
-            .all(|merge| tokenizer.id_to_bytes(merge.product).unwrap().len() == 2)
-    );
+    assert!(tokenizer.merges().iter().all(|merge| tokenizer.id_to_bytes(merge.product).unwrap().len() == 2));
     assert!(tokenizer.token_to_id(b"xy").is_some());
 }
 
 #[test]
 fn wrong_requests_are_refused() {
     let pieces = [(b"abcd".to_vec(), 5)];
-    let refused = |counts: WordCounts, options: &TrainOptions| {
-        train(counts, options, &Progress::new()).unwrap_err()
-    };
-    assert!(matches!(
-        refused(counted(&pieces), &options(256)),
-        Error::VocabTooSmall { minimum: 257, .. }
-    ));
-    assert!(matches!(
-        refused(counted(&[]), &options(300)),
-        Error::EmptyCorpus
-    ));
-    assert!(matches!(
-        refused(WordCounts::new(Pattern::O200k), &options(300)),
-        Error::PatternMismatch { .. }
-    ));
+    let refused =
+        |counts: WordCounts, options: &TrainOptions| train(counts, options, &Progress::new()).unwrap_err();
+    assert!(matches!(refused(counted(&pieces), &options(256)), Error::VocabTooSmall { minimum: 257, .. }));
+    assert!(matches!(refused(counted(&[]), &options(300)), Error::EmptyCorpus));
+    assert!(matches!(refused(WordCounts::new(Pattern::O200k), &options(300)), Error::PatternMismatch { .. }));
     let specials = |names: &[&str]| TrainOptions {
         special_tokens: names.iter().map(ToString::to_string).collect(),
         ..options(300)
     };
-    assert!(matches!(
-        refused(counted(&pieces), &specials(&["<a>", "<a>"])),
-        Error::DuplicateSpecial { .. }
-    ));
-    assert!(matches!(
-        refused(counted(&pieces), &specials(&[""])),
-        Error::EmptySpecial { index: 0 }
-    ));
-    assert!(matches!(
-        refused(counted(&pieces), &specials(&["a"])),
-        Error::SpecialCollision { .. }
-    ));
-    assert!(matches!(
-        refused(counted(&pieces), &specials(&["abcd"])),
-        Error::SpecialCollision { .. }
-    ));
+    assert!(matches!(refused(counted(&pieces), &specials(&["<a>", "<a>"])), Error::DuplicateSpecial { .. }));
+    assert!(matches!(refused(counted(&pieces), &specials(&[""])), Error::EmptySpecial { index: 0 }));
+    assert!(matches!(refused(counted(&pieces), &specials(&["a"])), Error::SpecialCollision { .. }));
+    assert!(matches!(refused(counted(&pieces), &specials(&["abcd"])), Error::SpecialCollision { .. }));
     let mut counts = counted(&[(b"ab".to_vec(), u64::MAX)]);
-    assert!(matches!(
-        counts.add_piece(b"ab", 1),
-        Err(Error::CountOverflow { .. })
-    ));
-    assert!(matches!(
-        refused(counts, &options(300)),
-        Error::CountOverflow { .. }
-    ));
+    assert!(matches!(counts.add_piece(b"ab", 1), Err(Error::CountOverflow { .. })));
+    assert!(matches!(refused(counts, &options(300)), Error::CountOverflow { .. }));
 }
 
 #[test]
@@ -226,17 +167,11 @@ fn a_training_under_way_can_be_cancelled() {
 
 #[test]
 fn pieces_beyond_one_chunk_are_ordered_alike_by_any_number_of_threads() {
-    let mut pieces: Vec<(Vec<u8>, u64)> = (0..300_000_u64)
-        .map(|n| (format!("{:x}", n * 7919).into_bytes(), n % 5 + 1))
-        .collect();
+    let mut pieces: Vec<(Vec<u8>, u64)> =
+        (0..300_000_u64).map(|n| (format!("{:x}", n * 7919).into_bytes(), n % 5 + 1)).collect();
     let trained = |pieces: &[(Vec<u8>, u64)], threads| {
-        let options = TrainOptions {
-            threads,
-            ..options(400)
-        };
-        train(counted(pieces), &options, &Progress::new())
-            .unwrap()
-            .to_json()
+        let options = TrainOptions { threads, ..options(400) };
+        train(counted(pieces), &options, &Progress::new()).unwrap().to_json()
     };
     let first = trained(&pieces, 1);
     pieces.reverse();
@@ -246,9 +181,7 @@ fn pieces_beyond_one_chunk_are_ordered_alike_by_any_number_of_threads() {
 fn random_letters(len: usize) -> Vec<u8> {
     let mut state = 1_u64;
     let mut letter = || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         b'a' + (state >> 33) as u8 % 26
     };
     (0..len).map(|_| letter()).collect()
@@ -257,11 +190,7 @@ fn random_letters(len: usize) -> Vec<u8> {
 #[test]
 fn one_long_piece_costs_what_its_occurrences_cost() {
     // A trainer that rescans the piece for every merge would need a thousand million steps.
-    let tokenizer = train(
-        counted(&[(random_letters(1_000_000), 1)]),
-        &options(257 + 1000),
-        &Progress::new(),
-    )
-    .unwrap();
+    let tokenizer =
+        train(counted(&[(random_letters(1_000_000), 1)]), &options(257 + 1000), &Progress::new()).unwrap();
     assert_eq!(tokenizer.merges().len(), 1000);
 }

@@ -59,16 +59,10 @@ fn class_at_multibyte(text: &str, at: usize) -> (u8, usize) {
     } else if first < 0xF0 {
         ((first & 0x0F) << 12 | low(1) << 6 | low(2), 3)
     } else {
-        (
-            (first & 0x07) << 18 | low(1) << 12 | low(2) << 6 | low(3),
-            4,
-        )
+        ((first & 0x07) << 18 | low(1) << 12 | low(2) << 6 | low(3), 4)
     };
     let page = tables::PAGES[(code_point >> 8) as usize];
-    (
-        tables::BLOCKS[usize::from(page)][(code_point & 0xFF) as usize],
-        length,
-    )
+    (tables::BLOCKS[usize::from(page)][(code_point & 0xFF) as usize], length)
 }
 
 #[cfg(test)]
@@ -77,12 +71,8 @@ mod tests {
 
     #[test]
     fn counts_are_those_of_unicode_16() {
-        let count = |mask: u8| {
-            (0..=0x10FFFF)
-                .filter_map(char::from_u32)
-                .filter(|&c| class_of(c) & mask != 0)
-                .count()
-        };
+        let count =
+            |mask: u8| (0..=0x10FFFF).filter_map(char::from_u32).filter(|&c| class_of(c) & mask != 0).count();
         assert_eq!(count(LETTER), 141_028);
         assert_eq!(count(NUMBER), 1_911);
         assert_eq!(count(PUNCTUATION), 855);

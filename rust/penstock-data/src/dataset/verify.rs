@@ -27,8 +27,7 @@ impl Dataset {
             .into_iter()
             .flatten()
             .collect();
-        jobs.into_par_iter()
-            .try_for_each(|(task, shard)| self.verify_shard(task, shard, progress))?;
+        jobs.into_par_iter().try_for_each(|(task, shard)| self.verify_shard(task, shard, progress))?;
         let mut counts = Counts::default();
         for task in tasks {
             self.table(task)?;
@@ -37,11 +36,7 @@ impl Dataset {
         if counts == self.manifest().counts {
             Ok(())
         } else {
-            Err(Error::corrupt(
-                &self.inner.manifest_path,
-                "",
-                "its sums are not those of its fragments",
-            ))
+            Err(Error::corrupt(&self.inner.manifest_path, "", "its sums are not those of its fragments"))
         }
     }
 
@@ -52,11 +47,7 @@ impl Dataset {
         if seal_digits(&bytes) == self.manifest().plan_xxh3 {
             Ok(())
         } else {
-            Err(Error::corrupt(
-                &path,
-                "",
-                "it is not the plan that the manifest names",
-            ))
+            Err(Error::corrupt(&path, "", "it is not the plan that the manifest names"))
         }
     }
 

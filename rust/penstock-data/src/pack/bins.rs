@@ -102,10 +102,7 @@ impl Bin {
         let starts = std::iter::once(0).chain(self.pieces.iter().map(|piece| piece.1));
         starts
             .zip(&self.pieces)
-            .map(|(start, (doc_id, end))| Piece {
-                doc_id: *doc_id,
-                tokens: &self.tokens[start..*end],
-            })
+            .map(|(start, (doc_id, end))| Piece { doc_id: *doc_id, tokens: &self.tokens[start..*end] })
     }
 
     fn clear(&mut self) {
@@ -131,9 +128,7 @@ pub(crate) struct BestFit {
 
 impl BestFit {
     pub(crate) fn new(shape: Shape, open_bins: usize, seed: u64, task: u32) -> Self {
-        let seed =
-            mix(mix(seed.wrapping_add(GOLDEN))
-                .wrapping_add(GOLDEN.wrapping_mul(u64::from(task) + 1)));
+        let seed = mix(mix(seed.wrapping_add(GOLDEN)).wrapping_add(GOLDEN.wrapping_mul(u64::from(task) + 1)));
         Self {
             shape,
             open_bins,
@@ -153,15 +148,11 @@ impl BestFit {
         while rest.len() > self.shape.room() {
             let leading = &rest[..rest.len().min(self.shape.width())];
             self.tally.add_row(self.shape, leading.len());
-            sink.write_row(&[Piece {
-                doc_id,
-                tokens: leading,
-            }])?;
+            sink.write_row(&[Piece { doc_id, tokens: leading }])?;
             rest = &rest[self.shape.seq_len..];
         }
         self.tally.cut_documents += u64::from(rest.len() < tokens.len());
-        self.window
-            .push((doc_id, self.window_tokens.len(), rest.len()));
+        self.window.push((doc_id, self.window_tokens.len(), rest.len()));
         self.window_tokens.extend_from_slice(rest);
         if self.window_tokens.len() >= self.open_bins * self.shape.room() {
             self.place_window(sink)?;
@@ -175,13 +166,7 @@ impl BestFit {
         // Stable: earlier first among equals.
         window.sort_by_key(|(_, _, length)| std::cmp::Reverse(*length));
         for (doc_id, start, length) in window.drain(..) {
-            self.place(
-                Piece {
-                    doc_id,
-                    tokens: &tokens[start..start + length],
-                },
-                sink,
-            )?;
+            self.place(Piece { doc_id, tokens: &tokens[start..start + length] }, sink)?;
         }
         self.window = window;
         self.window_tokens = tokens;
@@ -215,18 +200,12 @@ impl BestFit {
             self.close(fullest, sink)?;
         }
         self.opened += 1;
-        Ok((
-            (self.shape.room(), self.opened),
-            self.spare.pop().unwrap_or_default(),
-        ))
+        Ok(((self.shape.room(), self.opened), self.spare.pop().unwrap_or_default()))
     }
 
     fn close(&mut self, mut bin: Bin, sink: &mut dyn RowSink) -> Result<()> {
         let mut pieces: Vec<Piece<'_>> = bin.pieces().collect();
-        shuffle(
-            &mut pieces,
-            self.seed.wrapping_add(GOLDEN.wrapping_mul(self.tally.rows)),
-        );
+        shuffle(&mut pieces, self.seed.wrapping_add(GOLDEN.wrapping_mul(self.tally.rows)));
         sink.write_row(&pieces)?;
         drop(pieces);
         self.tally.add_row(self.shape, bin.tokens.len());
@@ -265,11 +244,7 @@ pub(crate) struct Concatenate {
 
 impl Concatenate {
     pub(crate) fn new(shape: Shape) -> Self {
-        Self {
-            shape,
-            row: Bin::default(),
-            tally: Tally::default(),
-        }
+        Self { shape, row: Bin::default(), tally: Tally::default() }
     }
 
     fn add(&mut self, document: Piece<'_>, sink: &mut dyn RowSink) -> Result<()> {

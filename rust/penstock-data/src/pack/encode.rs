@@ -50,10 +50,7 @@ impl EncodePool {
     ) -> Self {
         let tokenizer = tokenizer.clone();
         if threads < 2 {
-            return Self {
-                tokenizer,
-                jobs: None,
-            };
+            return Self { tokenizer, jobs: None };
         }
         let (jobs, queue) = bounded::<Job>(2 * threads);
         for _ in 0..threads {
@@ -66,21 +63,12 @@ impl EncodePool {
                 }
             });
         }
-        Self {
-            tokenizer,
-            jobs: Some(jobs),
-        }
+        Self { tokenizer, jobs: Some(jobs) }
     }
 
     pub(super) fn handle(&self) -> Submitter {
-        let encoder = self
-            .jobs
-            .is_none()
-            .then(|| BatchEncoder::new(&self.tokenizer));
-        Submitter {
-            jobs: self.jobs.clone(),
-            encoder,
-        }
+        let encoder = self.jobs.is_none().then(|| BatchEncoder::new(&self.tokenizer));
+        Submitter { jobs: self.jobs.clone(), encoder }
     }
 }
 
@@ -97,8 +85,7 @@ impl Submitter {
         }
         let (reply, answer) = bounded(1);
         let jobs = self.jobs.as_ref().ok_or(Error::Internal("no encoder"))?;
-        jobs.send(Job { documents, reply })
-            .map_err(|_| Error::Internal("the encoder threads are gone"))?;
+        jobs.send(Job { documents, reply }).map_err(|_| Error::Internal("the encoder threads are gone"))?;
         Ok(Pending::Running(answer))
     }
 }
@@ -107,9 +94,7 @@ impl Pending {
     pub(super) fn wait(self) -> Result<EncodedBatch> {
         match self {
             Self::Ready(batch) => Ok(batch),
-            Self::Running(answer) => answer
-                .recv()
-                .map_err(|_| Error::Internal("an encoder thread ended")),
+            Self::Running(answer) => answer.recv().map_err(|_| Error::Internal("an encoder thread ended")),
         }
     }
 }
@@ -121,34 +106,18 @@ struct BatchEncoder {
 
 impl BatchEncoder {
     fn new(tokenizer: &Tokenizer) -> Self {
-        Self {
-            encoder: tokenizer.encoder(),
-            eot_id: tokenizer.eot_id(),
-        }
+        Self { encoder: tokenizer.encoder(), eot_id: tokenizer.eot_id() }
     }
 
     fn encode(&mut self, documents: Vec<Document>) -> EncodedBatch {
         let mut tokens = Vec::new();
         let documents = documents
             .into_iter()
-            .map(
-                |Document {
-                     text,
-                     ordinal,
-                     source,
-                     id,
-                 }| {
-                    self.encoder.encode_into(&text, &mut tokens);
-                    tokens.extend(self.eot_id);
-                    Encoded {
-                        ordinal,
-                        source,
-                        id,
-                        text_bytes: text.len() as u64,
-                        end: tokens.len(),
-                    }
-                },
-            )
+            .map(|Document { text, ordinal, source, id }| {
+                self.encoder.encode_into(&text, &mut tokens);
+                tokens.extend(self.eot_id);
+                Encoded { ordinal, source, id, text_bytes: text.len() as u64, end: tokens.len() }
+            })
             .collect();
         EncodedBatch { documents, tokens }
     }

@@ -29,25 +29,17 @@ pub(super) fn name_inputs(paths: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<InputN
             return Err(Error::DuplicateInput { path: path.clone() });
         }
     }
-    let mut root = absolute
-        .keys()
-        .next()
-        .and_then(|first| first.parent())
-        .ok_or(Error::NoInputs)?;
+    let mut root = absolute.keys().next().and_then(|first| first.parent()).ok_or(Error::NoInputs)?;
     while !absolute.keys().all(|path| path.starts_with(root)) {
         root = root.parent().ok_or(Error::NoInputs)?;
     }
     let mut named = Vec::with_capacity(absolute.len());
     for (place, path) in &absolute {
-        let name = place
-            .strip_prefix(root)
-            .ok()
-            .and_then(Path::to_str)
-            .ok_or_else(|| Error::BadOption {
-                option: "paths",
-                value: path.display().to_string(),
-                expected: "file names in UTF-8".to_owned(),
-            })?;
+        let name = place.strip_prefix(root).ok().and_then(Path::to_str).ok_or_else(|| Error::BadOption {
+            option: "paths",
+            value: path.display().to_string(),
+            expected: "file names in UTF-8".to_owned(),
+        })?;
         let found = fs::metadata(path).map_err(|e| Error::io(path, "find", e))?;
         if !found.is_file() {
             return Err(Error::BadOption {
@@ -56,13 +48,7 @@ pub(super) fn name_inputs(paths: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<InputN
                 expected: "files, no folders".to_owned(),
             });
         }
-        named.push((
-            InputName {
-                name: name.to_owned(),
-                size: found.len(),
-            },
-            (*path).clone(),
-        ));
+        named.push((InputName { name: name.to_owned(), size: found.len() }, (*path).clone()));
     }
     named.sort_by(|a, b| a.0.name.cmp(&b.0.name));
     Ok(named.into_iter().map(|(name, path)| (path, name)).unzip())
@@ -88,30 +74,15 @@ pub(super) fn agree_on_plan(folder: &Path, plan: &Plan, progress: &Progress) -> 
 fn difference(folder: &Path, recorded: &Plan, given: &Plan) -> Error {
     let flat = |plan| {
         let mut members = Vec::new();
-        flatten(
-            "",
-            &serde_json::to_value(plan).unwrap_or_default(),
-            &mut members,
-        );
+        flatten("", &serde_json::to_value(plan).unwrap_or_default(), &mut members);
         members
     };
     let (recorded, given) = (flat(recorded), flat(given));
     let absent = (String::new(), "nothing".to_owned());
-    let pairs = (0..recorded.len().max(given.len())).map(|i| {
-        (
-            recorded.get(i).unwrap_or(&absent),
-            given.get(i).unwrap_or(&absent),
-        )
-    });
-    let (recorded, given) = pairs
-        .into_iter()
-        .find(|(a, b)| a != b)
-        .unwrap_or((&absent, &absent));
-    let what = if recorded.0.is_empty() {
-        &given.0
-    } else {
-        &recorded.0
-    };
+    let pairs = (0..recorded.len().max(given.len()))
+        .map(|i| (recorded.get(i).unwrap_or(&absent), given.get(i).unwrap_or(&absent)));
+    let (recorded, given) = pairs.into_iter().find(|(a, b)| a != b).unwrap_or((&absent, &absent));
+    let what = if recorded.0.is_empty() { &given.0 } else { &recorded.0 };
     Error::OtherPlan {
         folder: folder.to_owned(),
         what: what.clone(),

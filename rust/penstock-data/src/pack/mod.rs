@@ -26,9 +26,7 @@ use task::Job;
 
 use crate::error::{Error, Result};
 use crate::folder::{FORMAT_VERSION, commit_bytes, create_folder, hex, lock, seal, try_lock};
-use crate::manifest::{
-    Counts, Fragment, FragmentEntry, Manifest, Plan, SourceCounts, TokenizerInfo,
-};
+use crate::manifest::{Counts, Fragment, FragmentEntry, Manifest, Plan, SourceCounts, TokenizerInfo};
 
 const BUSY_WAIT: Duration = Duration::from_millis(50);
 
@@ -83,12 +81,7 @@ pub fn pack(
         vocab_size: tokenizer.vocab_size() as u64,
         eot_id: tokenizer.eot_id(),
     };
-    let plan = Plan {
-        format_version: FORMAT_VERSION,
-        parameters,
-        tokenizer: tokenizer_info,
-        inputs: names,
-    };
+    let plan = Plan { format_version: FORMAT_VERSION, parameters, tokenizer: tokenizer_info, inputs: names };
     for folder in ["shards", "documents", "fragments", "locks"] {
         create_folder(&out.join(folder))?;
     }
@@ -106,31 +99,17 @@ pub fn pack(
         inputs: &inputs,
         options,
         progress,
-        batches_ahead: if threads == 1 {
-            1
-        } else {
-            1 + (2 * threads).div_ceil(workers)
-        },
+        batches_ahead: if threads == 1 { 1 } else { 1 + (2 * threads).div_ceil(workers) },
         stop: AtomicBool::new(false),
     };
     let done = run_tasks(&job, tokenizer, threads, workers)?;
     let reused = done.iter().filter(|(_, reused)| *reused).count() as u64;
     let fragments: Vec<Fragment> = done.into_iter().map(|(fragment, _)| fragment).collect();
     let manifest = commit_manifest(&job, &fragments)?;
-    Ok(report(
-        manifest.counts,
-        &fragments,
-        reused,
-        started.elapsed(),
-    ))
+    Ok(report(manifest.counts, &fragments, reused, started.elapsed()))
 }
 
-fn report(
-    counts: Counts,
-    fragments: &[Fragment],
-    tasks_reused: u64,
-    duration: Duration,
-) -> PackReport {
+fn report(counts: Counts, fragments: &[Fragment], tasks_reused: u64, duration: Duration) -> PackReport {
     PackReport {
         documents: counts.documents,
         skipped: counts.skipped,
@@ -139,10 +118,7 @@ fn report(
         rows: counts.rows,
         pad_tokens: counts.pad_tokens,
         cut_documents: counts.cut_documents,
-        shards: fragments
-            .iter()
-            .map(|fragment| fragment.shards.len() as u64)
-            .sum(),
+        shards: fragments.iter().map(|fragment| fragment.shards.len() as u64).sum(),
         tasks_done: fragments.len() as u64 - tasks_reused,
         tasks_reused,
         seconds: duration.as_secs_f64(),
@@ -157,8 +133,7 @@ fn run_tasks(
     threads: usize,
     workers: usize,
 ) -> Result<Vec<(Fragment, bool)>> {
-    let tasks =
-        u32::try_from(job.inputs.len()).map_err(|_| Error::Overflow { what: "the inputs" })?;
+    let tasks = u32::try_from(job.inputs.len()).map_err(|_| Error::Overflow { what: "the inputs" })?;
     let queue = Mutex::new((0..tasks).collect::<VecDeque<u32>>());
     let results = Mutex::new((0..tasks).map(|_| None).collect::<Vec<_>>());
     let first_error = Mutex::new(None);
@@ -196,10 +171,7 @@ fn run_tasks(
         return Err(error);
     }
     let results = std::mem::take(&mut *locked(&results));
-    results
-        .into_iter()
-        .collect::<Option<_>>()
-        .ok_or(Error::Internal("a task has no result"))
+    results.into_iter().collect::<Option<_>>().ok_or(Error::Internal("a task has no result"))
 }
 
 /// A task's fragment and whether it was there already; `None` while another process works at it.
@@ -216,14 +188,11 @@ fn run_one(job: &Job<'_>, task: u32, pool: &EncodePool) -> Result<Option<(Fragme
         job.progress.add(input.size);
         return Ok(Some((fragment, true)));
     }
-    job.run(task, input, pool)
-        .map(|fragment| Some((fragment, false)))
+    job.run(task, input, pool).map(|fragment| Some((fragment, false)))
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Writes the manifest, and removes what only packing needed.
@@ -261,11 +230,7 @@ fn commit_manifest(job: &Job<'_>, fragments: &[Fragment]) -> Result<Manifest> {
 /// Temporary files of dead processes and the locks. The dataset is complete without their removal, so a failure is none.
 fn remove_leftovers(folder: &Path) {
     for name in ["", "shards", "documents", "fragments"] {
-        for entry in fs::read_dir(folder.join(name))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        for entry in fs::read_dir(folder.join(name)).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();
             if name.starts_with('.') && name.ends_with(".tmp") {

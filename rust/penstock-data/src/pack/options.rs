@@ -100,11 +100,7 @@ impl PackOptions {
         self.source.check()?;
         let in_range = |option, value: usize, least: usize, most: usize| {
             let expected = format!("{least} to {most}");
-            let bad = || Error::BadOption {
-                option,
-                value: value.to_string(),
-                expected: expected.clone(),
-            };
+            let bad = || Error::BadOption { option, value: value.to_string(), expected: expected.clone() };
             if !(least..=most).contains(&value) {
                 return Err(bad());
             }

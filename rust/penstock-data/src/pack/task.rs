@@ -39,18 +39,12 @@ pub(super) struct Job<'j> {
 
 impl Job<'_> {
     pub(super) fn fragment_path(&self, task: u32) -> PathBuf {
-        self.folder
-            .join("fragments")
-            .join(format!("{task:05}.json"))
+        self.folder.join("fragments").join(format!("{task:05}.json"))
     }
 
     fn check(&self) -> Result<()> {
         self.progress.check()?;
-        if self.stop.load(Ordering::Relaxed) {
-            Err(Error::Cancelled)
-        } else {
-            Ok(())
-        }
+        if self.stop.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
     }
 
     /// The fragment of a finished task, if what it names is there and its input is what it was.
@@ -66,9 +60,7 @@ impl Job<'_> {
         };
         // A fragment that rotted is written again: the same bytes as it once had.
         let fragment = match unseal::<Fragment>(&path, &bytes) {
-            Ok(fragment) if fragment.task == task && fragment.plan_xxh3 == self.plan_seal => {
-                fragment
-            }
+            Ok(fragment) if fragment.task == task && fragment.plan_xxh3 == self.plan_seal => fragment,
             Err(error @ Error::UnknownVersion { .. }) => return Err(error),
             Ok(_) | Err(_) => return Ok(None),
         };
@@ -84,17 +76,12 @@ impl Job<'_> {
     }
 
     fn members_are_there(&self, fragment: &Fragment) -> bool {
-        let shards = fragment
-            .shards
-            .iter()
-            .map(|shard| ("shards", &shard.file, shard.size));
+        let shards = fragment.shards.iter().map(|shard| ("shards", &shard.file, shard.size));
         let table = &fragment.documents_table;
-        shards
-            .chain([("documents", &table.file, table.size)])
-            .all(|(folder, file, size)| {
-                let found = fs::symlink_metadata(self.folder.join(folder).join(file));
-                found.is_ok_and(|found| found.is_file() && found.len() == size)
-            })
+        shards.chain([("documents", &table.file, table.size)]).all(|(folder, file, size)| {
+            let found = fs::symlink_metadata(self.folder.join(folder).join(file));
+            found.is_ok_and(|found| found.is_file() && found.len() == size)
+        })
     }
 
     /// Names and hashes a task's input.
@@ -113,11 +100,7 @@ impl Job<'_> {
                 given: size.to_string(),
             });
         }
-        Ok(InputContent {
-            name: planned.name.clone(),
-            size,
-            xxh3: hex(hash),
-        })
+        Ok(InputContent { name: planned.name.clone(), size, xxh3: hex(hash) })
     }
 
     fn hash_file(&self, path: &Path) -> Result<(u64, u64)> {
@@ -140,12 +123,7 @@ impl Job<'_> {
     ///
     /// # Errors
     /// Those of reading and writing.
-    pub(super) fn run(
-        &self,
-        task: u32,
-        input: InputContent,
-        pool: &EncodePool,
-    ) -> Result<Fragment> {
+    pub(super) fn run(&self, task: u32, input: InputContent, pool: &EncodePool) -> Result<Fragment> {
         let mut run = Run::new(self, task, input)?;
         let mut documents = source::open(&self.inputs[task as usize], &self.options.source)?;
         let mut submitter = pool.handle();
@@ -156,12 +134,7 @@ impl Job<'_> {
     }
 
     /// Moves documents through the encoders into the packer, in order, with a bounded number of batches on the way.
-    fn pump(
-        &self,
-        documents: &mut Documents,
-        submitter: &mut Submitter,
-        run: &mut Run,
-    ) -> Result<()> {
+    fn pump(&self, documents: &mut Documents, submitter: &mut Submitter, run: &mut Run) -> Result<()> {
         let mut under_way = VecDeque::new();
         let (mut more, mut reported) = (true, 0);
         loop {
@@ -174,8 +147,7 @@ impl Job<'_> {
             }
             self.check()?;
             let read = documents.bytes_read();
-            self.progress
-                .add(read.saturating_sub(std::mem::replace(&mut reported, read)));
+            self.progress.add(read.saturating_sub(std::mem::replace(&mut reported, read)));
             match under_way.pop_front() {
                 Some(batch) => run.pack(&batch.wait()?)?,
                 None => return Ok(()),
@@ -198,17 +170,11 @@ struct Run {
 impl Run {
     fn new(job: &Job<'_>, task: u32, input: InputContent) -> Result<Self> {
         let parameters = &job.plan.parameters;
-        let shape = Shape {
-            seq_len: parameters.seq_len as usize,
-            lookahead: parameters.lookahead as usize,
-        };
+        let shape = Shape { seq_len: parameters.seq_len as usize, lookahead: parameters.lookahead as usize };
         let packer = match job.options.mode {
-            PackMode::BestFit => Packer::BestFit(BestFit::new(
-                shape,
-                parameters.open_bins as usize,
-                parameters.seed,
-                task,
-            )),
+            PackMode::BestFit => {
+                Packer::BestFit(BestFit::new(shape, parameters.open_bins as usize, parameters.seed, task))
+            }
             PackMode::Concatenate => Packer::Concatenate(Concatenate::new(shape)),
         };
         let pad_id = job.plan.tokenizer.eot_id.unwrap_or(0);
@@ -261,23 +227,14 @@ impl Run {
         Ok(())
     }
 
-    fn finish(
-        mut self,
-        plan_seal: &str,
-        skipped: &BTreeMap<&'static str, u64>,
-    ) -> Result<Fragment> {
+    fn finish(mut self, plan_seal: &str, skipped: &BTreeMap<&'static str, u64>) -> Result<Fragment> {
         let tally = self.packer.finish(&mut self.rows)?;
         self.counts.rows = tally.rows;
         self.counts.pad_tokens = tally.pad_tokens;
         self.counts.cut_documents = tally.cut_documents;
-        self.counts.skipped = skipped
-            .iter()
-            .map(|(reason, count)| ((*reason).to_owned(), *count))
-            .collect();
+        self.counts.skipped = skipped.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect();
         if self.empty_documents > 0 {
-            self.counts
-                .skipped
-                .insert("empty_text".to_owned(), self.empty_documents);
+            self.counts.skipped.insert("empty_text".to_owned(), self.empty_documents);
         }
         Ok(Fragment {
             format_version: FORMAT_VERSION,

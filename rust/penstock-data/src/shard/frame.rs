@@ -16,13 +16,7 @@ const TRAILER_BYTES: usize = 10;
 
 /// First rows of the batches, if these lie in the file one after the other.
 pub(super) fn check_layout(holder: &Path, entry: &ShardEntry) -> Result<Vec<u64>> {
-    let wrong = || {
-        Error::corrupt(
-            holder,
-            "",
-            format!("its batches of {} do not fit together", entry.file),
-        )
-    };
+    let wrong = || Error::corrupt(holder, "", format!("its batches of {} do not fit together", entry.file));
     let mut first_rows = Vec::with_capacity(entry.batches.len());
     let mut rows = 0u64;
     let mut position = None;

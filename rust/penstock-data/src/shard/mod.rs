@@ -34,16 +34,8 @@ pub(crate) struct Identity {
 
 impl Identity {
     pub(crate) fn new(task: u32, shard: u32, parameters: &Parameters) -> Self {
-        let Parameters {
-            seq_len, lookahead, ..
-        } = *parameters;
-        Self {
-            format_version: FORMAT_VERSION,
-            task,
-            shard,
-            seq_len,
-            lookahead,
-        }
+        let Parameters { seq_len, lookahead, .. } = *parameters;
+        Self { format_version: FORMAT_VERSION, task, shard, seq_len, lookahead }
     }
 
     /// Tokens of a row.
@@ -61,19 +53,12 @@ impl Identity {
         let list = |name: &str, kind| Field::new(name, DataType::List(item(kind)), false);
         let width = i32::try_from(self.width()).unwrap_or(i32::MAX);
         let fields = vec![
-            Field::new(
-                "tokens",
-                DataType::FixedSizeList(item(DataType::UInt32), width),
-                false,
-            ),
+            Field::new("tokens", DataType::FixedSizeList(item(DataType::UInt32), width), false),
             list("doc_ends", DataType::UInt32),
             list("doc_ids", DataType::UInt64),
             Field::new("xxh3", DataType::UInt64, false),
         ];
-        Arc::new(Schema::new_with_metadata(
-            fields,
-            HashMap::from([("penstock".to_owned(), label)]),
-        ))
+        Arc::new(Schema::new_with_metadata(fields, HashMap::from([("penstock".to_owned(), label)])))
     }
 }
 
@@ -82,12 +67,7 @@ fn item(kind: DataType) -> Arc<Field> {
 }
 
 /// The checksum of a row; its index in the shard is the seed, so that exchanged rows differ from theirs.
-pub(crate) fn row_hash(
-    row_in_shard: u64,
-    tokens: &[u32],
-    doc_ends: &[u32],
-    doc_ids: &[u64],
-) -> u64 {
+pub(crate) fn row_hash(row_in_shard: u64, tokens: &[u32], doc_ends: &[u32], doc_ids: &[u64]) -> u64 {
     let mut hash = Xxh3::with_seed(row_in_shard);
     hash.update(tokens.to_byte_slice());
     hash.update(doc_ends.to_byte_slice());

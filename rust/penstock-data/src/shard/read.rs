@@ -109,47 +109,30 @@ impl ShardReader {
         mode: ReadMode,
     ) -> Result<Self> {
         let (path, file) = open_member(holder, folder, &entry.file)?;
-        let size = file
-            .metadata()
-            .map_err(|e| Error::io(&path, "read the size of", e))?
-            .len();
+        let size = file.metadata().map_err(|e| Error::io(&path, "read the size of", e))?.len();
         if size != entry.size {
             let detail = format!("it has {size} bytes, its fragment says {}", entry.size);
             return Err(Error::corrupt(&path, "", detail));
         }
         let first_rows = check_layout(holder, entry)?;
         let body = match mode {
-            ReadMode::Mmap => Body::Mapped(
-                crate::mmap::map(&file).map_err(|e| Error::io(&path, "map into memory", e))?,
-            ),
+            ReadMode::Mmap => {
+                Body::Mapped(crate::mmap::map(&file).map_err(|e| Error::io(&path, "map into memory", e))?)
+            }
             ReadMode::Read => Body::File(file),
         };
         let schema = identity.schema();
         let batches = entry.batches.clone();
-        let shard = Self {
-            path,
-            body,
-            width: identity.width(),
-            schema,
-            batches,
-            first_rows,
-            compressed,
-        };
+        let shard = Self { path, body, width: identity.width(), schema, batches, first_rows, compressed };
         shard.check_frame(entry)?;
         Ok(shard)
     }
 
     /// Where row `row` of the shard is.
     pub(crate) fn locate(&self, row: u64) -> Block {
-        let batch = self
-            .first_rows
-            .partition_point(|first| *first <= row)
-            .saturating_sub(1);
+        let batch = self.first_rows.partition_point(|first| *first <= row).saturating_sub(1);
         let first = self.first_rows.get(batch).copied().unwrap_or_default();
-        Block {
-            batch,
-            row: usize::try_from(row - first).unwrap_or(usize::MAX),
-        }
+        Block { batch, row: usize::try_from(row - first).unwrap_or(usize::MAX) }
     }
 
     pub(crate) fn batch_count(&self) -> usize {
@@ -166,31 +149,25 @@ impl ShardReader {
     /// # Errors
     /// [`Error::Io`], [`Error::Corruption`].
     pub(crate) fn decode(&self, batch: usize) -> Result<Decoded> {
-        let entry = self
-            .batches
-            .get(batch)
-            .ok_or(Error::Internal("a batch past the end of its shard"))?;
+        let entry = self.batches.get(batch).ok_or(Error::Internal("a batch past the end of its shard"))?;
         let block = self.block(entry)?;
         if self.compressed {
             self.check_block(batch, entry, &block)?;
         }
         let metadata_bytes =
             i32::try_from(entry.1).map_err(|_| self.corrupt(batch, "its metadata is too long"))?;
-        let body_bytes =
-            i64::try_from(entry.2).map_err(|_| self.corrupt(batch, "its body is too long"))?;
+        let body_bytes = i64::try_from(entry.2).map_err(|_| self.corrupt(batch, "its body is too long"))?;
         let place = arrow_ipc::Block::new(0, metadata_bytes, body_bytes);
         let decoded = FileDecoder::new(self.schema.clone(), MetadataVersion::V5)
             .read_record_batch(&place, &block)
             .map_err(|e| self.corrupt(batch, e.to_string()))?
             .ok_or_else(|| self.corrupt(batch, "it is no record batch"))?;
         if decoded.num_rows() != entry.3 as usize {
-            return Err(self.corrupt(
-                batch,
-                format!("it has {} rows, expected {}", decoded.num_rows(), entry.3),
-            ));
+            return Err(
+                self.corrupt(batch, format!("it has {} rows, expected {}", decoded.num_rows(), entry.3))
+            );
         }
-        Decoded::new(&decoded)
-            .ok_or_else(|| self.corrupt(batch, "its columns are not those of the format"))
+        Decoded::new(&decoded).ok_or_else(|| self.corrupt(batch, "its columns are not those of the format"))
     }
 
     /// Hands out a row of a decoded batch.
@@ -212,18 +189,9 @@ impl ShardReader {
         if row_hash(row_in_shard, &row.tokens, &row.doc_ends, &row.doc_ids) != hash {
             return wrong("its checksum differs");
         }
-        let rising = row
-            .doc_ends
-            .iter()
-            .scan(0, |last, end| Some(*end > std::mem::replace(last, *end)));
-        let in_range = row
-            .doc_ends
-            .last()
-            .is_none_or(|end| *end as usize <= self.width);
-        if row.doc_ends.len() != row.doc_ids.len()
-            || !rising.into_iter().all(|rises| rises)
-            || !in_range
-        {
+        let rising = row.doc_ends.iter().scan(0, |last, end| Some(*end > std::mem::replace(last, *end)));
+        let in_range = row.doc_ends.last().is_none_or(|end| *end as usize <= self.width);
+        if row.doc_ends.len() != row.doc_ids.len() || !rising.into_iter().all(|rises| rises) || !in_range {
             return wrong("its document ends make no sense");
         }
         Ok(row)
@@ -234,21 +202,16 @@ impl ShardReader {
     /// # Errors
     /// [`Error::Io`], [`Error::Corruption`].
     pub(crate) fn verify_batch(&self, batch: usize) -> Result<u64> {
-        let entry = self
-            .batches
-            .get(batch)
-            .ok_or(Error::Internal("a batch past the end of its shard"))?;
+        let entry = self.batches.get(batch).ok_or(Error::Internal("a batch past the end of its shard"))?;
         self.check_block(batch, entry, &self.block(entry)?)?;
         let decoded = self.decode(batch)?;
-        (0..entry.3 as usize)
-            .try_for_each(|row| self.row(&decoded, Block { batch, row }).map(|_| ()))?;
+        (0..entry.3 as usize).try_for_each(|row| self.row(&decoded, Block { batch, row }).map(|_| ()))?;
         Ok(u64::from(entry.3))
     }
 
     fn block(&self, entry: &BatchEntry) -> Result<Buffer> {
         let length = usize::try_from(u64::from(entry.1) + entry.2).unwrap_or(usize::MAX);
-        self.read(entry.0, length)
-            .map_err(|e| Error::io(&self.path, "read", e))
+        self.read(entry.0, length).map_err(|e| Error::io(&self.path, "read", e))
     }
 
     /// Some bytes of the file; their range was checked against its size.
@@ -256,10 +219,7 @@ impl ShardReader {
         match &self.body {
             Body::Mapped(whole) => {
                 let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-                if offset
-                    .checked_add(length)
-                    .is_none_or(|end| end > whole.len())
-                {
+                if offset.checked_add(length).is_none_or(|end| end > whole.len()) {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
                 Ok(whole.slice_with_length(offset, length))
@@ -273,40 +233,23 @@ impl ShardReader {
     }
 
     fn check_block(&self, batch: usize, entry: &BatchEntry, block: &Buffer) -> Result<()> {
-        if hex(xxh3_64(block)) == entry.4 {
-            Ok(())
-        } else {
-            Err(self.corrupt(batch, "its checksum differs"))
-        }
+        if hex(xxh3_64(block)) == entry.4 { Ok(()) } else { Err(self.corrupt(batch, "its checksum differs")) }
     }
 
     /// The hash of all that is not a body, then the schema that it holds.
     fn check_frame(&self, entry: &ShardEntry) -> Result<()> {
-        let hash = frame_hash(&entry.batches, entry.size, |offset, length| {
-            self.read(offset, length)
-        })
-        .map_err(|e| Error::io(&self.path, "read", e))?;
+        let hash = frame_hash(&entry.batches, entry.size, |offset, length| self.read(offset, length))
+            .map_err(|e| Error::io(&self.path, "read", e))?;
         let wrong = |detail: String| Error::corrupt(&self.path, "", detail);
         if hex(hash) != entry.frame_xxh3 {
-            return Err(wrong(
-                "its schema, batch headers or footer differ from their checksum".to_owned(),
-            ));
+            return Err(wrong("its schema, batch headers or footer differ from their checksum".to_owned()));
         }
-        let tail_start = entry
-            .batches
-            .last()
-            .map_or(0, |last| last.0 + u64::from(last.1) + last.2);
+        let tail_start = entry.batches.last().map_or(0, |last| last.0 + u64::from(last.1) + last.2);
         let tail = usize::try_from(entry.size - tail_start).unwrap_or(usize::MAX);
-        let tail = self
-            .read(tail_start, tail)
-            .map_err(|e| Error::io(&self.path, "read", e))?;
-        let found =
-            footer_schema(&tail).ok_or_else(|| wrong("its footer is unreadable".to_owned()))?;
+        let tail = self.read(tail_start, tail).map_err(|e| Error::io(&self.path, "read", e))?;
+        let found = footer_schema(&tail).ok_or_else(|| wrong("its footer is unreadable".to_owned()))?;
         if found != *self.schema {
-            return Err(wrong(format!(
-                "its schema is {found}, expected {}",
-                self.schema
-            )));
+            return Err(wrong(format!("its schema is {found}, expected {}", self.schema)));
         }
         Ok(())
     }
@@ -322,28 +265,12 @@ impl Decoded {
         let ends = batch.column(1).as_list_opt::<i32>()?;
         let ids = batch.column(2).as_list_opt::<i32>()?;
         Some(Self {
-            tokens: tokens
-                .values()
-                .as_primitive_opt::<UInt32Type>()?
-                .values()
-                .clone(),
-            doc_ends: ends
-                .values()
-                .as_primitive_opt::<UInt32Type>()?
-                .values()
-                .clone(),
+            tokens: tokens.values().as_primitive_opt::<UInt32Type>()?.values().clone(),
+            doc_ends: ends.values().as_primitive_opt::<UInt32Type>()?.values().clone(),
             end_offsets: ends.offsets().clone(),
-            doc_ids: ids
-                .values()
-                .as_primitive_opt::<UInt64Type>()?
-                .values()
-                .clone(),
+            doc_ids: ids.values().as_primitive_opt::<UInt64Type>()?.values().clone(),
             id_offsets: ids.offsets().clone(),
-            hashes: batch
-                .column(3)
-                .as_primitive_opt::<UInt64Type>()?
-                .values()
-                .clone(),
+            hashes: batch.column(3).as_primitive_opt::<UInt64Type>()?.values().clone(),
         })
     }
 

@@ -88,15 +88,11 @@ impl RowWriter {
     }
 
     fn open_shard(&mut self) -> Result<OpenShard> {
-        let shard = u32::try_from(self.finished.len()).map_err(|_| Error::Overflow {
-            what: "the shards of a task",
-        })?;
+        let shard = u32::try_from(self.finished.len())
+            .map_err(|_| Error::Overflow { what: "the shards of a task" })?;
         let identity = Identity::new(self.task, shard, &self.parameters);
         let pending = PendingFile::create(&self.folder.join(identity.file_name()))?;
-        let file = pending
-            .file()?
-            .try_clone()
-            .map_err(|e| Error::io(pending.path(), "open", e))?;
+        let file = pending.file()?.try_clone().map_err(|e| Error::io(pending.path(), "open", e))?;
         let file = HashingWriter::new(file);
         let failed = |e| arrow_io(pending.path(), 0, e);
         let compression = match self.parameters.compression.as_str() {
@@ -104,19 +100,10 @@ impl RowWriter {
             "zstd" => Some(CompressionType::ZSTD),
             _ => None,
         };
-        let options = IpcWriteOptions::default()
-            .try_with_compression(compression)
+        let options = IpcWriteOptions::default().try_with_compression(compression).map_err(failed)?;
+        let writer = FileWriter::try_new_with_options(BufWriter::new(file), &identity.schema(), options)
             .map_err(failed)?;
-        let writer =
-            FileWriter::try_new_with_options(BufWriter::new(file), &identity.schema(), options)
-                .map_err(failed)?;
-        Ok(OpenShard {
-            pending,
-            writer,
-            identity,
-            rows: 0,
-            batches: Vec::new(),
-        })
+        Ok(OpenShard { pending, writer, identity, rows: 0, batches: Vec::new() })
     }
 
     fn write_batch(&mut self) -> Result<()> {
@@ -147,9 +134,7 @@ impl RowSink for RowWriter {
         let row_in_shard = self.rows_in_shard();
         let batch = &mut self.batch;
         if batch.tokens.capacity() == 0 {
-            batch
-                .tokens
-                .reserve_exact(width * self.parameters.rows_per_batch as usize);
+            batch.tokens.reserve_exact(width * self.parameters.rows_per_batch as usize);
             batch.offsets.push(0);
         }
         let (first_token, first_piece) = (batch.tokens.len(), batch.doc_ends.len());
@@ -163,9 +148,8 @@ impl RowSink for RowWriter {
             return Err(Error::Internal("a row is longer than its width"));
         }
         batch.tokens.resize(first_token + width, self.pad_id);
-        let pieces = i32::try_from(batch.doc_ends.len()).map_err(|_| Error::Overflow {
-            what: "the pieces of a batch",
-        })?;
+        let pieces = i32::try_from(batch.doc_ends.len())
+            .map_err(|_| Error::Overflow { what: "the pieces of a batch" })?;
         batch.offsets.push(pieces);
         batch.hashes.push(row_hash(
             row_in_shard,
@@ -185,30 +169,22 @@ impl RowSink for RowWriter {
 
 impl Batch {
     fn build(self, identity: Identity) -> Result<RecordBatch> {
-        let internal =
-            |_: ArrowError| Error::Internal("the columns of a batch do not fit together");
-        let width = i32::try_from(identity.width()).map_err(|_| Error::Overflow {
-            what: "the tokens of a row",
-        })?;
+        let internal = |_: ArrowError| Error::Internal("the columns of a batch do not fit together");
+        let width =
+            i32::try_from(identity.width()).map_err(|_| Error::Overflow { what: "the tokens of a row" })?;
         let offsets = OffsetBuffer::new(ScalarBuffer::from(self.offsets));
         let tokens = Arc::new(UInt32Array::from(self.tokens));
-        let tokens = FixedSizeListArray::try_new(item(DataType::UInt32), width, tokens, None)
-            .map_err(internal)?;
+        let tokens =
+            FixedSizeListArray::try_new(item(DataType::UInt32), width, tokens, None).map_err(internal)?;
         let ends = Arc::new(UInt32Array::from(self.doc_ends));
-        let ends = ListArray::try_new(item(DataType::UInt32), offsets.clone(), ends, None)
-            .map_err(internal)?;
+        let ends =
+            ListArray::try_new(item(DataType::UInt32), offsets.clone(), ends, None).map_err(internal)?;
         let ids = Arc::new(UInt64Array::from(self.doc_ids));
-        let ids =
-            ListArray::try_new(item(DataType::UInt64), offsets, ids, None).map_err(internal)?;
+        let ids = ListArray::try_new(item(DataType::UInt64), offsets, ids, None).map_err(internal)?;
         let hashes = UInt64Array::from(self.hashes);
         RecordBatch::try_new(
             identity.schema(),
-            vec![
-                Arc::new(tokens),
-                Arc::new(ends),
-                Arc::new(ids),
-                Arc::new(hashes),
-            ],
+            vec![Arc::new(tokens), Arc::new(ends), Arc::new(ids), Arc::new(hashes)],
         )
         .map_err(internal)
     }
@@ -223,30 +199,18 @@ impl OpenShard {
         let target = self.writer.get_mut().get_mut();
         target.restart();
         let offset = target.bytes();
-        self.writer
-            .write(batch)
-            .and_then(|()| self.writer.flush())
-            .map_err(failed)?;
+        self.writer.write(batch).and_then(|()| self.writer.flush()).map_err(failed)?;
         let target = self.writer.get_ref().get_ref();
-        let rows = u32::try_from(batch.num_rows()).map_err(|_| Error::Overflow {
-            what: "the rows of a batch",
-        })?;
+        let rows =
+            u32::try_from(batch.num_rows()).map_err(|_| Error::Overflow { what: "the rows of a batch" })?;
         // The footer tells, once it is there, how the block divides.
-        self.batches.push(BatchEntry(
-            offset,
-            0,
-            target.bytes() - offset,
-            rows,
-            hex(target.digest()),
-        ));
+        self.batches.push(BatchEntry(offset, 0, target.bytes() - offset, rows, hex(target.digest())));
         self.rows += u64::from(rows);
         Ok(())
     }
 
     fn finish(mut self) -> Result<(PendingFile, ShardEntry)> {
-        self.writer
-            .finish()
-            .map_err(|e| arrow_io(self.pending.path(), 0, e))?;
+        self.writer.finish().map_err(|e| arrow_io(self.pending.path(), 0, e))?;
         let size = self.writer.get_ref().get_ref().bytes();
         let file = self.pending.file()?;
         let failed = |e| Error::io(self.pending.path(), "read back", e);

@@ -50,34 +50,20 @@ pub(super) fn decode<T, E: std::fmt::Display>(
 ///
 /// # Errors
 /// [`Error::BadColumn`] if there is no text column or it holds no strings.
-pub(super) fn wanted(
-    schema: &Schema,
-    origin: &Origin,
-    options: &SourceOptions,
-) -> Result<Vec<usize>> {
+pub(super) fn wanted(schema: &Schema, origin: &Origin, options: &SourceOptions) -> Result<Vec<usize>> {
     let bad = |problem: String| Error::BadColumn {
         path: origin.path.clone(),
         column: options.text_field.clone(),
         problem,
-        columns: schema
-            .fields()
-            .iter()
-            .map(|field| field.name().as_str())
-            .collect::<Vec<_>>()
-            .join(", "),
+        columns: schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", "),
     };
-    let text = schema
-        .index_of(&options.text_field)
-        .map_err(|_| bad("is missing".to_owned()))?;
+    let text = schema.index_of(&options.text_field).map_err(|_| bad("is missing".to_owned()))?;
     let kind = schema.field(text).data_type();
     if !is_string(kind) {
         return Err(bad(format!("has type {kind}, expected a string type")));
     }
     let others = [&options.source_field, &options.id_field];
-    let mut indices: Vec<usize> = others
-        .iter()
-        .filter_map(|name| schema.index_of(name).ok())
-        .collect();
+    let mut indices: Vec<usize> = others.iter().filter_map(|name| schema.index_of(name).ok()).collect();
     indices.push(text);
     indices.sort_unstable();
     indices.dedup();
@@ -85,10 +71,7 @@ pub(super) fn wanted(
 }
 
 fn is_string(kind: &DataType) -> bool {
-    matches!(
-        kind,
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View
-    )
+    matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
 }
 
 impl<I: Iterator<Item = std::result::Result<RecordBatch, ArrowError>>> Columns<I> {
@@ -105,15 +88,7 @@ impl<I: Iterator<Item = std::result::Result<RecordBatch, ArrowError>>> Columns<I
             id: options.id_field.clone(),
             max_text_bytes: options.max_line_bytes,
         };
-        Self {
-            batches,
-            origin,
-            size,
-            total_rows,
-            names,
-            ready: VecDeque::new(),
-            rows_read: 0,
-        }
+        Self { batches, origin, size, total_rows, names, ready: VecDeque::new(), rows_read: 0 }
     }
 
     fn take_batch(&mut self, batch: &RecordBatch) {
@@ -129,14 +104,10 @@ impl<I: Iterator<Item = std::result::Result<RecordBatch, ArrowError>>> Columns<I
                 None => self.origin.bad(
                     line,
                     0,
-                    BadLine::NotText {
-                        field: self.names.text.clone(),
-                        found: "null",
-                    },
+                    BadLine::NotText { field: self.names.text.clone(), found: "null" },
                 ),
                 Some(text) if text.len() as u64 > self.names.max_text_bytes => {
-                    self.origin
-                        .bad(line, 0, BadLine::TooLong(self.names.max_text_bytes))
+                    self.origin.bad(line, 0, BadLine::TooLong(self.names.max_text_bytes))
                 }
                 Some(text) => Ok(Record {
                     text: text.to_owned(),
@@ -147,29 +118,23 @@ impl<I: Iterator<Item = std::result::Result<RecordBatch, ArrowError>>> Columns<I
             self.ready.push_back(outcome);
         }
         if let Some(total) = self.total_rows {
-            let share =
-                u128::from(self.size) * u128::from(self.rows_read) / u128::from(total.max(1));
-            self.origin
-                .position
-                .store(u64::try_from(share).unwrap_or(self.size), Ordering::Relaxed);
+            let share = u128::from(self.size) * u128::from(self.rows_read) / u128::from(total.max(1));
+            self.origin.position.store(u64::try_from(share).unwrap_or(self.size), Ordering::Relaxed);
         }
     }
 
     fn finish(&self) -> Result<()> {
         self.origin.position.store(self.size, Ordering::Relaxed);
         match self.total_rows {
-            Some(total) if total != self.rows_read => Err(self.origin.corrupt(format_args!(
-                "ends after {} of {total} rows",
-                self.rows_read
-            ))),
+            Some(total) if total != self.rows_read => {
+                Err(self.origin.corrupt(format_args!("ends after {} of {total} rows", self.rows_read)))
+            }
             _ => Ok(()),
         }
     }
 }
 
-impl<I: Iterator<Item = std::result::Result<RecordBatch, ArrowError>> + Send> RecordReader
-    for Columns<I>
-{
+impl<I: Iterator<Item = std::result::Result<RecordBatch, ArrowError>> + Send> RecordReader for Columns<I> {
     fn next_record(&mut self) -> Result<Option<Outcome>> {
         while self.ready.is_empty() {
             match decode(&self.origin, || self.batches.next().transpose())? {

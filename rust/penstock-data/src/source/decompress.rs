@@ -39,28 +39,19 @@ impl Plain {
         position: Arc<AtomicU64>,
     ) -> Result<Self> {
         let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
-        let size = file
-            .metadata()
-            .map_err(|e| Error::io(path, "read the size of", e))?
-            .len();
+        let size = file.metadata().map_err(|e| Error::io(path, "read the size of", e))?.len();
         // Neither decoder takes the absence of any frame for a cut one.
         if size == 0 && compression != Compression::Plain {
-            return Err(Error::TruncatedInput {
-                path: path.to_owned(),
-                offset: 0,
-            });
+            return Err(Error::TruncatedInput { path: path.to_owned(), offset: 0 });
         }
-        let origin = Origin {
-            path: path.to_owned(),
-            position: position.clone(),
-        };
+        let origin = Origin { path: path.to_owned(), position: position.clone() };
         let buffered = BufReader::with_capacity(BUFFER_BYTES, CountedFile { file, position });
         let reader: Box<dyn Read + Send> = match compression {
             Compression::Plain => Box::new(buffered),
             Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(buffered)),
             Compression::Zstd => {
-                let mut decoder = zstd::Decoder::with_buffer(buffered)
-                    .map_err(|e| Error::io(path, "decompress", e))?;
+                let mut decoder =
+                    zstd::Decoder::with_buffer(buffered).map_err(|e| Error::io(path, "decompress", e))?;
                 decoder
                     .window_log_max(options.window_log_max)
                     .map_err(|e| Error::io(path, "decompress", e))?;
@@ -89,17 +80,10 @@ impl Plain {
     fn explain(&self, error: io::Error) -> Error {
         let path = self.origin.path.clone();
         if error.raw_os_error().is_some() {
-            return Error::Io {
-                path,
-                action: "read",
-                source: error,
-            };
+            return Error::Io { path, action: "read", source: error };
         }
         if error.kind() == io::ErrorKind::UnexpectedEof {
-            return Error::TruncatedInput {
-                path,
-                offset: self.origin.position.load(Ordering::Relaxed),
-            };
+            return Error::TruncatedInput { path, offset: self.origin.position.load(Ordering::Relaxed) };
         }
         self.origin.corrupt(error)
     }

@@ -34,22 +34,14 @@ impl JsonLines {
             id: options.id_field.clone(),
         };
         let max_line_bytes = options.max_line_bytes;
-        Ok(Self {
-            lines: Lines::new(input, max_line_bytes),
-            fields,
-            max_line_bytes,
-        })
+        Ok(Self { lines: Lines::new(input, max_line_bytes), fields, max_line_bytes })
     }
 
     /// The record of a line; `None` for a blank one.
     fn parse(&self, span: Span) -> Option<Outcome> {
         let origin = self.lines.input().origin();
         let Some(range) = span.range else {
-            return Some(origin.bad(
-                span.number,
-                span.offset,
-                BadLine::TooLong(self.max_line_bytes),
-            ));
+            return Some(origin.bad(span.number, span.offset, BadLine::TooLong(self.max_line_bytes)));
         };
         let mut bytes = self.lines.bytes(range);
         let mut offset = span.offset;
@@ -60,11 +52,7 @@ impl JsonLines {
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return None;
         }
-        Some(
-            self.fields
-                .parse(bytes)
-                .or_else(|(at, problem)| origin.bad(span.number, offset + at, problem)),
-        )
+        Some(self.fields.parse(bytes).or_else(|(at, problem)| origin.bad(span.number, offset + at, problem)))
     }
 }
 
@@ -115,9 +103,7 @@ impl Fields {
     /// The record in a line's bytes, or what is wrong and at which of its bytes.
     fn parse(&self, bytes: &[u8]) -> std::result::Result<Record, (u64, BadLine)> {
         let line = simdutf8::basic::from_utf8(bytes).map_err(|_| {
-            let at = std::str::from_utf8(bytes)
-                .err()
-                .map_or(0, |e| e.valid_up_to());
+            let at = std::str::from_utf8(bytes).err().map_or(0, |e| e.valid_up_to());
             (at as u64, BadLine::InvalidUtf8)
         })?;
         let mut json = serde_json::Deserializer::from_str(line);
@@ -138,18 +124,11 @@ impl Fields {
             Some(Value::Text(label) | Value::Integer(label)) => Some(label),
             Some(Value::Other(_)) | None => None,
         };
-        Ok(Record {
-            text,
-            source: label(found.source),
-            id: label(found.id),
-        })
+        Ok(Record { text, source: label(found.source), id: label(found.id) })
     }
 
     fn not_text(&self, found: &'static str) -> BadLine {
-        BadLine::NotText {
-            field: self.text.clone(),
-            found,
-        }
+        BadLine::NotText { field: self.text.clone(), found }
     }
 
     fn name(&self, field: Field) -> &str {
@@ -169,22 +148,13 @@ fn explain(error: &serde_json::Error) -> BadLine {
         return BadLine::LoneSurrogate;
     }
     // The line number within one line says nothing.
-    BadLine::Json(
-        message
-            .split(" at line ")
-            .next()
-            .unwrap_or_default()
-            .to_owned(),
-    )
+    BadLine::Json(message.split(" at line ").next().unwrap_or_default().to_owned())
 }
 
 impl<'de> DeserializeSeed<'de> for &Fields {
     type Value = Found;
 
-    fn deserialize<D: Deserializer<'de>>(
-        self,
-        deserializer: D,
-    ) -> std::result::Result<Found, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> std::result::Result<Found, D::Error> {
         deserializer.deserialize_map(self)
     }
 }
@@ -221,10 +191,7 @@ struct FieldName<'f>(&'f Fields);
 impl<'de> DeserializeSeed<'de> for FieldName<'_> {
     type Value = Field;
 
-    fn deserialize<D: Deserializer<'de>>(
-        self,
-        deserializer: D,
-    ) -> std::result::Result<Field, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> std::result::Result<Field, D::Error> {
         deserializer.deserialize_str(self)
     }
 }
@@ -255,10 +222,7 @@ struct AnyValue;
 impl<'de> DeserializeSeed<'de> for AnyValue {
     type Value = Value;
 
-    fn deserialize<D: Deserializer<'de>>(
-        self,
-        deserializer: D,
-    ) -> std::result::Result<Value, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> std::result::Result<Value, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
@@ -314,18 +278,11 @@ mod tests {
     use super::*;
 
     fn parse(line: &[u8]) -> std::result::Result<Record, (u64, BadLine)> {
-        Fields {
-            text: "text".into(),
-            source: "source".into(),
-            id: "id".into(),
-        }
-        .parse(line)
+        Fields { text: "text".into(), source: "source".into(), id: "id".into() }.parse(line)
     }
 
     fn reason(line: &[u8]) -> &'static str {
-        parse(line)
-            .err()
-            .map_or("fine", |(_, problem)| problem.reason())
+        parse(line).err().map_or("fine", |(_, problem)| problem.reason())
     }
 
     #[test]
@@ -335,19 +292,12 @@ mod tests {
                 .ok()
                 .unwrap();
         assert_eq!(record.text, "a\u{e9}\u{1f600}\0\n");
-        assert_eq!(
-            (record.source.as_deref(), record.id.as_deref()),
-            (Some("web"), Some("17"))
-        );
+        assert_eq!((record.source.as_deref(), record.id.as_deref()), (Some("web"), Some("17")));
     }
 
     #[test]
     fn names_each_way_to_be_wrong() {
-        let deep = format!(
-            r#"{{"x":{}{},"text":"t"}}"#,
-            "[".repeat(100_000),
-            "]".repeat(100_000)
-        );
+        let deep = format!(r#"{{"x":{}{},"text":"t"}}"#, "[".repeat(100_000), "]".repeat(100_000));
         for (line, expected) in [
             (&br#"{"text":"fine"}"#[..], "fine"),
             (br#"{"text":"fine","source":null,"id":{"a":1}}"#, "fine"),
@@ -379,12 +329,7 @@ mod tests {
             (br#"{"text":"\x"}"#, "bad_json"),
             (br#"hello"#, "bad_json"),
         ] {
-            assert_eq!(
-                reason(line),
-                expected,
-                "{}",
-                String::from_utf8_lossy(&line[..line.len().min(60)])
-            );
+            assert_eq!(reason(line), expected, "{}", String::from_utf8_lossy(&line[..line.len().min(60)]));
         }
     }
 }

@@ -32,16 +32,7 @@ impl Lines {
     pub(super) fn new(input: Plain, max_bytes: u64) -> Self {
         let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX);
         let buffer = vec![0; CHUNK_BYTES];
-        Self {
-            input,
-            buffer,
-            start: 0,
-            end: 0,
-            at_end: false,
-            number: 0,
-            offset: 0,
-            max_bytes,
-        }
+        Self { input, buffer, start: 0, end: 0, at_end: false, number: 0, offset: 0, max_bytes }
     }
 
     pub(super) fn input(&self) -> &Plain {
@@ -75,11 +66,7 @@ impl Lines {
     fn take(&mut self, length: usize, newline: usize) -> Span {
         let range = (length <= self.max_bytes).then_some(self.start..self.start + length);
         self.number += 1;
-        let span = Span {
-            number: self.number,
-            offset: self.offset,
-            range,
-        };
+        let span = Span { number: self.number, offset: self.offset, range };
         self.start += length + newline;
         self.offset += (length + newline) as u64;
         span
@@ -88,11 +75,7 @@ impl Lines {
     /// Drops the rest of a line that is too long, without keeping it.
     fn skip_line(&mut self) -> Result<Span> {
         self.number += 1;
-        let span = Span {
-            number: self.number,
-            offset: self.offset,
-            range: None,
-        };
+        let span = Span { number: self.number, offset: self.offset, range: None };
         loop {
             let unread = &self.buffer[self.start..self.end];
             let found = memchr::memchr(b'\n', unread);

@@ -93,11 +93,7 @@ impl SourceOptions {
     /// [`Error::BadOption`] naming the option that is out of range.
     pub(crate) fn check(&self) -> Result<()> {
         let bad = |option, value: u64, expected: &str| {
-            Err(Error::BadOption {
-                option,
-                value: value.to_string(),
-                expected: expected.to_owned(),
-            })
+            Err(Error::BadOption { option, value: value.to_string(), expected: expected.to_owned() })
         };
         if self.text_field.is_empty() {
             return Err(Error::BadOption {
@@ -160,12 +156,7 @@ impl Documents {
             self.read += 1;
             match outcome {
                 Ok(Record { text, source, id }) => {
-                    return Ok(Some(Document {
-                        text,
-                        ordinal,
-                        source,
-                        id,
-                    }));
+                    return Ok(Some(Document { text, ordinal, source, id }));
                 }
                 Err((place, problem)) if self.on_bad_line == OnBadLine::Fail => {
                     return Err(Error::BadDocument { place, problem });
@@ -192,9 +183,7 @@ impl Iterator for Documents {
 
 impl std::fmt::Debug for Documents {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Documents")
-            .field("read", &self.read)
-            .finish_non_exhaustive()
+        f.debug_struct("Documents").field("read", &self.read).finish_non_exhaustive()
     }
 }
 
@@ -234,11 +223,7 @@ fn kind_of(path: &Path) -> Option<Kind> {
 /// # Errors
 /// [`Error::UnknownInput`] if none does.
 pub(crate) fn check_name(path: &Path) -> Result<()> {
-    kind_of(path)
-        .map(|_| ())
-        .ok_or_else(|| Error::UnknownInput {
-            path: path.to_owned(),
-        })
+    kind_of(path).map(|_| ()).ok_or_else(|| Error::UnknownInput { path: path.to_owned() })
 }
 
 /// Opens a file as a stream of documents; the kind follows from the name.
@@ -248,35 +233,20 @@ pub(crate) fn check_name(path: &Path) -> Result<()> {
 /// [`BadLine`], [`Error::TruncatedInput`], [`Error::CorruptInput`].
 pub fn open(path: &Path, options: &SourceOptions) -> Result<Documents> {
     options.check()?;
-    let kind = kind_of(path).ok_or_else(|| Error::UnknownInput {
-        path: path.to_owned(),
-    })?;
+    let kind = kind_of(path).ok_or_else(|| Error::UnknownInput { path: path.to_owned() })?;
     let position = Arc::new(AtomicU64::new(0));
     let reader: Box<dyn RecordReader> = match kind {
-        Kind::JsonLines(compression) => Box::new(jsonl::JsonLines::open(
-            path,
-            compression,
-            options,
-            position.clone(),
-        )?),
-        Kind::Text(compression) => Box::new(text::TextFile::open(
-            path,
-            compression,
-            options,
-            position.clone(),
-        )?),
+        Kind::JsonLines(compression) => {
+            Box::new(jsonl::JsonLines::open(path, compression, options, position.clone())?)
+        }
+        Kind::Text(compression) => {
+            Box::new(text::TextFile::open(path, compression, options, position.clone())?)
+        }
         Kind::Parquet => Box::new(parquet::open(path, options, position.clone())?),
         Kind::Arrow => Box::new(arrow::open(path, options, position.clone())?),
     };
     let on_bad_line = options.on_bad_line;
-    Ok(Documents {
-        reader,
-        on_bad_line,
-        read: 0,
-        skipped: BTreeMap::new(),
-        position,
-        finished: false,
-    })
+    Ok(Documents { reader, on_bad_line, read: 0, skipped: BTreeMap::new(), position, finished: false })
 }
 
 /// A path with what messages about it need.
@@ -288,14 +258,7 @@ struct Origin {
 
 impl Origin {
     fn bad(&self, line: u64, byte: u64, problem: BadLine) -> Outcome {
-        Err((
-            Place {
-                path: self.path.clone(),
-                line,
-                byte,
-            },
-            problem,
-        ))
+        Err((Place { path: self.path.clone(), line, byte }, problem))
     }
 
     fn corrupt(&self, detail: impl std::fmt::Display) -> Error {

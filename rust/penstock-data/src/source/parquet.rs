@@ -19,25 +19,14 @@ pub(super) fn open(
     options: &SourceOptions,
     position: Arc<AtomicU64>,
 ) -> Result<Columns<ParquetRecordBatchReader>> {
-    let origin = Origin {
-        path: path.to_owned(),
-        position,
-    };
+    let origin = Origin { path: path.to_owned(), position };
     let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
-    let size = file
-        .metadata()
-        .map_err(|e| Error::io(path, "read the size of", e))?
-        .len();
+    let size = file.metadata().map_err(|e| Error::io(path, "read the size of", e))?.len();
     let builder = decode(&origin, || ParquetRecordBatchReaderBuilder::try_new(file))?;
     let columns = wanted(builder.schema(), &origin, options)?;
     let rows = builder.metadata().file_metadata().num_rows();
     let rows = u64::try_from(rows).map_err(|_| origin.corrupt("a negative number of rows"))?;
     let mask = ProjectionMask::roots(builder.parquet_schema(), columns);
-    let reader = decode(&origin, || {
-        builder
-            .with_projection(mask)
-            .with_batch_size(ROWS_PER_READ)
-            .build()
-    })?;
+    let reader = decode(&origin, || builder.with_projection(mask).with_batch_size(ROWS_PER_READ).build())?;
     Ok(Columns::new(reader, origin, size, Some(rows), options))
 }

@@ -24,11 +24,7 @@ impl TextFile {
         position: Arc<AtomicU64>,
     ) -> Result<Self> {
         let input = Plain::open(path, compression, options, position)?;
-        Ok(Self {
-            input,
-            max_bytes: options.max_line_bytes,
-            done: false,
-        })
+        Ok(Self { input, max_bytes: options.max_line_bytes, done: false })
     }
 
     /// All bytes, or `None` if there are more than the cap.
@@ -55,29 +51,17 @@ impl RecordReader for TextFile {
             return Ok(None);
         }
         let Some(bytes) = self.read_all()? else {
-            return Ok(Some(self.input.origin().bad(
-                1,
-                0,
-                BadLine::TooLong(self.max_bytes),
-            )));
+            return Ok(Some(self.input.origin().bad(1, 0, BadLine::TooLong(self.max_bytes))));
         };
         Ok(Some(match String::from_utf8(bytes) {
             Ok(text) => {
-                let text = text
-                    .strip_prefix('\u{feff}')
-                    .map_or_else(|| text.clone(), str::to_owned);
-                Ok(Record {
-                    text,
-                    source: None,
-                    id: None,
-                })
+                let text = text.strip_prefix('\u{feff}').map_or_else(|| text.clone(), str::to_owned);
+                Ok(Record { text, source: None, id: None })
             }
             Err(error) => {
                 let at = error.utf8_error().valid_up_to();
                 let line = 1 + memchr::memchr_iter(b'\n', &error.as_bytes()[..at]).count() as u64;
-                self.input
-                    .origin()
-                    .bad(line, at as u64, BadLine::InvalidUtf8)
+                self.input.origin().bad(line, at as u64, BadLine::InvalidUtf8)
             }
         }))
     }

@@ -16,24 +16,12 @@ pub const EOT: u32 = 256;
 pub fn byte_tokenizer() -> Tokenizer {
     let tokens = (0..=255u8).map(|byte| vec![byte]).collect();
     let eot = SpecialToken::new("<|endoftext|>", EOT);
-    Tokenizer::new(
-        Pattern::from_name("gpt2").unwrap(),
-        tokens,
-        Vec::new(),
-        vec![eot],
-    )
-    .unwrap()
+    Tokenizer::new(Pattern::from_name("gpt2").unwrap(), tokens, Vec::new(), vec![eot]).unwrap()
 }
 
 pub fn byte_tokenizer_without_eot() -> Tokenizer {
     let tokens = (0..=255u8).map(|byte| vec![byte]).collect();
-    Tokenizer::new(
-        Pattern::from_name("gpt2").unwrap(),
-        tokens,
-        Vec::new(),
-        Vec::new(),
-    )
-    .unwrap()
+    Tokenizer::new(Pattern::from_name("gpt2").unwrap(), tokens, Vec::new(), Vec::new()).unwrap()
 }
 
 pub fn random(state: &mut u64) -> u64 {
@@ -101,11 +89,7 @@ pub fn options() -> PackOptions {
     }
 }
 
-pub fn pack_quietly(
-    paths: &[PathBuf],
-    out: &Path,
-    options: &PackOptions,
-) -> Result<PackReport, Error> {
+pub fn pack_quietly(paths: &[PathBuf], out: &Path, options: &PackOptions) -> Result<PackReport, Error> {
     pack(paths, &byte_tokenizer(), out, options, &Progress::new())
 }
 
@@ -119,12 +103,7 @@ pub fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
             if path.is_dir() {
                 folders.push(path);
             } else {
-                let name = path
-                    .strip_prefix(folder)
-                    .unwrap()
-                    .to_str()
-                    .unwrap()
-                    .to_owned();
+                let name = path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned();
                 found.insert(name, fs::read(path).unwrap());
             }
         }
@@ -147,8 +126,5 @@ pub fn documents_of(dataset: &Dataset) -> BTreeMap<u64, Vec<u32>> {
             start = *end as usize;
         }
     }
-    documents
-        .into_iter()
-        .map(|(doc_id, (_, tokens))| (doc_id, tokens))
-        .collect()
+    documents.into_iter().map(|(doc_id, (_, tokens))| (doc_id, tokens)).collect()
 }
