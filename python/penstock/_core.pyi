@@ -1,4 +1,4 @@
-"""The Rust extension: what crosses the boundary, and nothing else. `penstock.tokenizer` and `penstock.data` are its face."""
+"""The Rust extension: what crosses the boundary. `penstock.tokenizer` and `penstock.data` are its face."""
 
 from typing import final
 
@@ -143,9 +143,9 @@ class Stream:
     ) -> Stream: ...
     def next(
         self, timeout_seconds: float
-    ) -> tuple[int, NDArray[np.int64], NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]] | None:
+    ) -> tuple[int, NDArray[np.int64], NDArray[np.int32], NDArray[np.int32], NDArray[np.uint64]] | None:
         """Step, tokens [n, seq_len + lookahead], positions [n, seq_len], document ends end to end and their
-        offsets [n + 1]; None when nothing came in time. The arrays' memory is used again once they are freed."""
+        offsets [n + 1]; None when nothing came in time. Memory is used again once the arrays are freed."""
     def state(self) -> str:
         """Of the batch that comes next, as JSON."""
 

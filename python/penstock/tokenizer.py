@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,7 +120,8 @@ class Tokenizer:
         if paths is not None:
             job = _core.TrainTokenizerJob.from_files(paths, text_field, max_bytes, *options)
         else:
-            job = _core.TrainTokenizerJob.from_counts(_count(corpus, pattern, max_bytes), *options)
+            texts = cast("Iterable[str]", corpus)
+            job = _core.TrainTokenizerJob.from_counts(_count(texts, pattern, max_bytes), *options)
         return cls(run_job(job, progress))
 
     @classmethod

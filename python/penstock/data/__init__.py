@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from penstock.data.pack import PackReport, SourceCounts, pack
+from penstock.data.packing import PackReport, SourceCounts, pack
 from penstock.data.stream import Batch, StreamingDataset
 
 __all__ = ["Batch", "PackReport", "SourceCounts", "StreamingDataset", "pack"]

@@ -67,8 +67,9 @@ class TorchLoader:
         _number_documents(batch, doc_ids)
         moved = [b.to(self.device, non_blocking=True) for b in buffers]
         if self.device.type == "cuda":
-            self._copied[turn] = torch.cuda.Event()
-            self._copied[turn].record()  # type: ignore[union-attr]
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            copied.record()
+            self._copied[turn] = copied
         return TorchBatch(moved[0], moved[1], moved[2], batch.step)
 
     def _allocate(self, batch: Batch) -> None:

@@ -1,8 +1,8 @@
 """Write src/unicode/tables.rs: the Unicode 16 classes that the scanners use, one byte a code point.
 
-The classes are read out of HF tokenizers 0.23.3 by asking its regular expressions about every code point, because
-"ids equal to that release" is the promise the tables have to keep. That release carries Unicode 16.0; the counts
-below are checked, so another release cannot slip in unnoticed.
+The classes are read out of HF tokenizers 0.23.3 by asking its regular expressions about every code point,
+because "ids equal to that release" is the promise the tables have to keep. That release carries Unicode 16.0;
+the counts below are checked, so another release cannot slip in unnoticed.
 
     python rust/penstock-bpe/tables/generate.py        # needs tokenizers == 0.23.3
 """
