@@ -24,7 +24,8 @@ LAYERS: list[list[set[str]]] = [
     [{"train"}],
     [{"evaluate"}, {"generate"}],
     [{"pipelines"}],
-    [{"cli"}, {"__main__", "cli"}],
+    [{"cli"}],
+    [{"__main__"}],
 ]
 
 

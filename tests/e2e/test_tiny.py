@@ -22,7 +22,7 @@ SHRUNKEN = [
     "data.global_batch_size=8", "model.vocab_size=512", "model.hidden_size=32", "model.intermediate_size=64",
     "model.moe_intermediate_size=32", "model.num_hidden_layers=2", "model.num_attention_heads=2",
     "model.n_routed_experts=8", "model.num_experts_per_tok=2", "model.kv_lora_rank=16",
-    "model.qk_rope_head_dim=8", "model.qk_nope_head_dim=8", "model.v_head_dim=16", "train.steps=30",
+    "model.qk_rope_head_dim=8", "model.qk_nope_head_dim=8", "model.v_head_dim=16", "train.steps=100",
     "train.micro_batch_size=8", "train.device=cpu", "evaluate.max_bytes=20_000", "evaluate.sample_tokens=20",
 ]  # fmt: skip
 
@@ -58,7 +58,7 @@ def test_training_helps_and_leaves_everything_behind(folder: Path) -> None:
     assert 0 < report["bits_per_byte_bigram"] < before
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
-    assert len(losses) == 30
+    assert len(losses) == 100
     assert losses[0] == pytest.approx(math.log(512), rel=0.05)
     assert sum(losses[-5:]) < sum(losses[:5])
     page = (folder / "report.html").read_text(encoding="utf-8")
