@@ -103,7 +103,8 @@ TABLES = {"row_token": "i32", "token_pos": "i32"}
 KERNELS = [
     (quantize_triton, "_quantize_rows", {"BM": 8, "BK": 256}, {"x": BF16, "q": FP8}, 4),
     (quantize_triton, "_quantize_tokens", {"BK": 64}, {"x": BF16, "q": FP8}, 4),
-    (quantize_triton, "_quantize_weight", {}, {"w": FP32, "q": FP8, "qt": FP8}, 8),
+    (quantize_triton, "_quantize_weight", {}, {"w": FP32, "q": FP8}, 8),
+    (quantize_triton, "_transpose_weight", {}, {"q": FP8, "t": FP8}, 4),
     (quantize_triton, "_transpose_shift", {"GATHER": True}, {"q": FP8, "t": FP8, "rows": "i32"}, 4),
     (quantize_triton, "_transpose_shift", {"GATHER": False}, {"q": FP8, "t": FP8, "rows": "i32"}, 4),
     (norm_triton, "_forward", {"BD": 2048}, {"x": BF16, "y": BF16}, 4),

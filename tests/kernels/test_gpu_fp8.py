@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from penstock.kernels import registry
+from penstock.kernels import quantize, registry
 from penstock.kernels.gemm import gemm, wgrad
 from penstock.kernels.grouped_gemm import grouped_gemm, grouped_wgrad
 from penstock.kernels.numeric import relative_error, same_bits
@@ -55,14 +55,19 @@ def assert_same(actual: object, expected: object) -> None:
 SHAPES = [(1, 128), (130, 300), (257, 576), (512, 1280), (64, 64)]
 
 
+@pytest.mark.parametrize("cast", ["quantize_rows", "quantize_tokens", "quantize_weight"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize(("rows", "columns"), SHAPES)
-def test_casts_equal_the_reference_bit_for_bit(rows: int, columns: int, dtype: torch.dtype) -> None:
+def test_a_cast_equals_the_reference_bit_for_bit(
+    rows: int, columns: int, dtype: torch.dtype, cast: str
+) -> None:
     x = hostile(rows, columns, dtype)
-    assert_same(quantize_rows(x.cuda()), reference.quantize_rows(x))
-    assert_same(quantize_tokens(x.cuda()), reference.quantize_tokens(x))
-    assert_same(quantize_weight(x.cuda()), reference.quantize_weight(x))
-    stack = torch.stack([x, x * 3])
+    assert_same(getattr(quantize, cast)(x.cuda()), getattr(reference, cast)(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_stack_of_weights_is_cast_like_each(dtype: torch.dtype) -> None:
+    stack = torch.stack([hostile(256, 320, dtype) for _ in range(3)])
     assert_same(quantize_weight(stack.cuda()), reference.quantize_weight(stack))
 
 
