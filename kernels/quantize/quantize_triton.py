@@ -92,7 +92,7 @@ def _quantize_weight(w_ptr, q_ptr, s_ptr, N, K):
 def _transpose_weight(q_ptr, t_ptr, N, K):
     """Bytes of [E, N, K] to [E, K, N].
 
-    A transpose inside ``_quantize_weight`` came out wrong on H100 (triton 3.6, float32, sizes multiples of 16),
+    A transpose inside ``_quantize_weight`` came out wrong on H100 (triton 3.6, float32, sizes % 16 == 0),
     though its PTX is right. Going through float32 gives this one the code of ``_transpose_shift``, which is
     exact there.
     """
