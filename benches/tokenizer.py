@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
@@ -43,6 +44,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--visits", type=int, default=3)
     options = parser.parse_args()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false" if options.threads == 1 else "true"
+    os.environ["RAYON_NUM_THREADS"] = str(options.threads)
     texts = read(options.corpus, int(options.megabytes * 1e6))
     megabytes = sum(len(t.encode()) for t in texts) / 1e6
     console = Console()
@@ -99,7 +102,7 @@ def train_both(
     model = json.loads(peer.to_str())["model"]
     if json.loads(ours.to_json())["model"]["merges"] != model["merges"]:
         sys.exit("the merges differ: no time is quoted")
-    table = Table("training", "seconds", "MB/s", "ratio", title=f"{vocab_size} tokens, all cores")
+    table = Table("training", "seconds", "MB/s", "ratio", title=f"{vocab_size} tokens")
     table.add_row("penstock", f"{our_seconds:.2f}", f"{megabytes / our_seconds:.1f}", "1.0")
     ratio = peer_seconds / our_seconds
     table.add_row(
@@ -145,7 +148,7 @@ def encode_both(
         if not np.array_equal(batch.ids, theirs):
             sys.exit("the ids differ: no time is quoted")
     table = Table(
-        "encoding", "first, MB/s", "median, MB/s", "ratio", title=f"{options.threads} thread(s) for ours"
+        "encoding", "first, MB/s", "median, MB/s", "ratio", title=f"{options.threads} thread(s) each"
     )
     best = megabytes / statistics.median(runs["penstock"])
     for name, took in runs.items():
