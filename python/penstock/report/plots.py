@@ -28,6 +28,7 @@ def loss_plot(metrics: Sequence[Mapping[str, Any]]) -> Any:
         steps without a finite loss left out.
     """
     figure, axes = _canvas(3.0)
+    ends = []
     for key, label, colour in (("mtp_loss", "multi-token prediction", FAINT), ("loss", "next token", ACCENT)):
         points = [(line["step"], line[key]) for line in metrics if line.get(key) is not None]
         if not points:
@@ -36,12 +37,16 @@ def loss_plot(metrics: Sequence[Mapping[str, Any]]) -> Any:
         mean = smoothed(losses)
         axes.plot(steps, losses, color=colour, linewidth=0.8, alpha=0.3)
         axes.plot(steps, mean, color=colour, linewidth=1.8)
+        ends.append((mean[-1], steps[-1], f"{label} {mean[-1]:.3f}", colour))
+    # The lower curve's name hangs below its end and the higher one's stands above: they never meet.
+    for rank, (loss, step, label, colour) in enumerate(sorted(ends)):
         axes.annotate(
-            f" {label} {mean[-1]:.3f}",
-            (steps[-1], mean[-1]),
+            label,
+            (step, loss),
+            xytext=(5, 3 if rank else -3),
+            textcoords="offset points",
             color=colour,
-            va="bottom" if key == "mtp_loss" else "top",
-            fontsize=9,
+            va="bottom" if rank else "top",
             annotation_clip=False,
         )
     axes.set_xlabel("optimizer step")
@@ -137,7 +142,7 @@ def expert_load_plot(load: Sequence[Sequence[float]], steps: Sequence[int]) -> A
     axes.set_ylim(layers - 0.5, -0.5)
     axes.set_yticks(range(layers), [f"MoE layer {layer + 1}" for layer in range(layers)])
     axes.set_xlabel(
-        f"optimizer step; palest 1.0 (balance), darkest {top:.1f}; the last value stands at the right"
+        f"optimizer step; faintest 1.0 (balance), strongest {top:.1f}; the last value stands at the right"
     )
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.spines["left"].set_visible(False)
