@@ -112,8 +112,27 @@ fn a_rank_file_reads_back_equal_or_is_refused() {
     let copy = folder.path().join("copy.tiktoken");
     tokenizer.save(&copy).unwrap();
     assert_eq!(Tokenizer::from_file(&copy, Some("o200k")).unwrap().sha256(), tokenizer.sha256());
-    let refused = trained(Pattern::Gpt2).save(&copy);
+    let own = trained(Pattern::Gpt2);
+    own.save(&copy).unwrap();
+    let again = Tokenizer::from_file(&copy, Some("gpt2")).unwrap();
+    assert_eq!(again.special_tokens(), own.special_tokens());
+    for text in ["the mat's catalog", "12345 天気がいい。", "Thé end!!\n\n  on", "的的的的"] {
+        assert_eq!(again.encode_ordinary(text), own.encode_ordinary(text), "{text}");
+    }
+}
+
+#[test]
+fn merges_that_ranks_cannot_say_are_no_rank_file() {
+    let mut tokens: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
+    tokens.extend([b"bc".to_vec(), b"ab".to_vec()]);
+    let [a, b, c] = [b'a', b'b', b'c'].map(u32::from);
+    // `ab` comes before `bc`, but by the ranks of its ids it would come after it.
+    let tokenizer = Tokenizer::new(Pattern::Gpt2, tokens, vec![(a, b), (b, c)], vec![]).unwrap();
+    assert_eq!(tokenizer.encode_ordinary("abc"), [257, c]);
+    let folder = tempfile::tempdir().unwrap();
+    let refused = tokenizer.save(&folder.path().join("x.tiktoken"));
     assert!(matches!(refused, Err(Error::NotARankFile { .. })));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 fn base64(bytes: &[u8]) -> String {
