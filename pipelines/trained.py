@@ -51,14 +51,15 @@ def open_run(path: Path, tokenizer: Path | None = None, device: str = "auto") ->
             f"{path}: no such folder; name one that `penstock train` or `penstock run` wrote"
         )
     where = resolve_device(device)  # type: ignore[arg-type]
-    model, recipe = load_model(path, where)
-    tok = tokenizer_of(path, recipe, tokenizer)
-    if tok.vocab_size > model.config.vocab_size:
+    loaded = load_model(path, where)
+    tok = tokenizer_of(path, loaded.recipe, tokenizer)
+    if tok.sha256 != loaded.tokenizer_sha256:
         raise TokenizerError(
-            f"the tokenizer has {tok.vocab_size} tokens, but the model's vocabulary is "
-            f"{model.config.vocab_size}: name the one it was trained with by --tokenizer"
+            f"{path}: the model was trained on tokens of the tokenizer with sha256 "
+            f"{loaded.tokenizer_sha256[:16]}, and this one has {tok.sha256[:16]} ({tok.vocab_size} tokens): "
+            "name the right one by --tokenizer"
         )
-    return TrainedRun(model, tok, recipe, str(where))
+    return TrainedRun(loaded.model, tok, loaded.recipe, str(where))
 
 
 def tokenizer_of(path: Path, recipe: Config, given: Path | None) -> Tokenizer:

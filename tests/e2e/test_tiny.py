@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from penstock import Tokenizer
+
 STAGES = [
     "corpus", "tokenizer", "pack", "bigram", "evaluate-before", "train", "evaluate-after",
     "generate", "report",
@@ -91,6 +93,26 @@ def test_the_next_commands_find_their_way(folder: Path) -> None:
     facts, _ = penstock("inspect", folder, "--verify")
     assert facts["kind"] == "run"
     assert facts["newest"]["step"] == len((folder / "metrics.jsonl").read_text().splitlines())
+
+
+def test_another_tokenizer_than_that_of_training_is_refused(folder: Path, tmp_path: Path) -> None:
+    texts = [f"other text {i}" for i in range(50)]
+    Tokenizer.train(iter(texts), vocab_size=280).save(tmp_path / "other")
+    command = [
+        sys.executable,
+        "-m",
+        "penstock",
+        "generate",
+        str(folder),
+        "def ",
+        "-t",
+        str(tmp_path / "other"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert "sha256" in done.stderr
+    assert "--tokenizer" in done.stderr
+    assert not done.stdout
 
 
 def test_own_text_can_be_the_corpus(tmp_path: Path) -> None:

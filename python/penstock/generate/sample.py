@@ -37,6 +37,10 @@ class TextTokenizer(Protocol):
     def eot_id(self) -> int | None:
         """The end-of-text token."""
 
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest id."""
+
     def encode(self, text: str) -> list[int]:
         """Ids of ordinary text."""
 
@@ -102,20 +106,24 @@ def stream_text(
     eot = () if tokenizer.eot_id is None else (tokenizer.eot_id,)
     decoder = tokenizer.stream_decoder()
     options = dataclasses.replace(options, stop_ids=options.stop_ids + eot)
-    for token in stream_tokens(model, ids or eot, options):
+    for token in stream_tokens(model, ids or eot, options, tokenizer.vocab_size):
         if piece := decoder.push(token):
             yield piece
     if rest := decoder.finish():
         yield rest
 
 
-def stream_tokens(model: Transformer, prompt: Sequence[int], options: SampleOptions) -> Iterator[int]:
+def stream_tokens(
+    model: Transformer, prompt: Sequence[int], options: SampleOptions, vocab_size: int | None = None
+) -> Iterator[int]:
     """The tokens that follow ``prompt``, until a stop token or ``max_new_tokens``.
 
     Parameters
     ----------
     prompt
         At least one id.
+    vocab_size
+        Only smaller ids are drawn: a model may have more rows than its tokenizer has tokens. None: all.
 
     Raises
     ------
@@ -131,7 +139,7 @@ def stream_tokens(model: Transformer, prompt: Sequence[int], options: SampleOpti
     tokens = torch.tensor([list(prompt)], dtype=torch.int64, device=device)
     for _ in range(options.max_new_tokens):
         with torch.no_grad():
-            logits = model(tokens, cache=cache)[0, -1]
+            logits = model(tokens, cache=cache)[0, -1, :vocab_size]
         token = pick_token(logits.float().cpu(), options, generator)
         if token in options.stop_ids:
             return

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ from penstock.train.schedule import phases
 if TYPE_CHECKING:
     from penstock.data import StreamingDataset
 
-__all__ = ["Training", "load_model", "model_tensors", "restore", "save"]
+__all__ = ["LoadedModel", "Training", "load_model", "model_tensors", "restore", "save"]
 
 log = logging.getLogger("penstock.train")
 
@@ -102,10 +102,19 @@ def restore(training: Training, root: Path) -> Path | None:
     return folder
 
 
+class LoadedModel(NamedTuple):
+    """A model out of a checkpoint, and what it was trained with."""
+
+    model: Transformer
+    recipe: Config
+    tokenizer_sha256: str
+    """Of the tokenizer that made its training tokens."""
+
+
 def load_model(
     path: Path | str, device: torch.device | str = "cpu", precision: Precision | None = None
-) -> tuple[Transformer, Config]:
-    """The trained model of a run's folder, or of one of its checkpoints, and its recipe.
+) -> LoadedModel:
+    """The trained model of a run's folder, or of one of its checkpoints.
 
     Parameters
     ----------
@@ -133,7 +142,7 @@ def load_model(
     with torch.device(device):
         model = Transformer(state.recipe.model, precision=precision)
     load_tensors(folder / MODEL_FILE, model_tensors(model))
-    return model.eval(), state.recipe
+    return LoadedModel(model.eval(), state.recipe, state.tokenizer_sha256)
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:

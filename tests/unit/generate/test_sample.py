@@ -39,6 +39,7 @@ class Bytes:
     """A token a byte; special strings are text."""
 
     eot_id = EOT
+    vocab_size = 258
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
@@ -175,3 +176,9 @@ def test_prompts_that_do_not_fit_are_refused(model: Transformer) -> None:
         list(stream_tokens(model, [], options))
     with pytest.raises(ConfigError, match=r"token 300, but model\.vocab_size=258"):
         list(stream_tokens(model, [300], options))
+
+
+def test_ids_that_the_tokenizer_lacks_are_never_drawn(model: Transformer) -> None:
+    options = SampleOptions(max_new_tokens=40, temperature=5.0)
+    assert max(stream_tokens(model, [1], options)) >= 64
+    assert max(stream_tokens(model, [1], options, vocab_size=64)) < 64

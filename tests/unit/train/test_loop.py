@@ -55,7 +55,7 @@ def test_the_first_update_is_that_of_plain_torch(tmp_path: Path) -> None:
     vectors = [p for p in model.parameters() if p.ndim == 1]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     torch.optim.AdamW(groups, lr=recipe.optimizer.lr / 2, betas=(0.9, 0.95), eps=1e-8).step()
-    trained, _ = load_model(tmp_path)
+    trained = load_model(tmp_path).model
     for (name, mine), other in zip(trained.named_parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-3, atol=2e-5, msg=name)
 
@@ -105,7 +105,7 @@ def test_the_router_bias_follows_the_loads_of_real_tokens(tmp_path: Path) -> Non
     with torch.no_grad():
         counts = model.loss(batch.tokens, batch.positions, batch.doc_ids).expert_counts.double()
     run(recipe)
-    trained, _ = load_model(tmp_path)
+    trained = load_model(tmp_path).model
     biases = torch.stack([gate.e_score_correction_bias for gate in trained.routers()])
     expected = 0.01 * torch.sign(counts.mean(1, keepdim=True) - counts)
     torch.testing.assert_close(biases, expected.float())

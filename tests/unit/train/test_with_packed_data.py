@@ -64,7 +64,7 @@ def test_what_was_trained_scores_better_than_what_was_not_and_speaks(
     heldout, scores = stdlib_texts[40:44], []
     for steps in (1, 40):
         run(config(packed, tmp_path, f"train.steps={steps}"))
-        model, _ = load_model(tmp_path)
+        model = load_model(tmp_path).model
         scores.append(bits_per_byte(model, tok, heldout, seq_len=48, batch_size=32, max_bytes=20_000))
     assert scores[1].value < scores[0].value - 1
     assert scores[0].bytes <= 20_000
