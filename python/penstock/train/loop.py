@@ -13,6 +13,7 @@ import torch
 
 from penstock.config import Config
 from penstock.errors import Cancelled, ConfigError, InternalError, TrainingError
+from penstock.kernels.gemm import accumulate_in_place
 from penstock.model import Transformer, flops_per_token
 from penstock.train.data import check_fit, open_dataset, open_loader
 from penstock.train.folder import RunFolder, locked, move_aside
@@ -77,6 +78,9 @@ def _prepare(config: Config) -> Training:
     torch.manual_seed(config.train.seed)
     with torch.device(device):
         model = Transformer(config.model, precision=precision)
+    if device.type == "cuda":
+        # The products of the backward pass add into .grad themselves: no temporary to write, read and add.
+        accumulate_in_place(p for p in model.parameters() if p.ndim >= 2)
     optimizer = AdamW(model.named_parameters(), config.optimizer)
     return Training(config, device, precision, dataset, model.train(), optimizer)
 
