@@ -18,6 +18,8 @@ const SEAL: &str = ",\n  \"xxh3\": \"";
 const SEAL_END: &[u8] = b"\"\n}\n";
 const HASH_DIGITS: usize = 16;
 const LOCK_POLL: Duration = Duration::from_millis(20);
+/// Each attempt fails only if another packer finishes in that very moment.
+const LOCK_FOLDER_ATTEMPTS: u32 = 1000;
 
 /// A 64-bit hash as the format writes it.
 pub(crate) fn hex(hash: u64) -> String {
@@ -230,20 +232,25 @@ pub(crate) fn create_folder(folder: &Path) -> Result<()> {
 /// # Errors
 /// [`Error::Io`].
 pub(crate) fn try_lock(path: &Path) -> Result<Option<File>> {
-    let open = || OpenOptions::new().create(true).append(true).open(path);
-    let file = match open() {
-        // A packer that has just finished removes the folder of locks.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            path.parent().map_or(Ok(()), create_folder)?;
-            open()
-        }
-        other => other,
-    };
-    let file = file.map_err(|e| Error::io(path, "create", e))?;
+    let file = open_lock(path)?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(Error::io(path, "lock", error)),
+    }
+}
+
+/// The lock's file; its folder is made again while packers that have just finished remove it.
+fn open_lock(path: &Path) -> Result<File> {
+    let mut attempts = 0;
+    loop {
+        match OpenOptions::new().create(true).append(true).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && attempts < LOCK_FOLDER_ATTEMPTS => {
+                attempts += 1;
+                path.parent().map_or(Ok(()), create_folder)?;
+            }
+            other => return other.map_err(|e| Error::io(path, "create", e)),
+        }
     }
 }
 
