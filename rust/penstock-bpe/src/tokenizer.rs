@@ -13,6 +13,7 @@ use crate::vocab::MAX_ID;
 /// Spellings of the token that ends a document, the first found being taken.
 const END_OF_TEXT: [&str; 5] =
     ["<|endoftext|>", "<｜end▁of▁sentence｜>", "<|end_of_text|>", "<|end_of_sentence|>", "</s>"];
+
 /// A token added to the vocabulary by its text: a control token if `special`, else a word that is never split.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpecialToken {

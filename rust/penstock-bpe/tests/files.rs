@@ -41,6 +41,17 @@ fn saved_tokenizers_read_back_equal() {
     assert_eq!(names.len(), 2, "{names:?}");
 }
 
+/// In a container every process may have the same number.
+#[test]
+fn what_a_killed_process_left_does_not_hinder_saving() {
+    let folder = tempfile::tempdir().unwrap();
+    for write in 0..200 {
+        let name = format!(".tokenizer.json.{}-{write}.tmp", std::process::id());
+        std::fs::write(folder.path().join(name), b"half").unwrap();
+    }
+    trained(Pattern::Gpt2).save(&folder.path().join("tokenizer.json")).unwrap();
+}
+
 #[test]
 fn gaps_between_special_tokens_survive() {
     let word = SpecialToken { special: false, lstrip: true, ..SpecialToken::new("日", 300) };

@@ -1,9 +1,10 @@
 //! A file that appears whole or not at all.
 
+use std::collections::hash_map::RandomState;
 use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher, Hasher};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 
@@ -31,10 +32,10 @@ fn write_and_rename(temporary: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io(folder, "write"))
 }
 
-/// A hidden name beside `path` that no other writer uses.
+/// A hidden name beside `path` that no other writer uses, nor one that was killed. Process numbers would not do: in
+/// containers they repeat.
 fn neighbour(path: &Path) -> PathBuf {
-    static WRITES: AtomicU64 = AtomicU64::new(0);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let write = WRITES.fetch_add(1, Ordering::Relaxed);
-    path.with_file_name(format!(".{name}.{}-{write}.tmp", std::process::id()))
+    let random = RandomState::new().build_hasher().finish();
+    path.with_file_name(format!(".{name}.{random:016x}.tmp"))
 }
