@@ -72,14 +72,18 @@ impl<T: Send + 'static> Job<T> {
 
     /// The result, or the exception that stands for what went wrong.
     pub(crate) fn result(&self, py: Python<'_>) -> PyResult<T> {
-        let outcome = std::mem::replace(&mut *self.shared.lock(), Outcome::Taken);
-        match outcome {
-            Outcome::Finished(result) => result.map_err(|fault| fault.into_exception(py)),
-            Outcome::Running => {
-                *self.shared.lock() = Outcome::Running;
-                Err(Fault::internal("result() of a job that is still running").into_exception(py))
-            }
-            Outcome::Taken => Err(Fault::internal("result() of a job was taken before").into_exception(py)),
+        self.take().map_err(|fault| fault.into_exception(py))
+    }
+
+    fn take(&self) -> Result<T, Fault> {
+        // One lock for looking and taking: the work may finish in between.
+        let mut outcome = self.shared.lock();
+        if matches!(*outcome, Outcome::Running) {
+            return Err(Fault::internal("result() of a job that is still running"));
+        }
+        match std::mem::replace(&mut *outcome, Outcome::Taken) {
+            Outcome::Finished(result) => result,
+            Outcome::Running | Outcome::Taken => Err(Fault::internal("result() of a job was taken before")),
         }
     }
 }
