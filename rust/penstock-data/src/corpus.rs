@@ -1,9 +1,8 @@
 //! Words of a corpus, counted for the training of a tokenizer.
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use penstock_bpe::Pattern;
@@ -40,14 +39,16 @@ pub fn count_corpus(
     };
     let (shares, total_bytes) = divide(paths, max_bytes)?;
     progress.start("count", total_bytes);
-    let next = AtomicUsize::new(0);
+    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
     let failure = Mutex::new(None);
     let (send, receive) = bounded::<Vec<String>>(2 * threads);
     let read = |send: Sender<Vec<String>>| {
-        while let Some(share) = shares.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if let Err(error) = read_share(share, options, &send, progress) {
+        while !failed.load(Ordering::Relaxed)
+            && let Some(share) = shares.get(next.fetch_add(1, Ordering::Relaxed))
+        {
+            if let Err(error) = read_share(share, options, &send, &failed, progress) {
                 failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                next.store(shares.len(), Ordering::Relaxed);
+                failed.store(true, Ordering::Relaxed);
             }
         }
     };
@@ -100,15 +101,17 @@ fn divide(paths: &[PathBuf], max_bytes: Option<u64>) -> Result<(Vec<Share<'_>>, 
     Ok((shares.collect(), total))
 }
 
+/// Sends the texts of a file, until another file has failed.
 fn read_share(
     share: &Share<'_>,
     options: &SourceOptions,
     send: &Sender<Vec<String>>,
+    failed: &AtomicBool,
     progress: &Progress,
 ) -> Result<()> {
     let mut documents = source::open(share.path, options)?;
     let (mut left, mut reported, mut more) = (share.max_bytes, 0, true);
-    while more && left > 0 {
+    while more && left > 0 && !failed.load(Ordering::Relaxed) {
         progress.check()?;
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while bytes < BATCH_BYTES && left > 0 {

@@ -15,6 +15,7 @@ use arrow_schema::{DataType, Field, Schema};
 use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::decoder::contained;
 use crate::error::{Error, Result};
 use crate::folder::{HashingWriter, PendingFile, hex, open_member, sync_folder};
 use crate::manifest::TableEntry;
@@ -192,12 +193,12 @@ impl DocumentTable {
             return Err(Error::corrupt(&path, "", "its content differs from its checksum"));
         }
         let corrupt = |detail: String| Error::corrupt(&path, "", detail);
-        let reader = FileReader::try_new(Cursor::new(bytes), None).map_err(|e| corrupt(e.to_string()))?;
+        let reader = contained(|| FileReader::try_new(Cursor::new(bytes), None)).map_err(corrupt)?;
         if *reader.schema() != *schema() {
             return Err(corrupt("its columns are not those of the format".to_owned()));
         }
         let batches: Vec<RecordBatch> =
-            reader.collect::<std::result::Result<_, _>>().map_err(|e| corrupt(e.to_string()))?;
+            contained(|| reader.collect::<std::result::Result<_, _>>()).map_err(corrupt)?;
         let rows: u64 = batches.iter().map(|batch| batch.num_rows() as u64).sum();
         if rows != entry.rows || batches.iter().rev().skip(1).any(|batch| batch.num_rows() != ROWS_PER_BATCH)
         {

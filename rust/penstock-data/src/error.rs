@@ -92,7 +92,7 @@ pub enum Error {
         offset: u64,
     },
     /// A compressed or columnar file contradicts its own format.
-    #[error("{path}: unreadable at about byte {offset}: {detail}")]
+    #[error("{path}: unreadable at about byte {offset}: {detail}; fetch or write the file again")]
     CorruptInput {
         /// The input file.
         path: PathBuf,
@@ -166,6 +166,12 @@ pub enum Error {
         /// The fragment that records the old content.
         fragment: PathBuf,
     },
+    /// An input changed between its hash and its last document, so that the fragment would not tell what was packed.
+    #[error("{path}: changed while it was packed; wait until it is complete and run the same command again")]
+    InputInMotion {
+        /// The input file.
+        path: PathBuf,
+    },
     /// An operating system call failed.
     #[error("{path}: cannot {action}: {source}")]
     Io {
@@ -178,12 +184,13 @@ pub enum Error {
     },
     /// No room, or over quota.
     #[error(
-        "{path}: no space left to write {needed_bytes} bytes; free some and run the same command again: finished parts are kept"
+        "{path}: no space left{}; free some and run the same command again: finished parts are kept",
+        to_write(*needed_bytes)
     )]
     DiskFull {
         /// The file being written.
         path: PathBuf,
-        /// Size of the write that failed.
+        /// Size of the write that failed; 0 if it is not known.
         needed_bytes: u64,
     },
     /// No manifest: an unfinished packing, or no packing at all.
@@ -217,7 +224,7 @@ pub enum Error {
         detail: String,
     },
     /// A name in a manifest or fragment that could lead out of the folder.
-    #[error("{path}: refuses the file name {name:?}: {problem}")]
+    #[error("{path}: refuses the file name {name:?}: {problem}; restore the folder, or pack again")]
     UnsafeName {
         /// The file that holds the name, or the folder.
         path: PathBuf,
@@ -243,13 +250,15 @@ pub enum Error {
         doc_id: u64,
     },
     /// Nothing to stream.
-    #[error("{folder}: the dataset has no rows")]
+    #[error("{folder}: the dataset has no rows; pack inputs that hold text")]
     EmptyDataset {
         /// The dataset.
         folder: PathBuf,
     },
     /// A resume state of another run.
-    #[error("resume state: {what} is {recorded}, this stream has {given}")]
+    #[error(
+        "resume state: {what} is {recorded}, this stream has {given}; resume with the same dataset, seed and global_batch_size"
+    )]
     OtherState {
         /// The member that differs.
         what: &'static str,
@@ -279,6 +288,10 @@ pub enum Error {
     /// The tokenizer.
     #[error(transparent)]
     Bpe(#[from] penstock_bpe::Error),
+}
+
+fn to_write(needed_bytes: u64) -> String {
+    if needed_bytes == 0 { String::new() } else { format!(" to write {needed_bytes} bytes") }
 }
 
 impl Error {

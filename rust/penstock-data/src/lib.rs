@@ -9,6 +9,7 @@
 
 mod corpus;
 mod dataset;
+mod decoder;
 mod documents;
 mod error;
 mod folder;

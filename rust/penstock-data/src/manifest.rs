@@ -172,27 +172,32 @@ impl Counts {
             self.by_source.insert(label.to_owned(), SourceCounts::default());
         }
         if let Some(counts) = self.by_source.get_mut(label) {
-            counts.documents += more.documents;
-            counts.text_bytes += more.text_bytes;
-            counts.tokens += more.tokens;
+            add(&mut counts.documents, more.documents);
+            add(&mut counts.text_bytes, more.text_bytes);
+            add(&mut counts.tokens, more.tokens);
         }
     }
 
     /// Adds a task's sums.
     pub(crate) fn add(&mut self, more: &Self) {
-        self.documents += more.documents;
-        self.rows += more.rows;
-        self.tokens += more.tokens;
-        self.text_bytes += more.text_bytes;
-        self.pad_tokens += more.pad_tokens;
-        self.cut_documents += more.cut_documents;
+        add(&mut self.documents, more.documents);
+        add(&mut self.rows, more.rows);
+        add(&mut self.tokens, more.tokens);
+        add(&mut self.text_bytes, more.text_bytes);
+        add(&mut self.pad_tokens, more.pad_tokens);
+        add(&mut self.cut_documents, more.cut_documents);
         for (reason, count) in &more.skipped {
-            *self.skipped.entry(reason.clone()).or_default() += count;
+            add(self.skipped.entry(reason.clone()).or_default(), *count);
         }
         for (label, counts) in &more.by_source {
             self.add_source(label, *counts);
         }
     }
+}
+
+/// Sums of real counts stay far below the end of 64 bits; those of forged files stop there and so differ from the manifest's.
+fn add(sum: &mut u64, more: u64) {
+    *sum = sum.saturating_add(more);
 }
 
 /// `fragments/<task>.json`: a finished task.

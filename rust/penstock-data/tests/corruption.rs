@@ -194,6 +194,55 @@ fn forge_fragment(out: &Path, change: impl FnOnce(&mut serde_json::Value)) {
     forge(&out.join("manifest.json"), |manifest| manifest["fragments"][0]["xxh3"] = hash.into());
 }
 
+/// Flips a bit of what the decoders parse, a batch's metadata or the footer, and the documents table, and puts the hashes right.
+fn forge_parsed_bytes(out: &Path, trial: u64) {
+    let mut state = trial;
+    let (shard_path, table_path) = (out.join("shards/00000-00000.arrow"), out.join("documents/00000.arrow"));
+    let (mut shard, mut table) = (fs::read(&shard_path).unwrap(), fs::read(&table_path).unwrap());
+    let mut flip = |bytes: &mut [u8]| {
+        let at = usize::try_from(random(&mut state) % bytes.len() as u64).unwrap();
+        bytes[at] ^= 1 << (random(&mut state) % 8);
+    };
+    flip(&mut table);
+    fs::write(&table_path, &table).unwrap();
+    forge_fragment(out, |fragment| {
+        fragment["documents_table"]["xxh3"] = format!("{:016x}", xxh3_64(&table)).into();
+        let entry = &mut fragment["shards"][0];
+        let (mut frame, mut from) = (Vec::new(), 0);
+        for batch in entry["batches"].as_array().unwrap() {
+            let number = |index: usize| usize::try_from(batch[index].as_u64().unwrap()).unwrap();
+            let metadata_end = number(0) + number(1);
+            if from == 0 && trial.is_multiple_of(2) {
+                flip(&mut shard[number(0)..metadata_end]);
+            }
+            frame.extend_from_slice(&shard[if from == 0 { 0 } else { number(0) }..metadata_end]);
+            from = metadata_end + number(2);
+        }
+        if !trial.is_multiple_of(2) {
+            flip(&mut shard[from..]);
+        }
+        frame.extend_from_slice(&shard[from..]);
+        entry["frame_xxh3"] = format!("{:016x}", xxh3_64(&frame)).into();
+    });
+    fs::write(&shard_path, &shard).unwrap();
+}
+
+#[test]
+fn forged_metadata_gives_errors_or_checked_rows_but_no_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    packed(folder.path(), BodyCompression::None);
+    let out = folder.path().join("out");
+    let files = files(&out);
+    for trial in 0..400 {
+        forge_parsed_bytes(&out, trial);
+        let dataset = Dataset::open_with(&out, ReadMode::Read).unwrap();
+        for found in [dataset.row(0).map(drop), dataset.documents(&[0]).map(drop)] {
+            assert!(found.as_ref().err().is_none_or(is_typed), "trial {trial}: {found:?}");
+        }
+        files.iter().for_each(|(name, bytes)| fs::write(out.join(name), bytes).unwrap());
+    }
+}
+
 #[test]
 fn hostile_names_are_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -293,6 +342,16 @@ fn forged_numbers_are_refused() {
         assert!(matches!(error, Error::Corruption { .. }), "{i}: {error}");
         restore();
     }
+    for fragment in ["fragments/00000.json", "fragments/00001.json"] {
+        let bytes = forge(&out.join(fragment), |fragment| fragment["counts"]["text_bytes"] = huge.into());
+        let number: usize = fragment[10..15].parse().unwrap();
+        forge(&out.join("manifest.json"), |manifest| {
+            manifest["fragments"][number]["xxh3"] = format!("{:016x}", xxh3_64(&bytes)).into();
+        });
+    }
+    let error = Dataset::open(&out).unwrap().verify(&Progress::new()).unwrap_err();
+    assert!(matches!(error, Error::Corruption { .. }), "sums beyond 64 bits: {error}");
+    restore();
     forge(&out.join("manifest.json"), |manifest| manifest["format_version"] = 2.into());
     let error = Dataset::open(&out).unwrap_err();
     assert!(

@@ -200,6 +200,18 @@ fn progress_ends_at_its_total() {
 }
 
 #[test]
+fn batches_of_very_long_rows_have_fewer_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let corpus = corpus(folder.path(), 1);
+    let long = PackOptions { seq_len: 1 << 20, open_bins: 1, ..PackOptions::default() };
+    let out = folder.path().join("out");
+    pack_quietly(&paths(&corpus[..1]), &out, &long).unwrap();
+    let dataset = Dataset::open(&out).unwrap();
+    assert_eq!(dataset.manifest().parameters.rows_per_batch, 255);
+    assert_eq!(dataset.row(0).unwrap().tokens().len(), (1 << 20) + 2);
+}
+
+#[test]
 fn options_out_of_range_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let corpus = corpus(folder.path(), 1);
@@ -225,6 +237,13 @@ fn options_out_of_range_are_named() {
     assert!(matches!(pack_quietly(&[], &out, &options()), Err(Error::NoInputs)));
     let twice = [corpus[0].0.clone(), corpus[0].0.clone()];
     assert!(matches!(pack_quietly(&twice, &out, &options()), Err(Error::DuplicateInput { .. })));
+    let (link, around) = (folder.path().join("link.jsonl"), folder.path().join("sub"));
+    std::os::unix::fs::symlink(&corpus[0].0, &link).unwrap();
+    fs::create_dir(&around).unwrap();
+    for other in [link, around.join("..").join(corpus[0].0.file_name().unwrap())] {
+        let found = pack_quietly(&[corpus[0].0.clone(), other], &out, &options());
+        assert!(matches!(found, Err(Error::DuplicateInput { .. })), "another way to the same file");
+    }
     assert!(matches!(pack_quietly(&["x.csv".into()], &out, &options()), Err(Error::UnknownInput { .. })));
     assert!(matches!(pack_quietly(&["gone.jsonl".into()], &out, &options()), Err(Error::Io { .. })));
     assert!(!out.exists(), "a refused call writes nothing");

@@ -67,6 +67,21 @@ fn a_rerun_does_only_what_is_missing_and_restores_every_byte() {
 }
 
 #[test]
+fn shards_of_an_interrupted_task_do_not_outlive_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let corpus = corpus(folder.path(), 100);
+    let (reference, out) = (folder.path().join("reference"), folder.path().join("out"));
+    pack_quietly(&paths(&corpus), &reference, &options()).unwrap();
+    // Killed before its fragment, and then its input got other content of the same size in fewer shards.
+    fs::create_dir_all(out.join("shards")).unwrap();
+    for shard in 0..30 {
+        fs::write(out.join(format!("shards/00001-{shard:05}.arrow")), b"old").unwrap();
+    }
+    pack_quietly(&paths(&corpus), &out, &options()).unwrap();
+    assert!(files(&out).keys().eq(files(&reference).keys()));
+}
+
+#[test]
 fn another_plan_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let corpus = corpus(folder.path(), 30);
@@ -152,4 +167,26 @@ fn a_cancelled_job_stops_and_a_rerun_finishes() {
     assert!(!out.join("manifest.json").exists());
     pack_quietly(&paths(&corpus), &out, &options()).unwrap();
     Dataset::open(&out).unwrap().verify(&Progress::new()).unwrap();
+}
+
+#[test]
+fn an_input_that_changes_while_it_is_packed_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let corpus = corpus(folder.path(), 3000);
+    let out = folder.path().join("out");
+    // Enough documents and one thread, so that each file takes far longer than a touch.
+    let one_thread = PackOptions { threads: 1, ..options() };
+    let touched = fs::File::options().append(true).open(&corpus[1].0).unwrap();
+    let found = std::thread::scope(|scope| {
+        let packing = scope.spawn(|| pack_quietly(&paths(&corpus), &out, &one_thread));
+        let mut time = std::time::SystemTime::UNIX_EPOCH;
+        while !packing.is_finished() {
+            time += std::time::Duration::from_secs(1);
+            touched.set_modified(time).unwrap();
+        }
+        packing.join().unwrap()
+    });
+    assert!(matches!(&found, Err(Error::InputInMotion { path, .. }) if *path == corpus[1].0), "{found:?}");
+    assert!(!out.join("manifest.json").exists());
+    pack_quietly(&paths(&corpus), &out, &options()).unwrap();
 }

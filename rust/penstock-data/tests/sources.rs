@@ -8,7 +8,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, Int64Array, LargeStringArray, RecordBatch, StringArray, StringViewArray};
+use arrow_array::types::Int16Type;
+use arrow_array::{
+    ArrayRef, DictionaryArray, Int64Array, LargeStringArray, RecordBatch, StringArray, StringViewArray,
+};
 use penstock_data::source::open;
 use penstock_data::{BadLine, Document, Error, OnBadLine, SourceOptions};
 use proptest::prelude::*;
@@ -235,6 +238,32 @@ fn columnar_files_of_all_string_types() {
             assert_eq!(documents.bytes_read(), bytes.len() as u64);
         }
     }
+}
+
+/// As pandas writes a column of categories.
+#[test]
+fn labels_may_be_dictionary_encoded() {
+    let folder = tempfile::tempdir().unwrap();
+    let labels = [Some("web"), None, Some("code"), Some("web")];
+    let source: ArrayRef = Arc::new(labels.into_iter().collect::<DictionaryArray<Int16Type>>());
+    let text: ArrayRef = Arc::new(StringArray::from_iter_values(["a", "b", "c", "d"]));
+    let batch = RecordBatch::try_from_iter([("text", text), ("source", source)]).unwrap();
+    for (name, bytes) in [("a.parquet", parquet_bytes(&batch)), ("a.arrow", arrow_bytes(&batch))] {
+        let documents = read(&write(folder.path(), name, &bytes), &SourceOptions::default()).unwrap();
+        let found: Vec<Option<&str>> = documents.iter().map(|document| document.source.as_deref()).collect();
+        assert_eq!(found, labels, "{name}");
+    }
+}
+
+#[test]
+fn a_field_too_long_for_a_label_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let line =
+        |bytes: usize| format!("{{\"text\":\"t\",\"source\":\"{}\",\"id\":\"7\"}}\n", "s".repeat(bytes));
+    let path = write(folder.path(), "a.jsonl", (line(1024) + &line(1025)).as_bytes());
+    let documents = read(&path, &SourceOptions::default()).unwrap();
+    assert_eq!(documents[0].source.as_ref().map(String::len), Some(1024));
+    assert_eq!((documents[1].source.as_deref(), documents[1].id.as_deref()), (None, Some("7")));
 }
 
 #[test]

@@ -53,8 +53,9 @@ fn bpe_class(error: &penstock_bpe::Error) -> &'static str {
 fn data_class(error: &penstock_data::Error) -> &'static str {
     use penstock_data::Error::{
         BadColumn, BadDocument, BadOption, BadState, Bpe, Cancelled, CorruptInput, Corruption, DiskFull,
-        DuplicateInput, EmptyDataset, InputChanged, Internal, Io, NoInputs, NoManifest, NoSuchDocument,
-        NoSuchRow, OtherPlan, OtherState, Overflow, TruncatedInput, UnknownInput, UnknownVersion, UnsafeName,
+        DuplicateInput, EmptyDataset, InputChanged, InputInMotion, Internal, Io, NoInputs, NoManifest,
+        NoSuchDocument, NoSuchRow, OtherPlan, OtherState, Overflow, TruncatedInput, UnknownInput,
+        UnknownVersion, UnsafeName,
     };
     match error {
         BadDocument { .. }
@@ -63,7 +64,8 @@ fn data_class(error: &penstock_data::Error) -> &'static str {
         | UnknownInput { .. }
         | BadColumn { .. }
         | NoInputs
-        | DuplicateInput { .. } => "InputError",
+        | DuplicateInput { .. }
+        | InputInMotion { .. } => "InputError",
         BadOption { .. } => "ConfigError",
         OtherPlan { .. }
         | InputChanged { .. }

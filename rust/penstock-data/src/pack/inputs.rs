@@ -1,6 +1,6 @@
 //! Which inputs, under which names; and whether a folder was begun for the same ones.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -21,11 +21,13 @@ pub(super) fn plan_lock(folder: &Path) -> PathBuf {
 /// # Errors
 /// [`Error::NoInputs`], [`Error::DuplicateInput`], [`Error::UnknownInput`], [`Error::Io`].
 pub(super) fn name_inputs(paths: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<InputName>)> {
-    let mut absolute = BTreeMap::new();
+    let (mut absolute, mut files) = (BTreeMap::new(), BTreeSet::new());
     for path in paths {
         source::check_name(path)?;
-        let place = std::path::absolute(path).map_err(|e| Error::io(path, "find", e))?;
-        if absolute.insert(place, path).is_some() {
+        let found = |e| Error::io(path, "find", e);
+        // A link has the name that it was given by, and is the file that it leads to.
+        absolute.insert(std::path::absolute(path).map_err(found)?, path);
+        if !files.insert(fs::canonicalize(path).map_err(found)?) {
             return Err(Error::DuplicateInput { path: path.clone() });
         }
     }

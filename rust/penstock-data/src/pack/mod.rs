@@ -183,12 +183,13 @@ fn run_one(job: &Job<'_>, task: u32, pool: &EncodePool) -> Result<Option<(Fragme
     let Some(_lock) = try_lock(&job.folder.join("locks").join(format!("{task:05}.lock")))? else {
         return Ok(None);
     };
+    let before = job.stamp(task)?;
     let input = job.identify(task)?;
     if let Some(fragment) = job.finished(task, &input)? {
         job.progress.add(input.size);
         return Ok(Some((fragment, true)));
     }
-    job.run(task, input, pool).map(|fragment| Some((fragment, false)))
+    job.run(task, input, before, pool).map(|fragment| Some((fragment, false)))
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -4,6 +4,8 @@ use crate::error::{Error, Result};
 use crate::manifest::Parameters;
 use crate::source::SourceOptions;
 
+const MAX_BATCH_TOKENS: u32 = 1 << 28;
+
 /// How documents are laid into rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PackMode {
@@ -62,7 +64,7 @@ pub struct PackOptions {
     pub mode: PackMode,
     /// Most rows open at a time (best fit).
     pub open_bins: usize,
-    /// Rows of a record batch.
+    /// Rows of a record batch; fewer where their tokens would exceed 1 GiB.
     pub rows_per_batch: usize,
     /// A shard closes before it exceeds this many bytes of tokens, but not before its first batch.
     pub shard_bytes: u64,
@@ -108,8 +110,9 @@ impl PackOptions {
         };
         let seq_len = in_range("seq_len", self.seq_len, 2, 1 << 22)?;
         let lookahead = 1 + in_range("mtp_depth", self.mtp_depth, 0, (self.seq_len - 1).min(16))?;
-        // A batch is built in memory; this keeps it below 1 GiB.
-        let most_rows = ((1 << 28) / (self.seq_len + self.mtp_depth + 1)).min(1 << 16);
+        let rows_per_batch = in_range("rows_per_batch", self.rows_per_batch, 1, 1 << 16)?;
+        // A batch is built in memory.
+        let rows_per_batch = rows_per_batch.min(MAX_BATCH_TOKENS / (seq_len + lookahead));
         if self.shard_bytes == 0 {
             return Err(Error::BadOption {
                 option: "shard_bytes",
@@ -123,7 +126,7 @@ impl PackOptions {
             mode: self.mode.name().to_owned(),
             seed: self.seed,
             open_bins: in_range("open_bins", self.open_bins, 1, 1 << 16)?,
-            rows_per_batch: in_range("rows_per_batch", self.rows_per_batch, 1, most_rows)?,
+            rows_per_batch,
             shard_bytes: self.shard_bytes,
             compression: self.compression.name().to_owned(),
             text_field: self.source.text_field.clone(),

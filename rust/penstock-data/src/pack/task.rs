@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use penstock_bpe::progress::Progress;
 use xxhash_rust::xxh3::Xxh3Default;
@@ -22,6 +23,10 @@ use crate::source::{self, Document, Documents};
 const BATCH_BYTES: usize = 1 << 18;
 const BATCH_DOCUMENTS: usize = 512;
 const HASH_BYTES: usize = 1 << 20;
+
+/// Tells a file that somebody still writes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp(u64, SystemTime);
 
 /// What all tasks of a job share.
 pub(super) struct Job<'j> {
@@ -103,6 +108,16 @@ impl Job<'_> {
         Ok(InputContent { name: planned.name.clone(), size, xxh3: hex(hash) })
     }
 
+    /// Size and time of the last change of a task's input.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(super) fn stamp(&self, task: u32) -> Result<Stamp> {
+        let path = &self.inputs[task as usize];
+        let found = fs::metadata(path).and_then(|found| Ok(Stamp(found.len(), found.modified()?)));
+        found.map_err(|e| Error::io(path, "find", e))
+    }
+
     fn hash_file(&self, path: &Path) -> Result<(u64, u64)> {
         let failed = |e| Error::io(path, "read", e);
         let mut file = File::open(path).map_err(failed)?;
@@ -119,15 +134,24 @@ impl Job<'_> {
         }
     }
 
-    /// Packs a task's input and commits its fragment.
+    /// Packs a task's input, which was stamped `before` it was identified, and commits its fragment.
     ///
     /// # Errors
-    /// Those of reading and writing.
-    pub(super) fn run(&self, task: u32, input: InputContent, pool: &EncodePool) -> Result<Fragment> {
+    /// Those of reading and writing; [`Error::InputInMotion`].
+    pub(super) fn run(
+        &self,
+        task: u32,
+        input: InputContent,
+        before: Stamp,
+        pool: &EncodePool,
+    ) -> Result<Fragment> {
         let mut run = Run::new(self, task, input)?;
         let mut documents = source::open(&self.inputs[task as usize], &self.options.source)?;
         let mut submitter = pool.handle();
         self.pump(&mut documents, &mut submitter, &mut run)?;
+        if self.stamp(task)? != before {
+            return Err(Error::InputInMotion { path: self.inputs[task as usize].clone() });
+        }
         let fragment = run.finish(self.plan_seal, documents.skipped())?;
         commit_bytes(&self.fragment_path(task), &seal(&fragment)?)?;
         Ok(fragment)

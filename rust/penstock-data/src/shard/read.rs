@@ -17,6 +17,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::frame::{check_layout, footer_schema, frame_hash};
 use super::{Identity, row_hash};
+use crate::decoder::contained;
 use crate::error::{Error, Result};
 use crate::folder::{hex, open_member};
 use crate::manifest::{BatchEntry, ShardEntry};
@@ -158,9 +159,9 @@ impl ShardReader {
             i32::try_from(entry.1).map_err(|_| self.corrupt(batch, "its metadata is too long"))?;
         let body_bytes = i64::try_from(entry.2).map_err(|_| self.corrupt(batch, "its body is too long"))?;
         let place = arrow_ipc::Block::new(0, metadata_bytes, body_bytes);
-        let decoded = FileDecoder::new(self.schema.clone(), MetadataVersion::V5)
-            .read_record_batch(&place, &block)
-            .map_err(|e| self.corrupt(batch, e.to_string()))?
+        let decoder = FileDecoder::new(self.schema.clone(), MetadataVersion::V5);
+        let decoded = contained(|| decoder.read_record_batch(&place, &block))
+            .map_err(|detail| self.corrupt(batch, detail))?
             .ok_or_else(|| self.corrupt(batch, "it is no record batch"))?;
         if decoded.num_rows() != entry.3 as usize {
             return Err(
@@ -247,7 +248,7 @@ impl ShardReader {
         let tail_start = entry.batches.last().map_or(0, |last| last.0 + u64::from(last.1) + last.2);
         let tail = usize::try_from(entry.size - tail_start).unwrap_or(usize::MAX);
         let tail = self.read(tail_start, tail).map_err(|e| Error::io(&self.path, "read", e))?;
-        let found = footer_schema(&tail).ok_or_else(|| wrong("its footer is unreadable".to_owned()))?;
+        let found = contained(|| footer_schema(&tail).ok_or("its footer is unreadable")).map_err(wrong)?;
         if found != *self.schema {
             return Err(wrong(format!("its schema is {found}, expected {}", self.schema)));
         }

@@ -1,6 +1,6 @@
 //! Rows in, shards out.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufWriter};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -79,8 +79,22 @@ impl RowWriter {
             pending.commit()?;
             entries.push(entry);
         }
+        self.remove_later_shards(entries.len())?;
         sync_folder(&self.folder)?;
         Ok(entries)
+    }
+
+    /// Removes what an interrupted packing of other content left, so that the folder's files are those of the fragments.
+    fn remove_later_shards(&self, first: usize) -> Result<()> {
+        for shard in u32::try_from(first).unwrap_or(u32::MAX).. {
+            let path = self.folder.join(Identity::new(self.task, shard, &self.parameters).file_name());
+            match fs::remove_file(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                Err(error) => return Err(Error::io(&path, "remove", error)),
+            }
+        }
+        Ok(())
     }
 
     fn rows_in_shard(&self) -> u64 {

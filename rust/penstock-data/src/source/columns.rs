@@ -1,15 +1,15 @@
 //! Rows of Arrow record batches as documents: what the two columnar formats have in common.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int32Type, Int64Type, UInt32Type, UInt64Type};
-use arrow_array::{Array, RecordBatch};
+use arrow_array::{Array, RecordBatch, downcast_dictionary_array};
 use arrow_schema::{ArrowError, DataType, Schema};
 
 use super::{Origin, Outcome, Record, RecordReader, SourceOptions};
+use crate::decoder::contained;
 use crate::error::{BadLine, Error, Result};
 
 /// The documents of a file that yields record batches.
@@ -31,8 +31,7 @@ struct Names {
     max_text_bytes: u64,
 }
 
-/// Calls a decoder that was not written for hostile files: where it panics, the file is to blame. The decoder must not be used
-/// again after an error.
+/// Calls a decoder, which must not be used again after an error.
 ///
 /// # Errors
 /// [`Error::CorruptInput`] with the decoder's message, or in place of its panic.
@@ -40,10 +39,7 @@ pub(super) fn decode<T, E: std::fmt::Display>(
     origin: &Origin,
     decoder: impl FnOnce() -> std::result::Result<T, E>,
 ) -> Result<T> {
-    match catch_unwind(AssertUnwindSafe(decoder)) {
-        Ok(result) => result.map_err(|error| origin.corrupt(error)),
-        Err(_) => Err(origin.corrupt("its decoder broke off")),
-    }
+    contained(decoder).map_err(|detail| origin.corrupt(detail))
 }
 
 /// The indices of the wanted columns, after a look at the text column's type.
@@ -167,6 +163,10 @@ fn label_at(column: &dyn Array, row: usize) -> Option<String> {
         DataType::Int64 => Some(column.as_primitive::<Int64Type>().value(row).to_string()),
         DataType::UInt32 => Some(column.as_primitive::<UInt32Type>().value(row).to_string()),
         DataType::UInt64 => Some(column.as_primitive::<UInt64Type>().value(row).to_string()),
+        DataType::Dictionary(..) => downcast_dictionary_array!(
+            column => label_at(column.values(), column.key(row)?),
+            _ => None
+        ),
         _ => string_at(column, row).map(str::to_owned),
     }
 }

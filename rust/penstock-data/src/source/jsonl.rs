@@ -13,6 +13,7 @@ use super::{Compression, Outcome, Record, RecordReader, SourceOptions};
 use crate::error::{BadLine, Result};
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+const MAX_REASON_CHARS: usize = 160;
 
 pub(super) struct JsonLines {
     lines: Lines,
@@ -144,11 +145,13 @@ impl Fields {
 /// serde_json names lone surrogates only in its message.
 fn explain(error: &serde_json::Error) -> BadLine {
     let message = error.to_string();
-    if message.contains("surrogate") || message.contains("unexpected end of hex escape") {
+    let of_surrogates = ["surrogate", "unexpected end of hex escape"];
+    if error.is_syntax() && of_surrogates.iter().any(|part| message.contains(part)) {
         return BadLine::LoneSurrogate;
     }
-    // The line number within one line says nothing.
-    BadLine::Json(message.split(" at line ").next().unwrap_or_default().to_owned())
+    // The line number within one line says nothing, and a string in place of an object is repeated whole.
+    let reason = message.rsplit_once(" at line ").map_or(message.as_str(), |(reason, _)| reason);
+    BadLine::Json(reason.chars().take(MAX_REASON_CHARS).collect())
 }
 
 impl<'de> DeserializeSeed<'de> for &Fields {
@@ -293,6 +296,14 @@ mod tests {
                 .unwrap();
         assert_eq!(record.text, "a\u{e9}\u{1f600}\0\n");
         assert_eq!((record.source.as_deref(), record.id.as_deref()), (Some("web"), Some("17")));
+    }
+
+    #[test]
+    fn a_message_does_not_repeat_the_line() {
+        let line = format!("\"the word surrogate {}\"", "x".repeat(100_000));
+        let (_, problem) = parse(line.as_bytes()).err().unwrap();
+        assert_eq!(problem.reason(), "bad_json");
+        assert!(problem.to_string().len() < 300);
     }
 
     #[test]

@@ -31,9 +31,9 @@ pub struct Document {
     pub text: String,
     /// 0-based number in its file, skipped documents counted.
     pub ordinal: u64,
-    /// The value of the source field: where the text comes from.
+    /// The value of the source field: where the text comes from. A string or a whole number of at most 1024 bytes.
     pub source: Option<String>,
-    /// The value of the id field; whole numbers are written in decimal.
+    /// The value of the id field, likewise.
     pub id: Option<String>,
 }
 
@@ -57,6 +57,9 @@ impl OnBadLine {
         }
     }
 }
+
+/// What is longer is a text of its own. As a label it would stand in manifests and once more in the documents table.
+const MAX_LABEL_BYTES: usize = 1024;
 
 /// How inputs are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,6 +159,8 @@ impl Documents {
             self.read += 1;
             match outcome {
                 Ok(Record { text, source, id }) => {
+                    let short = |label: &String| label.len() <= MAX_LABEL_BYTES;
+                    let (source, id) = (source.filter(short), id.filter(short));
                     return Ok(Some(Document { text, ordinal, source, id }));
                 }
                 Err((place, problem)) if self.on_bad_line == OnBadLine::Fail => {

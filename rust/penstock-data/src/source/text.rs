@@ -9,6 +9,7 @@ use super::{Compression, Outcome, Record, RecordReader, SourceOptions};
 use crate::error::{BadLine, Result};
 
 const CHUNK_BYTES: usize = 1 << 18;
+const BYTE_ORDER_MARK: char = '\u{feff}';
 
 pub(super) struct TextFile {
     input: Plain,
@@ -54,8 +55,10 @@ impl RecordReader for TextFile {
             return Ok(Some(self.input.origin().bad(1, 0, BadLine::TooLong(self.max_bytes))));
         };
         Ok(Some(match String::from_utf8(bytes) {
-            Ok(text) => {
-                let text = text.strip_prefix('\u{feff}').map_or_else(|| text.clone(), str::to_owned);
+            Ok(mut text) => {
+                if text.starts_with(BYTE_ORDER_MARK) {
+                    text.drain(..BYTE_ORDER_MARK.len_utf8());
+                }
                 Ok(Record { text, source: None, id: None })
             }
             Err(error) => {
