@@ -50,7 +50,7 @@ def open_run(path: Path, tokenizer: Path | None = None, device: str = "auto") ->
         raise CheckpointError(
             f"{path}: no such folder; name one that `penstock train` or `penstock run` wrote"
         )
-    where = resolve_device(device)
+    where = resolve_device(device)  # type: ignore[arg-type]
     loaded = load_model(path, where)
     tok = tokenizer_of(path, loaded.recipe, tokenizer)
     if tok.sha256 != loaded.tokenizer_sha256:

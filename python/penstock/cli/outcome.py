@@ -99,8 +99,7 @@ def _fail(words: str, kind: str, code: int, as_json: bool) -> None:
         typer.echo(json.dumps({"event": "error", "type": kind, "message": words}), err=True)
     else:
         colour = typer.colors.RED if sys.stderr.isatty() and "NO_COLOR" not in os.environ else None
-        # None, not False: that would write an escape code of its own.
-        typer.echo(typer.style("error: ", fg=colour, bold=True if colour else None) + words, err=True)
+        typer.echo(typer.style("error: ", fg=colour, bold=bool(colour)) + words, err=True)
         if kind == InternalError.__name__:
             typer.echo("This is a bug in penstock: please report it with the message above.", err=True)
     raise typer.Exit(code)

@@ -6,11 +6,9 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Literal
 
 from penstock import _core
-from penstock.errors import numbers_in_range
 from penstock.jobs import ProgressCallback, run_job
 from penstock.tokenizer import Tokenizer
 
@@ -83,7 +81,7 @@ def pack(
     seq_len
         Input positions a row; ``1 + mtp_depth`` further tokens are stored as targets.
     out
-        The folder to write; a copy of the tokenizer is put in it, for training and what follows.
+        The folder to write.
     seed
         Of the order of documents in a row.
     mode
@@ -99,25 +97,22 @@ def pack(
         ``out`` holds something else: other parameters, another tokenizer, other inputs.
     """
     files = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    with numbers_in_range():
-        job = _core.PackJob(
-            [os.fspath(p) for p in files],
-            tokenizer._core,
-            os.fspath(out),
-            seq_len,
-            mtp_depth,
-            mode,
-            seed,
-            compression,
-            shard_bytes,
-            threads,
-            text_field,
-            on_bad_line,
-            max_line_bytes,
-        )
-    report = _report(json.loads(run_job(job, progress)))
-    tokenizer.save(Path(out) / "tokenizer")
-    return report
+    job = _core.PackJob(
+        [os.fspath(p) for p in files],
+        tokenizer._core,
+        os.fspath(out),
+        seq_len,
+        mtp_depth,
+        mode,
+        seed,
+        compression,
+        shard_bytes,
+        threads,
+        text_field,
+        on_bad_line,
+        max_line_bytes,
+    )
+    return _report(json.loads(run_job(job, progress)))
 
 
 def _report(values: dict[str, object]) -> PackReport:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from penstock.config import Config
 from penstock.errors import ConfigError, DataError
-from penstock.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from penstock.data import StreamingDataset
     from penstock.data.loader import TorchBatch
 
-__all__ = ["check_fit", "keep_tokenizer", "open_dataset", "open_loader"]
+__all__ = ["check_fit", "open_dataset", "open_loader"]
 
 
 def open_dataset(config: Config) -> StreamingDataset:
@@ -45,26 +43,6 @@ def open_loader(dataset: StreamingDataset, device: torch.device) -> Iterator[Tor
     from penstock.data.loader import TorchLoader
 
     return iter(TorchLoader(dataset, device))
-
-
-def keep_tokenizer(dataset: StreamingDataset, config: Config, target: Path) -> None:
-    """Copy the tokenizer that lies beside the rows, so that the run can be evaluated and sampled by itself.
-
-    Raises
-    ------
-    DataError
-        It is not the one that made the rows.
-    """
-    source = Path(config.data.path) / "tokenizer"
-    if not source.exists():
-        return
-    tokenizer = Tokenizer.from_file(source)
-    if tokenizer.sha256 != dataset.tokenizer_sha256:
-        raise DataError(
-            f"{source}: not the tokenizer that made these rows: its sha256 is {tokenizer.sha256[:16]}, but "
-            f"the manifest says {dataset.tokenizer_sha256[:16]}; put the right one there or delete it"
-        )
-    tokenizer.save(target)
 
 
 def check_fit(dataset: StreamingDataset, config: Config) -> None:
