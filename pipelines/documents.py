@@ -100,7 +100,8 @@ def _document(record: Any, text_field: str, place: str) -> Document:
     if not isinstance(record, dict) or not isinstance(record.get(text_field), str):
         keys = f"; its keys are {', '.join(sorted(record))}" if isinstance(record, dict) else ""
         raise InputError(
-            f"{place}: no text under {text_field!r}{keys}; name the right one with corpus.text_field"
+            f"{place}: no text under {text_field!r}{keys}; "
+            "name the right one with --text-field (corpus.text_field)"
         )
     source, own_id = record.get("source"), record.get("id")
     return Document(

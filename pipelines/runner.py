@@ -96,6 +96,7 @@ def run(
         sections["corpus"]["paths"] = list(paths)
         config = Config.from_mapping(sections, origin=str(recipe))
     check_recipe(config)
+    _check_machine(config)
     folder = Path(out) if out is not None else Path("runs") / find_recipe(recipe).stem
     began = time.monotonic()
     with _locked(folder):
@@ -114,6 +115,13 @@ def run(
         bits_per_byte_bigram=results["bigram"]["bits_per_byte"],
         seconds=time.monotonic() - began,
     )
+
+
+def _check_machine(config: Config) -> None:
+    """Refuse at once what training would refuse after minutes of other stages."""
+    from penstock.train.hardware import resolve_device, resolve_precision
+
+    resolve_precision(config.train.precision, resolve_device(config.train.device))
 
 
 def summary(report: RunReport) -> str:

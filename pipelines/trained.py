@@ -50,7 +50,7 @@ def open_run(path: Path, tokenizer: Path | None = None, device: str = "auto") ->
         raise CheckpointError(
             f"{path}: no such folder; name one that `penstock train` or `penstock run` wrote"
         )
-    where = resolve_device(device)  # type: ignore[arg-type]
+    where = resolve_device(device)
     loaded = load_model(path, where)
     tok = tokenizer_of(path, loaded.recipe, tokenizer)
     if tok.sha256 != loaded.tokenizer_sha256:
@@ -73,5 +73,6 @@ def tokenizer_of(path: Path, recipe: Config, given: Path | None) -> Tokenizer:
         if place.exists():
             return Tokenizer.from_file(place)
     raise TokenizerError(
-        f"{path}: no tokenizer beside this run; name the one it was trained with by --tokenizer"
+        f"{path}: no tokenizer beside this run; name the one it was trained with by --tokenizer "
+        "(training keeps a copy of what tokenizer.path names)"
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from penstock.errors import ConfigError
-from penstock.recipe_values import build_section, parse_override
+from penstock.recipe_values import build_section, check_least, parse_override
 
 __all__ = [
     "Config",
@@ -49,13 +49,16 @@ class CorpusConfig:
     text_field: str = "text"
     """The JSON or column name that holds a document's text."""
 
+    def __post_init__(self) -> None:
+        check_least("corpus", self, max_bytes=0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
     """How the tokenizer is trained."""
 
     path: str = ""
-    """An existing tokenizer to use instead of training one."""
+    """An existing tokenizer to use instead of training one; a trained run keeps a copy of it."""
     vocab_size: int = 128_000
     """Tokens in all, specials included."""
     pattern: str = "deepseek-v3"
@@ -66,6 +69,14 @@ class TokenizerConfig:
     """Pairs rarer than this are never merged."""
     max_bytes: int = 0
     """Count at most this many bytes of the corpus; 0 means all."""
+
+    def __post_init__(self) -> None:
+        check_least("tokenizer", self, min_frequency=0, max_bytes=0)
+        if not self.path and self.vocab_size < 256 + len(self.special_tokens):
+            raise ConfigError(
+                f"tokenizer.vocab_size={self.vocab_size} must be at least {256 + len(self.special_tokens)}: "
+                "256 bytes and the special tokens"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +94,9 @@ class PackConfig:
     seed: int = 0
     """Seeds what the packer decides by chance."""
 
+    def __post_init__(self) -> None:
+        check_least("pack", self, seq_len=2, shard_mib=1, seed=0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -94,6 +108,9 @@ class DataConfig:
     """Rows an optimizer step, over all ranks."""
     seed: int = 0
     """Seeds the order of rows."""
+
+    def __post_init__(self) -> None:
+        check_least("data", self, global_batch_size=1, seed=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +193,14 @@ class OptimizerConfig:
     """Largest global gradient norm; 0 for no clipping."""
     moments_dtype: Literal["bfloat16", "float32"] = "bfloat16"
 
+    def __post_init__(self) -> None:
+        for field_ in dataclasses.fields(self):
+            if field_.name != "moments_dtype":
+                check_least("optimizer", self, **{field_.name: 0})
+        for name in ("beta1", "beta2"):
+            if getattr(self, name) >= 1:
+                raise ConfigError(f"optimizer.{name}={getattr(self, name)} must be less than 1")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -207,6 +232,12 @@ class TrainConfig:
     head_chunk_tokens: int = 8192
     """Tokens whose logits are held at once."""
 
+    def __post_init__(self) -> None:
+        counts = ("steps", "micro_batch_size", "log_every", "keep_checkpoints", "head_chunk_tokens")
+        weights = ("mtp_loss_weight", "balance_loss_weight", "router_bias_speed")
+        check_least("train", self, **dict.fromkeys(counts, 1), checkpoint_every=0, seed=0)
+        check_least("train", self, **dict.fromkeys(weights, 0))
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
@@ -220,6 +251,11 @@ class EvaluateConfig:
     sample_tokens: int = 120
     temperature: float = 0.8
     top_p: float = 0.95
+
+    def __post_init__(self) -> None:
+        check_least("evaluate", self, max_bytes=0, batch_size=1, sample_tokens=0, temperature=0)
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"evaluate.top_p={self.top_p} must lie above 0 and be at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,8 +319,29 @@ def _without_none(section: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "moe_intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "n_routed_experts",
+    "n_group",
+    "kv_lora_rank",
+    "q_lora_rank",
+    "qk_rope_head_dim",
+    "qk_nope_head_dim",
+    "v_head_dim",
+    "max_position_embeddings",
+)
+
+
 def _check_model(m: ModelConfig) -> None:
     """Refuse shapes that cannot be built, naming the keys."""
+    check_least("model", m, **dict.fromkeys(SIZES, 1))
+    check_least("model", m, first_k_dense_replace=0, n_shared_experts=0, num_nextn_predict_layers=0)
+    check_least("model", m, rms_norm_eps=0, rope_theta=1, initializer_range=0)
     if m.n_routed_experts % m.n_group:
         raise ConfigError(
             f"model.n_routed_experts={m.n_routed_experts} must be a multiple of n_group={m.n_group}"
@@ -303,6 +360,3 @@ def _check_model(m: ModelConfig) -> None:
         )
     if m.qk_rope_head_dim % 2:
         raise ConfigError(f"model.qk_rope_head_dim={m.qk_rope_head_dim} must be even: RoPE turns pairs")
-    for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "kv_lora_rank"):
-        if getattr(m, name) < 1:
-            raise ConfigError(f"model.{name}={getattr(m, name)} must be at least 1")

@@ -5,6 +5,9 @@ Every message names the file and the place, what was expected, and what to do ab
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 __all__ = [
     "Cancelled",
     "CheckpointError",
@@ -62,3 +65,12 @@ class Cancelled(PenstockError):  # noqa: N818 (named as concurrent.futures does)
 
 class InternalError(PenstockError):
     """A bug in penstock itself. Please report it with the message."""
+
+
+@contextmanager
+def numbers_in_range() -> Iterator[None]:
+    """A number too small or too large for the extension, as a ``ConfigError`` that names the argument."""
+    try:
+        yield
+    except OverflowError as error:
+        raise ConfigError("; ".join([str(error), *getattr(error, "__notes__", ())])) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import tomllib
 import types
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from penstock.errors import ConfigError
 
-__all__ = ["build_section", "parse_override", "recipe_keys"]
+__all__ = ["build_section", "check_least", "parse_override", "recipe_keys"]
 
 
 def build_section(cls: type, values: Mapping[str, Any], origin: str, path: str) -> Any:
@@ -46,6 +47,15 @@ def parse_override(text: str) -> tuple[list[str], Any]:
         return keys, tomllib.loads(f"value = {raw}")["value"]
     except tomllib.TOMLDecodeError:
         return keys, raw
+
+
+def check_least(section: str, values: object, **least: float) -> None:
+    """Refuse numbers below their least, and those that are none, naming the key; None is left out."""
+    for name, bound in least.items():
+        value = getattr(values, name)
+        if value is not None and not bound <= value < math.inf:
+            finite = "" if math.isfinite(value) else " and finite"
+            raise ConfigError(f"{section}.{name}={value} must be at least {bound}{finite}")
 
 
 def _coerce(hint: Any, value: Any, origin: str, path: str) -> Any:

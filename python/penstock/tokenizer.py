@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock import _core
+from penstock.errors import numbers_in_range
 from penstock.jobs import ProgressCallback, run_job
 
 if TYPE_CHECKING:
@@ -117,11 +118,12 @@ class Tokenizer:
         """
         options = (vocab_size, pattern, list(special_tokens), min_frequency, threads)
         paths = _as_paths(corpus)
-        if paths is not None:
-            job = _core.TrainTokenizerJob.from_files(paths, text_field, max_bytes, *options)
-        else:
-            texts = cast("Iterable[str]", corpus)
-            job = _core.TrainTokenizerJob.from_counts(_count(texts, pattern, max_bytes), *options)
+        with numbers_in_range():
+            if paths is not None:
+                job = _core.TrainTokenizerJob.from_files(paths, text_field, max_bytes, *options)
+            else:
+                texts = cast("Iterable[str]", corpus)
+                job = _core.TrainTokenizerJob.from_counts(_count(texts, pattern, max_bytes), *options)
         return cls(run_job(job, progress))
 
     @classmethod

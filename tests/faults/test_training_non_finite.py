@@ -138,6 +138,6 @@ def test_skipping_without_end_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(health, "MAX_SKIPS_IN_A_ROW", 4)
     with pytest.raises(TrainingError, match="as were the 3 steps before it"):
         tiny.train(
-            tmp_path, "train.steps=9", "train.non_finite=skip", "train.balance_loss_weight=inf",
+            tmp_path, "train.steps=9", "train.non_finite=skip", "train.balance_loss_weight=3e38",
             "optimizer.constant_steps=1",
         )  # fmt: skip

@@ -23,7 +23,7 @@ EXAMPLES = """
 
   penstock tokenizer train corpus/*.jsonl.zst --vocab-size 128000 -o tok/
   penstock pack corpus/*.jsonl.zst --tokenizer tok/ --seq-len 4096 -o packed/
-  penstock train pretrain_moe --set data.path=packed/
+  penstock train pretrain_moe --set data.path=packed/ --set tokenizer.path=tok/
   penstock generate run/ "def "
 
 [bold]The same in one command, on text of this machine[/bold]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -22,9 +23,9 @@ def evaluate(
     tokenizer: Annotated[
         Path | None, typer.Option("-t", "--tokenizer", help="By default the one beside the run.")
     ] = None,
-    max_bytes: Annotated[int, typer.Option(help="Score at most this much text; 0 means all.")] = 0,
+    max_bytes: Annotated[int, typer.Option(help="Score at most this much text; 0 means all.", min=0)] = 0,
     batch_size: Annotated[int, typer.Option(help="Windows a forward pass.", min=1)] = 8,
-    seq_len: Annotated[int, typer.Option(help="Tokens a window; 0 means as in training.")] = 0,
+    seq_len: Annotated[int, typer.Option(help="Tokens a window; 0 means as in training.", min=0)] = 0,
     text_field: Annotated[str, typer.Option(help="The JSON key or column that holds the text.")] = "text",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: JsonFlag = False,
@@ -33,7 +34,7 @@ def evaluate(
 
     Example: penstock evaluate run/ --data heldout.jsonl.zst
     """
-    from penstock.errors import ConfigError
+    from penstock.errors import ConfigError, InputError
     from penstock.evaluate.bits_per_byte import bits_per_byte
     from penstock.pipelines.documents import read_documents
     from penstock.pipelines.trained import open_run
@@ -43,11 +44,23 @@ def evaluate(
     if not files:
         raise ConfigError(f"{run}: no held-out text beside this run; name a file with --data")
     trained = open_run(run, tokenizer, device)
+    longest = trained.model.config.max_position_embeddings
+    if seq_len > longest:
+        raise ConfigError(f"--seq-len {seq_len} is more than model.max_position_embeddings={longest}")
+
+    def texts() -> Iterator[str]:
+        empty = True
+        for document in read_documents(files, text_field):
+            empty &= not document.text
+            yield document.text
+        if empty:
+            raise InputError(f"{', '.join(map(str, files))}: there is no text to score")
+
     score = bits_per_byte(
         trained.model,
         trained.tokenizer,
-        (d.text for d in read_documents(files, text_field)),
-        seq_len=seq_len or min(trained.recipe.pack.seq_len, trained.model.config.max_position_embeddings),
+        texts(),
+        seq_len=seq_len or min(trained.recipe.pack.seq_len, longest),
         batch_size=batch_size,
         device=trained.device,
         max_bytes=max_bytes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +21,7 @@ def generate(
     tokenizer: Annotated[
         Path | None, typer.Option("-t", "--tokenizer", help="By default the one beside the run.")
     ] = None,
-    max_tokens: Annotated[int, typer.Option(help="Tokens to generate at most.")] = 120,
+    max_tokens: Annotated[int, typer.Option(help="Tokens to generate at most.", min=0)] = 120,
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.8,
     top_k: Annotated[int, typer.Option(help="Only the k likeliest tokens; 0 means all.")] = 0,
     top_p: Annotated[
@@ -45,8 +46,10 @@ def generate(
     if as_json:
         emit({"prompt": prompt, "text": "".join(pieces)}, True, str)
         return
+    # The first piece before the prompt: what is refused is refused before anything is printed.
+    first = next(pieces, "")
     sys.stdout.write(prompt)
-    for piece in pieces:
+    for piece in itertools.chain([first], pieces):
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")

@@ -98,8 +98,9 @@ def _fail(words: str, kind: str, code: int, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"event": "error", "type": kind, "message": words}), err=True)
     else:
-        colour = typer.colors.RED if sys.stderr.isatty() and "NO_COLOR" not in os.environ else None
-        typer.echo(typer.style("error: ", fg=colour, bold=bool(colour)) + words, err=True)
+        coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+        label = typer.style("error: ", fg=typer.colors.RED, bold=True) if coloured else "error: "
+        typer.echo(label + words, err=True)
         if kind == InternalError.__name__:
             typer.echo("This is a bug in penstock: please report it with the message above.", err=True)
     raise typer.Exit(code)

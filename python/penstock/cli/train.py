@@ -28,7 +28,7 @@ def train(
 ) -> None:
     """Train the model of a recipe on packed rows, from the newest checkpoint if there is one.
 
-    Example: penstock train pretrain_moe --set data.path=packed/ --set optimizer.lr=3e-4
+    Example: penstock train pretrain_moe --set data.path=packed/ --set tokenizer.path=tok/
     """
     from penstock.pipelines.recipes import load_recipe
     from penstock.report.progress import open_view, step_callback

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from penstock import _core
+from penstock.errors import InputError, numbers_in_range
 from penstock.jobs import ProgressCallback, run_job
 from penstock.tokenizer import Tokenizer
 
@@ -92,27 +93,37 @@ def pack(
     Raises
     ------
     InputError
-        A file cannot be read as text; the message names file, line and byte.
+        A file cannot be read as text, in which case the message names file, line and byte; or no file
+        holds any.
+    ConfigError
+        A number is out of range.
     DataError
         ``out`` holds something else: other parameters, another tokenizer, other inputs.
     """
     files = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    job = _core.PackJob(
-        [os.fspath(p) for p in files],
-        tokenizer._core,
-        os.fspath(out),
-        seq_len,
-        mtp_depth,
-        mode,
-        seed,
-        compression,
-        shard_bytes,
-        threads,
-        text_field,
-        on_bad_line,
-        max_line_bytes,
-    )
-    return _report(json.loads(run_job(job, progress)))
+    with numbers_in_range():
+        job = _core.PackJob(
+            [os.fspath(p) for p in files],
+            tokenizer._core,
+            os.fspath(out),
+            seq_len,
+            mtp_depth,
+            mode,
+            seed,
+            compression,
+            shard_bytes,
+            threads,
+            text_field,
+            on_bad_line,
+            max_line_bytes,
+        )
+    report = _report(json.loads(run_job(job, progress)))
+    if not report.rows:
+        raise InputError(
+            f"{', '.join(str(f) for f in files)}: the corpus is empty: no document holds text "
+            f"({sum(report.skipped.values())} skipped). {out} has no row: delete it, and pack other files"
+        )
+    return report
 
 
 def _report(values: dict[str, object]) -> PackReport:

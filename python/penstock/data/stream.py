@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock import _core
-from penstock.errors import DataError
+from penstock.errors import DataError, numbers_in_range
 
 __all__ = ["Batch", "StreamingDataset"]
 
@@ -80,7 +80,8 @@ class StreamingDataset:
         self._core = _core.Dataset.open(os.fspath(path))
         self._arguments = (global_batch_size, seed, rank, world_size, prefetch_batches)
         self._manifest = json.loads(self._core.manifest())
-        self._stream = _core.Stream(self._core, *self._arguments, None)
+        with numbers_in_range():
+            self._stream = _core.Stream(self._core, *self._arguments, None)
         self.path = os.fspath(path)
         self.global_batch_size = global_batch_size
         self.seed = seed

@@ -139,7 +139,7 @@ def newest_complete(root: Path) -> tuple[Path, CheckpointState] | None:
     if folders:
         raise CheckpointError(
             f"{root}: none of its {len(folders)} checkpoints is complete (the newest is {folders[0].name}); "
-            "restore one from a copy, or start anew with resume=False"
+            "restore one from a copy, or start anew with --restart (resume=False)"
         )
     return None
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from penstock.config import Config
 from penstock.errors import ConfigError, DataError
+from penstock.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from penstock.data import StreamingDataset
     from penstock.data.loader import TorchBatch
 
-__all__ = ["check_fit", "open_dataset", "open_loader"]
+__all__ = ["check_fit", "keep_tokenizer", "open_dataset", "open_loader"]
 
 
 def open_dataset(config: Config) -> StreamingDataset:
@@ -43,6 +45,28 @@ def open_loader(dataset: StreamingDataset, device: torch.device) -> Iterator[Tor
     from penstock.data.loader import TorchLoader
 
     return iter(TorchLoader(dataset, device))
+
+
+def keep_tokenizer(dataset: StreamingDataset, config: Config, target: Path) -> None:
+    """Copy the recipe's ``tokenizer.path``, if any, so that the run can be evaluated and sampled by itself.
+
+    Raises
+    ------
+    DataError
+        It is not the one that made the rows.
+    TokenizerError
+        It cannot be read.
+    """
+    if not config.tokenizer.path:
+        return
+    tokenizer = Tokenizer.from_file(config.tokenizer.path)
+    if tokenizer.sha256 != dataset.tokenizer_sha256:
+        raise DataError(
+            f"{config.data.path}: packed with the tokenizer with sha256 {dataset.tokenizer_sha256[:16]}, but "
+            f"tokenizer.path={config.tokenizer.path} has {tokenizer.sha256[:16]}: "
+            "name the one it was packed with"
+        )
+    tokenizer.save(target)
 
 
 def check_fit(dataset: StreamingDataset, config: Config) -> None:

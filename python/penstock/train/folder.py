@@ -36,6 +36,11 @@ class RunFolder:
         return self.path / "loss.png"
 
     @property
+    def tokenizer(self) -> Path:
+        """A copy of the tokenizer that made the data."""
+        return self.path / "tokenizer"
+
+    @property
     def tensorboard(self) -> Path:
         """TensorBoard's event files."""
         return self.path / "tensorboard"

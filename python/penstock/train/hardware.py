@@ -19,21 +19,23 @@ DENSE_BF16_FLOPS_PER_S = {"H100": 989e12, "H200": 989e12}
 """The yardstick of MFU, for FP8 runs too: NVIDIA's dense BF16 figure of the SXM cards."""
 
 
-def resolve_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """``auto`` is the GPU where there is one.
+def resolve_device(wanted: str) -> torch.device:
+    """Of auto, cpu and cuda; ``auto`` is the GPU where there is one.
 
     Raises
     ------
     HardwareError
-        ``cuda`` was asked for and torch sees no GPU.
+        ``cuda`` was asked for and torch sees no GPU, or the name is none of these.
     """
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise HardwareError(f"device {wanted!r}: expected auto, cpu or cuda")
     if wanted == "cpu":
         return torch.device("cpu")
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     if wanted == "cuda":
         raise HardwareError(
-            "train.device = 'cuda', but torch sees no GPU: look at nvidia-smi and at "
+            "train.device = 'cuda' (--device), but torch sees no GPU: look at nvidia-smi and at "
             "torch.version.cuda, or set train.device to 'auto' or 'cpu'"
         )
     return torch.device("cpu")

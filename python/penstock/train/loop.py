@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from penstock.config import Config
-from penstock.errors import Cancelled, ConfigError, InternalError, TrainingError
+from penstock.errors import Cancelled, DataError, InternalError, TrainingError
 from penstock.kernels.gemm import accumulate_in_place
 from penstock.model import Transformer, flops_per_token
-from penstock.train.data import check_fit, open_dataset, open_loader
+from penstock.train.data import check_fit, keep_tokenizer, open_dataset, open_loader
 from penstock.train.folder import RunFolder, locked, move_aside
 from penstock.train.hardware import (
     deterministic_algorithms,
@@ -43,30 +43,14 @@ log = logging.getLogger("penstock.train")
 
 def run(config: Config, progress: Progress | None = None, resume: bool = True) -> TrainReport:
     """Train; ``penstock.train.run`` says how."""
-    _check_recipe(config)
     folder = RunFolder(Path(config.train.out))
     with StopSignals() as stop, deterministic_algorithms(config.train.deterministic), locked(folder):
         if not resume:
             move_aside(folder)
         training = _prepare(config)
         saved = restore(training, folder.checkpoints)
+        keep_tokenizer(training.dataset, config, folder.tokenizer)
         return _Loop(training, folder, saved, stop, progress).run()
-
-
-def _check_recipe(config: Config) -> None:
-    """Refuse numbers that make no run, naming the keys."""
-    for name, value, least in (
-        ("train.steps", config.train.steps, 1),
-        ("train.micro_batch_size", config.train.micro_batch_size, 1),
-        ("train.log_every", config.train.log_every, 1),
-        ("train.checkpoint_every", config.train.checkpoint_every, 0),
-        ("train.keep_checkpoints", config.train.keep_checkpoints, 1),
-        ("train.head_chunk_tokens", config.train.head_chunk_tokens, 1),
-        ("data.global_batch_size", config.data.global_batch_size, 1),
-    ):
-        if value < least:
-            raise ConfigError(f"{name}={value} must be at least {least}")
-    phases(config.optimizer, config.train.steps)
 
 
 def _prepare(config: Config) -> Training:
@@ -121,7 +105,7 @@ class _Loop:
                 self._sinks.append(board.write)
             try:
                 self._go_on()
-            except TrainingError:
+            except (TrainingError, DataError):
                 self._save()
                 raise
             self._save()

@@ -9,7 +9,6 @@ import math
 from dataclasses import dataclass
 
 from penstock.config import OptimizerConfig
-from penstock.errors import ConfigError
 
 __all__ = ["Phases", "learning_rate", "phases"]
 
@@ -28,16 +27,7 @@ def phases(config: OptimizerConfig, steps: int) -> Phases:
 
     The constant phase takes two thirds of what follows the warm-up, as in the V3 report; the cosine takes
     what remains.
-
-    Raises
-    ------
-    ConfigError
-        A length or a rate is negative.
     """
-    for name in ("lr", "min_lr", "warmup_steps", "constant_steps", "decay_steps"):
-        value = getattr(config, name)
-        if value is not None and value < 0:
-            raise ConfigError(f"optimizer.{name}={value} must not be negative")
     warmup, constant, decay = config.warmup_steps, config.constant_steps, config.decay_steps
     if constant is None:
         constant = max(steps - warmup, 0) * 2 // 3

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from penstock.config import Config, Precision
-from penstock.errors import CheckpointError
+from penstock.errors import CheckpointError, DataError
 from penstock.model import Transformer
 from penstock.train.checkpoint import (
     MODEL_FILE,
@@ -81,7 +81,9 @@ def restore(training: Training, root: Path) -> Path | None:
     Raises
     ------
     CheckpointError
-        There are checkpoints but none is complete, or it is of another model.
+        There are checkpoints but none is complete, or it is of another model or tokenizer.
+    DataError
+        The dataset is not the one that was trained on.
     """
     root.mkdir(parents=True, exist_ok=True)
     clear_leftovers(root)
@@ -91,10 +93,10 @@ def restore(training: Training, root: Path) -> Path | None:
     folder, state = found
     _refuse_other_model(folder, state.recipe, training.config)
     _tell_changes(state.recipe, training.config)
+    _go_on_with_data(folder, state, training)
     load_tensors(folder / MODEL_FILE, model_tensors(training.model))
     load_tensors(folder / OPTIMIZER_FILE, training.optimizer.tensors())
     training.optimizer.updates = state.updates
-    training.dataset.load_state_dict(state.data)
     _set_random_state(state.rng)
     training.step = state.step
     set_damaged_aside(root, state.step)
@@ -158,8 +160,26 @@ def _refuse_other_model(folder: Path, stored: Config, wanted: Config) -> None:
     if changed:
         raise CheckpointError(
             f"{folder}: a checkpoint of another model: {'; '.join(changed)}. Set train.out to another "
-            "folder, or start anew with resume=False"
+            "folder, or start anew with --restart (resume=False)"
         )
+
+
+def _go_on_with_data(folder: Path, state: CheckpointState, training: Training) -> None:
+    """Set the dataset to the checkpoint's place in it, if it is the one that was trained on."""
+    path, found = training.config.data.path, training.dataset.tokenizer_sha256
+    if found != state.tokenizer_sha256:
+        raise CheckpointError(
+            f"{folder}: trained on tokens of the tokenizer with sha256 {state.tokenizer_sha256[:16]}, but "
+            f"{path} was packed with {found[:16]}. Name the same data in data.path, or set train.out to "
+            "another folder"
+        )
+    try:
+        training.dataset.load_state_dict(state.data)
+    except DataError as error:
+        raise DataError(
+            f"{folder}: was trained on other data than {path}, or in another order: {error}. Name the same "
+            "data, seed and batch size, or set train.out to another folder"
+        ) from error
 
 
 def _tell_changes(stored: Config, wanted: Config) -> None:

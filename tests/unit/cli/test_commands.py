@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 
 import penstock as package
 from penstock.cli.outcome import guarded
-from penstock.errors import Cancelled
+from penstock.errors import Cancelled, ConfigError
 
 from .conftest import penstock
 
@@ -128,6 +129,16 @@ def test_doctor() -> None:
         (["run", "tiny", "--set", "pack.seq_len=9000"], "ConfigError", "max_position_embeddings"),
         (["train", "tiny"], "ConfigError", "data.path is empty"),
         (["train", "tiny", "--set", "data.path=missing"], "DataError", "missing"),
+        (["train", "tiny", "--set", "data.seed=-1"], "ConfigError", "data.seed=-1 must be at least 0"),
+        (["train", "tiny", "--set", "model.v_head_dim=0"], "ConfigError", "v_head_dim=0 must be at least 1"),
+        (["train", "tiny", "--set", "optimizer.lr=nan"], "ConfigError", "optimizer.lr=nan"),
+        (["train", "tiny", "--set", "optimizer.beta2=1.0"], "ConfigError", "must be less than 1"),
+        (["run", "tiny", "--set", "tokenizer.vocab_size=256"], "ConfigError", "must be at least 257"),
+        (
+            ["run", "tiny", "--set", "train.device=cpu", "--set", "train.precision=fp8"],
+            "HardwareError",
+            "fp8",
+        ),
         (["generate", "missing/", "x"], "CheckpointError", "missing"),
         (["generate", "missing/", "x", "--top-p", "2"], "ConfigError", "top_p"),
         (["evaluate", "missing/"], "ConfigError", "--data"),
@@ -147,6 +158,93 @@ def test_a_user_error_is_one_message_and_exit_code_1(
     event = json.loads(penstock(*arguments, "--json").err.splitlines()[-1])
     assert (event["event"], event["type"]) == ("error", kind)
     assert expected in event["message"]
+
+
+def test_an_empty_corpus_is_refused(tokenizer: Path, tmp_path: Path) -> None:
+    empty, out = tmp_path / "empty.jsonl", tmp_path / "out"
+    empty.touch()
+    for command in (
+        ["tokenizer", "train", empty, "-o", out],
+        ["pack", empty, "-t", tokenizer, "-o", out],
+        ["run", "tiny", "--corpus", empty, "-o", tmp_path / "run"],
+    ):
+        ended = penstock(*command)
+        assert (ended.code, ended.out) == (1, "")
+        last = ended.err.splitlines()[-1]
+        assert "is empty" in last or "no text" in last
+
+
+def test_a_number_out_of_range_names_the_argument(corpus: Path, tokenizer: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for command in (
+        ["pack", corpus, "-t", tokenizer, "-o", out, "--mtp-depth", "-1"],
+        ["tokenizer", "train", corpus, "-o", out, "--max-bytes", "-1"],
+    ):
+        ended = penstock(*command)
+        assert ended.code == 1
+        assert ended.err.startswith("error: ") or "\nerror: " in ended.err
+        assert str(command[-2]).strip("-").replace("-", "_") in ended.err.splitlines()[-1]
+        assert not out.exists()
+
+
+def test_a_run_of_its_own_can_be_evaluated_and_sampled(
+    corpus: Path, packed: Path, tokenizer: Path, tmp_path: Path
+) -> None:
+    recipe, run = _recipe_of_seconds(tmp_path, packed), tmp_path / "run"
+    assert penstock("train", recipe, "-o", run, "--set", f"tokenizer.path={tokenizer}").code == 0
+    score = penstock("evaluate", run, "--data", corpus, "--max-bytes", "2000", "--json")
+    assert score.json["bytes"] == 2000
+    assert penstock("generate", run, "def ", "--max-tokens", "3").out.startswith("def ")
+
+    refused = penstock("generate", run, "def ", "--max-tokens", "100000")
+    assert (refused.code, refused.out) == (1, "")
+    for arguments, expected in (
+        (["--device", "gpu"], "expected auto, cpu or cuda"),
+        (["--seq-len", "100000"], "max_position_embeddings"),
+    ):
+        refused = penstock("evaluate", run, "--data", corpus, "--max-bytes", "2000", *arguments)
+        assert (refused.code, refused.out) == (1, "")
+        assert expected in refused.err
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    refused = penstock("evaluate", run, "--data", empty)
+    assert refused.code == 1
+    assert str(empty) in refused.err
+
+
+def test_a_run_goes_on_with_its_own_data_only(corpus: Path, packed: Path, tmp_path: Path) -> None:
+    recipe, run = _recipe_of_seconds(tmp_path, packed), tmp_path / "run"
+    assert penstock("train", recipe, "-o", run).code == 0
+    other, others_rows = tmp_path / "other", tmp_path / "others-rows"
+    assert penstock("tokenizer", "train", corpus, "--vocab-size", "399", "-o", other).code == 0
+    assert penstock("pack", corpus, "-t", other, "--seq-len", "64", "-o", others_rows).code == 0
+    more = ["--set", "train.steps=3", "-o", run]
+    refused = penstock("train", recipe, "--set", f"data.path={others_rows}", *more)
+    assert refused.code == 1
+    assert str(others_rows) in refused.err
+    assert "tokenizer" in refused.err
+    refused = penstock("train", recipe, "--set", "data.seed=5", *more)
+    assert refused.code == 1
+    assert str(run) in refused.err
+    assert "Name the same data" in refused.err
+    refused = penstock("train", recipe, "--set", f"tokenizer.path={other}", "-o", tmp_path / "new")
+    assert refused.code == 1
+    assert str(other) in refused.err
+    assert not (tmp_path / "new" / "metrics.jsonl").exists()
+
+
+def _recipe_of_seconds(folder: Path, packed: Path) -> Path:
+    """Two steps of a model that is as small as the shapes allow."""
+    recipe = folder / "seconds.toml"
+    recipe.write_text(
+        f'[data]\npath = "{packed}"\nglobal_batch_size = 2\n'
+        "[model]\nvocab_size = 400\nhidden_size = 32\nintermediate_size = 64\nmoe_intermediate_size = 16\n"
+        "num_hidden_layers = 2\nnum_attention_heads = 2\nn_shared_experts = 1\nn_routed_experts = 8\n"
+        "num_experts_per_tok = 2\nn_group = 2\ntopk_group = 1\nkv_lora_rank = 16\nqk_rope_head_dim = 8\n"
+        "qk_nope_head_dim = 8\nv_head_dim = 8\nmax_position_embeddings = 128\n"
+        '[train]\nsteps = 2\nmicro_batch_size = 2\ndevice = "cpu"\n'
+    )
+    return recipe
 
 
 def test_debug_shows_the_traceback() -> None:
@@ -169,6 +267,29 @@ def test_a_wrong_command_line_is_exit_code_2(arguments: list[str], expected: str
     ended = penstock(*arguments)
     assert ended.code == 2
     assert expected in ended.err
+
+
+def test_no_color_means_no_escape_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("NO_COLOR", "1")
+    with pytest.raises(typer.Exit):
+        guarded(_refuse)()
+    assert sys.stderr.getvalue() == "error: no\n"  # type: ignore[attr-defined]
+    monkeypatch.delenv("NO_COLOR")
+    with pytest.raises(typer.Exit):
+        guarded(_refuse)()
+    assert "\x1b[" in sys.stderr.getvalue()  # type: ignore[attr-defined]
+
+
+class Terminal(io.StringIO):
+    """A stderr that someone looks at."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def _refuse() -> None:
+    raise ConfigError("no")
 
 
 @pytest.mark.parametrize("stopped", [KeyboardInterrupt(), Cancelled("stopped after step 3")])

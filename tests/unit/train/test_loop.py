@@ -12,7 +12,14 @@ import tiny_training as tiny
 import torch
 from torch.nn import functional as F
 
-from penstock.errors import CheckpointError, ConfigError, DataError, HardwareError, InternalError
+from penstock.errors import (
+    CheckpointError,
+    ConfigError,
+    CorruptionError,
+    DataError,
+    HardwareError,
+    InternalError,
+)
 from penstock.model import Transformer
 from penstock.train import StepEvent, loop, run
 from penstock.train.state import load_model
@@ -243,3 +250,21 @@ def test_a_second_trainer_is_kept_out(tmp_path: Path) -> None:
             tiny.train(tmp_path)
 
     run(tiny.config(tmp_path, "train.steps=1"), second)
+
+
+def test_damaged_data_loses_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A damaged shard stops the run, what was reached is saved, and a repaired one goes on from there."""
+    tiny.train(tmp_path / "clean")
+    read = tiny.MemoryDataset.batch
+
+    def damaged(dataset: tiny.MemoryDataset, step: int) -> tiny.Batch:
+        if step == 3:
+            raise CorruptionError("packed/shards/00000-00000.arrow, batch 1: corrupt")
+        return read(dataset, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny.MemoryDataset, "batch", damaged)
+        with pytest.raises(CorruptionError, match="batch 1"):
+            tiny.train(tmp_path / "stopped")
+    assert tiny.train(tmp_path / "stopped").first_step == 3
+    assert tiny.losses(tmp_path / "stopped") == tiny.losses(tmp_path / "clean")

@@ -82,7 +82,7 @@ def test_a_bad_step_names_the_documents_it_was_made_of(packed: Path, tmp_path: P
     dataset = penstock.StreamingDataset(packed / "rows", global_batch_size=8)
     ids = ", ".join(str(d["doc_id"]) for d in dataset.documents_of_step(0))
     with pytest.raises(TrainingError, match=rf"step 0: loss .*Documents of the batch: {ids}\."):
-        run(config(packed, tmp_path, "train.balance_loss_weight=inf"))
+        run(config(packed, tmp_path, "train.balance_loss_weight=3e38"))
 
 
 def test_a_dataset_that_does_not_fit_is_refused(packed: Path, tmp_path: Path) -> None:
