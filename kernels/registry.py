@@ -25,6 +25,7 @@ RECIPE_ENVIRONMENT = "PENSTOCK_FP8_RECIPE"
 Capability = tuple[int, int]
 
 _ANY: Capability = (0, 0)
+_AMPERE: Capability = (8, 0)
 _ADA: Capability = (8, 9)
 """The first generation that converts to float8_e4m3fn in hardware."""
 _HOPPER: Capability = (9, 0)
@@ -42,6 +43,7 @@ _TABLE: dict[str, tuple[tuple[str, Capability], ...]] = {
     "swiglu": (("triton", _ANY),),
     "permute": (("triton", _ANY),),
     "attention": (("torch", _ANY),),
+    "latent_attention": (("triton", _AMPERE),),
     "cross_entropy": (("triton", _ANY),),
     "adamw": (("triton", _ANY),),
 }

@@ -2,6 +2,6 @@
 
 from .linear import linear
 from .op import gemm, wgrad
-from .weights import accumulate_in_place, quantized_weight
+from .weights import accumulate_in_place, quantized_weight, refresh_copies
 
-__all__ = ["accumulate_in_place", "gemm", "linear", "quantized_weight", "wgrad"]
+__all__ = ["accumulate_in_place", "gemm", "linear", "quantized_weight", "refresh_copies", "wgrad"]

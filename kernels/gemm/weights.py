@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +11,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..quantize import quantize_weight
 from ..types import WeightQ
+
+Form = Literal["fp8"] | torch.dtype
 
 # Keyed on the tensor itself, held weakly: a copy dies with its weight, and is never pickled or deep-copied
 # with it.
@@ -20,7 +22,7 @@ _in_place: Any = WeakTensorKeyDictionary()
 
 def quantized_weight(w: Tensor) -> WeightQ:
     """The FP8 form of ``w`` in both layouts, made once for each version of ``w``."""
-    copy: WeightQ = _cached(w, "fp8", quantize_weight)
+    copy: WeightQ = _current(w, "fp8")
     return copy
 
 
@@ -28,17 +30,32 @@ def cast_weight(w: Tensor, dtype: torch.dtype) -> Tensor:
     """``w`` in ``dtype``, made once for each version of ``w``; ``w`` itself if it has that dtype."""
     if w.dtype == dtype:
         return w.detach()
-    copy: Tensor = _cached(w, str(dtype), lambda t: t.to(dtype))
+    copy: Tensor = _current(w, dtype)
     return copy
 
 
-def _cached(w: Tensor, form: str, derive: Callable[[Tensor], Any]) -> Any:
+def refresh_copies(weights: Iterable[Tensor]) -> None:
+    """Bring what is derived from ``weights`` up to date where it lies: a CUDA graph reads it there."""
+    for w in weights:
+        for form in _derived.get(w, ()):
+            _current(w, form)
+
+
+def _current(w: Tensor, form: Form) -> Any:
     # A new storage (`w.data = ...`) does not move the version, so the address is part of the key.
-    key = (w._version, w.data_ptr(), w.shape)
+    key = (w._version, w.data_ptr(), w.shape, w.device)
     copies = _derived.setdefault(w, {})
-    if copies.get(form, (None,))[0] != key:
-        copies[form] = (key, derive(w.detach()))
+    known, copy = copies.get(form, ((), None))
+    if known != key:
+        # Memory is reused while size and place remain.
+        copies[form] = (key, _derive(w.detach(), form, copy if known[2:] == key[2:] else None))
     return copies[form][1]
+
+
+def _derive(w: Tensor, form: Form, out: Any) -> Any:
+    if form == "fp8":
+        return quantize_weight(w, out)
+    return w.to(form) if out is None else out.copy_(w)
 
 
 def accumulate_in_place(weights: Iterable[Tensor]) -> None:

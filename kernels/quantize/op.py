@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import registry
-from ..arguments import FP8, check_float, check_same, check_same_device, check_tensor
+from ..arguments import FP8, check_float, check_same, check_same_device, check_shape, check_tensor
 from ..types import BLOCK, RowQ, TokQ, WeightQ
 from . import reference
 
@@ -51,22 +51,31 @@ def quantize_tokens(x: Tensor) -> RowQ:
     return _implementation(x.device).quantize_tokens(x)  # type: ignore[no-any-return]
 
 
-def quantize_weight(w: Tensor) -> WeightQ:
+def quantize_weight(w: Tensor, out: WeightQ | None = None) -> WeightQ:
     """Quantise weights, one scale for each 128x128 block, and write both layouts.
 
     Parameters
     ----------
     w : float Tensor [N, K] or [E, N, K]
         Any sizes; blocks at the edges may be short.
+    out : WeightQ, optional
+        Written in place of a fresh one.
 
     Raises
     ------
     TypeError, ValueError
-        ``w`` is no floating-point tensor of two or three dimensions.
+        ``w`` is no floating-point tensor of two or three dimensions, or ``out`` is not of its size.
     """
     check_float("w", w)
     check_tensor("w", w, ndim=(2, 3))
-    return _implementation(w.device).quantize_weight(w)  # type: ignore[no-any-return]
+    if out is None:
+        out = _empty_weight(w)
+    check_weight_q("out", out, w.ndim)
+    check_shape("out.data", out.data, w.shape)
+    check_same_device(w=w, out=out.data)
+    if w.numel():
+        _implementation(w.device).quantize_weight(w.contiguous(), out)
+    return out
 
 
 def transpose_shift(a: RowQ, rows: Tensor | None = None) -> TokQ:
@@ -148,6 +157,15 @@ def check_weight_q(name: str, q: object, ndim: int) -> None:
         )
     _check_scale(name, q.scale, (*experts, -(-rows // BLOCK), -(-columns // BLOCK)))
     check_same_device(**{f"{name}.data": q.data, f"{name}.data_t": q.data_t, f"{name}.scale": q.scale})
+
+
+def _empty_weight(w: Tensor) -> WeightQ:
+    *experts, rows, columns = w.shape
+    return WeightQ(
+        data=torch.empty(w.shape, dtype=FP8, device=w.device),
+        data_t=torch.empty((*experts, columns, rows), dtype=FP8, device=w.device),
+        scale=torch.empty((*experts, -(-rows // BLOCK), -(-columns // BLOCK)), device=w.device),
+    )
 
 
 def _check_scale(name: str, scale: Tensor, expected: tuple[int, ...]) -> None:

@@ -161,18 +161,12 @@ def quantize_tokens(x: Tensor) -> RowQ:
     return RowQ(data, scale)
 
 
-def quantize_weight(w: Tensor) -> WeightQ:
+def quantize_weight(w: Tensor, out: WeightQ) -> None:
     """See ``op.quantize_weight``."""
-    w = w.contiguous()
-    *experts, rows, columns = w.shape
-    data = torch.empty(w.shape, dtype=FP8, device=w.device)
-    data_t = torch.empty((*experts, columns, rows), dtype=FP8, device=w.device)
-    blocks = (*experts, triton.cdiv(rows, BLOCK), triton.cdiv(columns, BLOCK))
-    scale = w.new_empty(blocks, dtype=torch.float32)
-    if w.numel():
-        _quantize_weight[(scale.numel(),)](w, data, scale, rows, columns, num_warps=8)
-        _transpose_weight[(scale.numel(),)](data, data_t, rows, columns, num_warps=4)
-    return WeightQ(data, data_t, scale)
+    programs = (out.scale.numel(),)
+    rows, columns = w.shape[-2:]
+    _quantize_weight[programs](w, out.data, out.scale, rows, columns, num_warps=8)
+    _transpose_weight[programs](out.data, out.data_t, rows, columns, num_warps=4)
 
 
 def transpose_shift(a: RowQ, rows: Tensor | None = None) -> TokQ:

@@ -64,13 +64,14 @@ def quantize_tokens(x: Tensor) -> RowQ:
     return quantize_rows(_padded(x, BLOCK, 1).t())
 
 
-def quantize_weight(w: Tensor) -> WeightQ:
+def quantize_weight(w: Tensor, out: WeightQ) -> None:
     """See ``op.quantize_weight``."""
     rows, columns = w.shape[-2:]
     tiles = _split(_split(_padded(w.float(), BLOCK, BLOCK), -1), -3)
     blocks, scale = _quantize(tiles, (-3, -1))
-    data = blocks.flatten(-2).flatten(-3, -2)[..., :rows, :columns].contiguous()
-    return WeightQ(data, data.transpose(-1, -2).contiguous(), scale[..., 0, :, 0].contiguous())
+    out.data.copy_(blocks.flatten(-2).flatten(-3, -2)[..., :rows, :columns])
+    out.data_t.copy_(out.data.transpose(-1, -2))
+    out.scale.copy_(scale[..., 0, :, 0])
 
 
 def transpose_shift(a: RowQ, rows: Tensor | None = None) -> TokQ:

@@ -214,6 +214,8 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16", "fp8"] = "auto"
     """auto: fp8 on a GPU that has it, bf16 on other GPUs, fp32 on a CPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    cuda_graph: bool = True
+    """On a GPU, record a micro-batch once and replay it: the host no longer limits the speed."""
     seed: int = 0
     """Seeds the weights."""
     deterministic: bool = True

@@ -12,19 +12,19 @@ import conftest  # noqa: F401  (finds penstock.kernels where penstock is not ins
 import torch
 from torch import Tensor
 
-from penstock.kernels import registry
+from penstock.kernels import quantize, registry
 from penstock.kernels.adamw import adamw_step
+from penstock.kernels.attention import find_documents, latent_attention, latent_triton
 from penstock.kernels.cross_entropy import linear_cross_entropy
 from penstock.kernels.gemm import gemm, wgrad
 from penstock.kernels.grouped_gemm import grouped_gemm, grouped_wgrad
 from penstock.kernels.norm import rms_norm
 from penstock.kernels.numeric import relative_error, same_bits
 from penstock.kernels.permute import combine, permute
-from penstock.kernels.quantize import dequantize, quantize_triton, reference
+from penstock.kernels.quantize import dequantize, quantize_triton, quantize_weight
 from penstock.kernels.quantize.reference import (
     quantize_rows,
     quantize_tokens,
-    quantize_weight,
     transpose_shift,
 )
 from penstock.kernels.route import route_tables
@@ -67,8 +67,9 @@ def casts() -> None:
     x[9] = 0
     for cast in ("quantize_rows", "quantize_tokens", "quantize_weight"):
         for dtype in (torch.float32, torch.bfloat16):
-            expected = getattr(reference, cast)(x.to(dtype))
-            found = getattr(quantize_triton, cast)(x.to(dtype))
+            expected = getattr(quantize, cast)(x.to(dtype))
+            with registry.override("quantize", "triton"):
+                found = getattr(quantize, cast)(x.to(dtype))
             assert same_bits(found.scale, expected.scale), cast
             expect(f"{cast} {dtype}", relative_error(dequantize(found), dequantize(expected)), LOST_CARRIES)
     exact = torch.randint(-8, 9, (256, 200)).float()  # E4M3 holds these and their transposes exactly
@@ -107,6 +108,31 @@ def products() -> None:
             both(f"grouped_wgrad {name} {add}", ("grouped_wgrad",), call)
 
 
+def attentions() -> None:
+    """A small tile, so that rows have whole, masked and unvisited blocks."""
+    tile = latent_triton.Tile(own=32, met=16, warps=4, stages=1)
+    latent_triton.FORWARD = latent_triton.KEYS = latent_triton.QUERIES = tile
+    inputs = (
+        torch.randn(2, 150, 2, 32),
+        torch.randn(2, 150, 2, 16),
+        torch.randn(2, 150, 2, 48),
+        torch.randn(2, 150, 16),
+    )
+    up = torch.randn(2, 150, 2, 16)
+    ids = torch.zeros(2, 150, dtype=torch.int64)
+    ids[0, 7:], ids[0, 60:], ids[0, 149:], ids[1, 96:] = 1, 2, -1, 1
+    for documents in (None, find_documents(ids)):
+        leaves = [t.clone().requires_grad_() for t in inputs]
+        expected = latent_attention(*leaves, 0.2, documents)
+        expected.backward(up)
+        bounds = None if documents is None else (documents.starts, documents.ends)
+        out, lse = latent_triton.forward(*inputs, 0.2, None if bounds is None else bounds[0])
+        gradients = latent_triton.backward(up, out, lse, *inputs, 0.2, bounds)
+        expect("latent_attention", relative_error(out, expected), 2e-6)
+        for given, leaf in zip(gradients, leaves, strict=True):
+            expect("its gradient", relative_error(given, leaf.grad), 2e-6)
+
+
 def rest() -> None:
     norm = with_gradients(lambda x, w: rms_norm(x, w, 1e-6), torch.randn(7, 3, 100), torch.randn(100))
     both("rms_norm", ("norm",), norm)
@@ -137,4 +163,5 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     casts()
     products()
+    attentions()
     rest()

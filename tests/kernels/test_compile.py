@@ -17,6 +17,7 @@ from triton.compiler import ASTSource  # noqa: E402
 from triton.experimental.gluon._runtime import GluonASTSource  # noqa: E402
 
 from penstock.kernels.adamw import adamw_triton  # noqa: E402
+from penstock.kernels.attention import latent_triton  # noqa: E402
 from penstock.kernels.cross_entropy import cross_entropy_triton  # noqa: E402
 from penstock.kernels.gemm import gemm_gluon, gemm_triton, launch_gluon, tiles  # noqa: E402
 from penstock.kernels.norm import norm_triton  # noqa: E402
@@ -42,7 +43,7 @@ def plain_source(kernel: object, signature: dict[str, str], constants: dict[str,
 
 PRODUCTS = list(product(("dense", "rows"), ("row_block",), (False,), ("bf16", "fp32")))
 PRODUCTS += product(("dense", "tokens"), ("row_row", "block_block"), (False, True), ("fp32",))
-INTS = ("M", "N", "K", "E", "D", "V", "M_OUT", "count", "columns")
+INTS = ("M", "N", "K", "E", "D", "V", "S", "H", "M_OUT", "count", "columns")
 
 
 def spilled_bytes(ptx: str, folder: Path) -> int:
@@ -59,7 +60,7 @@ def spilled_bytes(ptx: str, folder: Path) -> int:
 def argument_type(name: str, pointers: dict[str, str], default: str) -> str:
     if name.endswith("_ptr"):
         return "*" + pointers.get(name.removesuffix("_ptr"), default)
-    return "i32" if name in INTS or "stride" in name else "fp32"
+    return "i32" if name in INTS or "stride" in name or name.endswith("_head") else "fp32"
 
 
 @pytest.mark.parametrize("rows", [256, 128])
@@ -160,6 +161,26 @@ def test_a_plain_kernel(
     for key, (value, _) in kernel.used_global_vals.items():
         # Triton compares these before every launch, and a NaN never equals itself.
         assert value == value, f"{key[0]} would make the second launch fail"
+    assert compiled.metadata.shared <= tiles.SHARED_MEMORY_BYTES
+    assert spilled_bytes(compiled.asm["ptx"], tmp_path) == 0
+
+
+@pytest.mark.parametrize("documents", [False, True])
+@pytest.mark.parametrize("name", ["_forward", "_backward_keys", "_backward_queries"])
+def test_attention(name: str, documents: bool, tmp_path: Path) -> None:
+    kernel = getattr(latent_triton, name)
+    tile = {"_forward": latent_triton.FORWARD, "_backward_keys": latent_triton.KEYS}.get(
+        name, latent_triton.QUERIES
+    )
+    rows = (tile.met, tile.own) if name == "_backward_keys" else (tile.own, tile.met)
+    constants = {"DN": 128, "DR": 64, "DV": 128, "BM": rows[0], "BN": rows[1], "DOCUMENTS": documents}
+    pointers = dict.fromkeys(("lse", "delta"), FP32) | dict.fromkeys(("starts", "ends"), "i32")
+    signature = {
+        argument: "constexpr" if argument in constants else argument_type(argument, pointers, BF16)
+        for argument in kernel.arg_names
+    }
+    options = {"num_warps": tile.warps, "num_stages": tile.stages}
+    compiled = triton.compile(plain_source(kernel, signature, constants), target=HOPPER, options=options)
     assert compiled.metadata.shared <= tiles.SHARED_MEMORY_BYTES
     assert spilled_bytes(compiled.asm["ptx"], tmp_path) == 0
 

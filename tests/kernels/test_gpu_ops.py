@@ -11,7 +11,7 @@ from torch import Tensor
 
 from penstock.kernels import registry
 from penstock.kernels.adamw import adamw_step
-from penstock.kernels.attention import attention
+from penstock.kernels.attention import attention, find_documents, latent_attention
 from penstock.kernels.cross_entropy import linear_cross_entropy
 from penstock.kernels.gemm import accumulate_in_place, linear
 from penstock.kernels.grouped_gemm import grouped_linear
@@ -79,6 +79,40 @@ def test_attention(documents: bool) -> None:
     ids = torch.randint(0, 3, (2, 256), device="cuda").sort(1).values if documents else None
     q, k, v = randn(2, 256, 4, 192), randn(2, 256, 4, 192), randn(2, 256, 4, 128)
     compare(lambda q, k, v: attention(q, k, v, 192**-0.5, ids), q, k, v, bound=1.5e-2)
+
+
+def latent_case(size: int) -> tuple[Tensor, ...]:
+    """Queries and keys as slices of products, as the model has them."""
+    q = randn(2, size, 4, 192)[..., :128]
+    return q, randn(2, size, 4, 64), randn(2, size, 4, 256), randn(2, size, 64)
+
+
+def ragged_ids(size: int) -> Tensor:
+    """Documents of many lengths, one of a single token, padding at the end of a row."""
+    ids = torch.zeros(2, size, dtype=torch.int64, device="cuda")
+    for number, start in enumerate((1, size // 3, size // 3 + 1, size // 2 + 5), 1):
+        ids[0, start:] = number
+    ids[1, size - size // 4 :] = -1
+    return ids
+
+
+@pytest.mark.parametrize("documents", [False, True])
+@pytest.mark.parametrize("size", [1, 100, 512, 1500])
+def test_latent_attention(size: int, documents: bool) -> None:
+    found = find_documents(ragged_ids(size)) if documents and size > 1 else None
+    compare(lambda *t: latent_attention(*t, 192**-0.5, found), *latent_case(size), bound=1e-2)
+
+
+def test_latent_attention_repeats() -> None:
+    found, results = find_documents(ragged_ids(700)), []
+    inputs = latent_case(700)
+    for _ in range(2):
+        leaves = [t.detach().clone().requires_grad_() for t in inputs]
+        out = latent_attention(*leaves, 0.07, found)
+        out.backward(torch.ones_like(out))
+        results.append((out, *(t.grad for t in leaves)))
+    for a, b in zip(*results, strict=True):
+        assert same_bits(a, b)
 
 
 @pytest.mark.parametrize("moments", [torch.float32, torch.bfloat16])

@@ -13,7 +13,8 @@ from penstock.kernels import registry
 from penstock.kernels.adamw import adamw_step
 from penstock.kernels.attention import attention
 from penstock.kernels.cross_entropy import linear_cross_entropy
-from penstock.kernels.gemm import accumulate_in_place, gemm, linear, quantized_weight, wgrad
+from penstock.kernels.gemm import accumulate_in_place, gemm, linear, quantized_weight, refresh_copies, wgrad
+from penstock.kernels.gemm.weights import cast_weight
 from penstock.kernels.grouped_gemm import grouped_linear
 from penstock.kernels.mla import apply_rope
 from penstock.kernels.norm import rms_norm
@@ -171,14 +172,28 @@ def test_a_weight_is_quantised_once_for_each_of_its_versions() -> None:
     w = torch.nn.Parameter(torch.randn(128, 128))
     first = quantized_weight(w)
     assert quantized_weight(w) is first
-    adamw_step([w.data], [torch.randn(128, 128)], [torch.zeros(128, 128)], [torch.zeros(128, 128)], 0.1)
+    before = first.data.clone()
     with torch.no_grad():
         w.add_(1.0)
-    second = quantized_weight(w)
-    assert not same_bits(second.data, first.data)
+    assert quantized_weight(w).data.data_ptr() == first.data.data_ptr(), "a CUDA graph reads it where it was"
+    assert not same_bits(first.data, before)
+    assert same_bits(first.data, quantize_weight(w.detach()).data)
     w.data = torch.randn(128, 128)
-    assert quantized_weight(w) is not second
+    assert same_bits(quantized_weight(w).data, quantize_weight(w.detach()).data)
     assert quantized_weight(copy.deepcopy(w)) is not quantized_weight(w)
+    w.data = torch.randn(256, 128)
+    assert quantized_weight(w).data.shape == (256, 128)
+
+
+def test_copies_of_a_changed_weight_are_refreshed_where_they_lie() -> None:
+    w, other = torch.nn.Parameter(torch.randn(128, 128)), torch.nn.Parameter(torch.randn(4, 4))
+    fp8, bf16 = quantized_weight(w), cast_weight(w, torch.bfloat16)
+    adamw_step([w.data], [torch.randn(128, 128)], [torch.zeros(128, 128)], [torch.zeros(128, 128)], 0.1)
+    with torch.no_grad():
+        w.mul_(3.0)
+    refresh_copies([w, other])
+    assert same_bits(fp8.data, quantize_weight(w.detach()).data)
+    assert same_bits(bf16, w.detach().bfloat16())
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp8"])

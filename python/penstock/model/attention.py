@@ -26,8 +26,8 @@ class Rows:
     cos: Tensor
     """FP32 ``[B, S, qk_rope_head_dim]``."""
     sin: Tensor
-    doc_ids: Tensor | None
-    """``[B, S]``: attention stays within equal ids. None: each row is one document."""
+    documents: attention.Documents | None
+    """Attention stays within them. None: each row is one document."""
     valid: Tensor | None
     """Bool ``[B, S]``: positions that are neither padding nor fed from another document. None: all."""
 
@@ -75,8 +75,8 @@ class Attention(nn.Module):
         else:
             if cache is not None:
                 cache.append(layer, latent, rope_key)
-            k, v = self._expand(latent, rope_key)
-            mixed = attention.attention(torch.cat([q_nope, q_rope], dim=-1), k, v, self.scale, rows.doc_ids)
+            kv = self.kv_b_proj(latent).unflatten(-1, (self.config.num_attention_heads, -1))
+            mixed = attention.latent_attention(q_nope, q_rope, kv, rope_key, self.scale, rows.documents)
         out: Tensor = self.o_proj(mixed.flatten(2))
         return out
 
@@ -96,14 +96,6 @@ class Attention(nn.Module):
 
     def _rotate(self, x: Tensor, rows: Rows) -> Tensor:
         return mla.apply_rope(x, rows.cos[:, :, None], rows.sin[:, :, None], self.config.rope_interleave)
-
-    def _expand(self, latent: Tensor, rope_key: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys ``[B, S, heads, qk_head_dim]`` and values ``[B, S, heads, v_head_dim]``."""
-        c = self.config
-        kv = self.kv_b_proj(latent).unflatten(-1, (c.num_attention_heads, -1))
-        k_nope, v = kv.split([c.qk_nope_head_dim, c.v_head_dim], dim=-1)
-        shared = rope_key[:, :, None].expand(-1, -1, c.num_attention_heads, -1)
-        return torch.cat([k_nope, shared], dim=-1), v
 
     def _attend_latents(self, q_nope: Tensor, q_rope: Tensor, latents: Tensor, rope_keys: Tensor) -> Tensor:
         """The same attention of the last tokens over all, with kv_b moved to the queries' side.

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from penstock.config import ModelConfig
 from penstock.errors import ConfigError, DataError
-from penstock.kernels import cross_entropy, gemm
+from penstock.kernels import attention, cross_entropy, gemm
 from penstock.model.attention import Rows
 from penstock.model.block import Block
 from penstock.model.cache import KVCache
@@ -260,7 +260,9 @@ class Transformer(nn.Module):
             start = 0 if cache is None else cache.length
             positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)[None]
         cos, sin = rope_tables(self.config, positions)
-        return Rows(cos, sin, doc_ids, None if doc_ids is None else doc_ids >= 0)
+        if doc_ids is None:
+            return Rows(cos, sin, None, None)
+        return Rows(cos, sin, attention.find_documents(doc_ids), doc_ids >= 0)
 
     def _through_layers(
         self, x: Tensor, rows: Rows, cache: KVCache | None

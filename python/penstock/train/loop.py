@@ -27,10 +27,11 @@ from penstock.train.health import NonFiniteGuard, documents_of
 from penstock.train.metrics import MetricsFile, Progress, StepEvent, TrainReport
 from penstock.train.optim import AdamW, clip_coefficient
 from penstock.train.plot import plot_loss
+from penstock.train.recorded import RecordedMicroBatch
 from penstock.train.schedule import learning_rate, phases
 from penstock.train.signals import StopSignals
 from penstock.train.state import Training, restore, save
-from penstock.train.step import Gradients, forward_backward
+from penstock.train.step import Gradients, MicroBatch, forward_backward, micro_batch
 from penstock.train.tracking import TensorBoard
 
 if TYPE_CHECKING:
@@ -69,6 +70,15 @@ def _prepare(config: Config) -> Training:
     return Training(config, device, precision, dataset, model.train(), optimizer)
 
 
+def _micro_batch(training: Training) -> MicroBatch:
+    """On a GPU recorded once and replayed, if the recipe does not forbid it."""
+    config = training.config.train
+    run = micro_batch(training.model, config)
+    if training.device.type == "cuda" and config.cuda_graph:
+        return RecordedMicroBatch(run, training.model.parameters())
+    return run
+
+
 class _Loop:
     """A run from where it stands to its last step."""
 
@@ -93,6 +103,7 @@ class _Loop:
         self._flops_per_token = flops_per_token(config.model, training.dataset.seq_len)
         self._tokens = 0
         self._loss: float | None = None
+        self._micro_batch = _micro_batch(training)
         self._clock = time.perf_counter()
 
     def run(self) -> TrainReport:
@@ -136,7 +147,8 @@ class _Loop:
         stall_s = time.perf_counter() - waiting
         if batch.step != training.step:
             raise InternalError(f"the dataset gave batch {batch.step} where {training.step} was due")
-        gradients = forward_backward(training.model, training.optimizer, batch, config.train)
+        rows = config.train.micro_batch_size
+        gradients = forward_backward(self._micro_batch, training.optimizer, batch, rows)
         lr = learning_rate(training.step, config.optimizer, self._phases)
         documents = self._update(gradients, lr)
         training.step += 1
@@ -154,7 +166,7 @@ class _Loop:
         else:
             documents = documents_of(training.dataset, training.step)
             self._guard.skip(training.step, gradients.loss, gradients.norm, documents)
-        training.optimizer.zero_grad()
+        training.optimizer.zero_grad(in_place=training.device.type == "cuda")
         return documents
 
     def _event(

@@ -30,8 +30,12 @@ class AdamW:
         self._v = {name: torch.zeros_like(p, dtype=dtype) for name, p in self._parameters.items()}
         self.updates = 0
 
-    def zero_grad(self) -> None:
-        """Drop the gradients."""
+    def zero_grad(self, in_place: bool = False) -> None:
+        """Drop the gradients, or fill them with zeros where a CUDA graph adds to them in place."""
+        if in_place:
+            for gradient in self.gradients():
+                gradient.zero_()
+            return
         for p in self._parameters.values():
             p.grad = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from penstock.train.optim import AdamW
 if TYPE_CHECKING:
     from penstock.data.loader import TorchBatch
 
-__all__ = ["Gradients", "forward_backward"]
+__all__ = ["Gradients", "MicroBatch", "forward_backward", "micro_batch"]
 
 
 @dataclass(frozen=True)
@@ -40,30 +41,42 @@ class Gradients:
         return all(math.isfinite(x) for x in (*losses, self.norm))
 
 
-def forward_backward(
-    model: Transformer, optimizer: AdamW, batch: TorchBatch, config: TrainConfig
-) -> Gradients:
-    """Gradients of the mean loss over the global batch, accumulated over micro-batches.
+MicroBatch = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Given tokens, positions, documents and the targets of the global batch: adds gradients, and returns the
+sums of losses, as ``_losses`` orders them, and the real tokens of each expert."""
 
-    Each micro-batch's sums are divided by the targets of the whole batch, so that how it is cut changes
-    nothing but rounding.
+
+def micro_batch(model: Transformer, config: TrainConfig) -> MicroBatch:
+    """Forward and backward of some rows of a batch.
+
+    Sums are divided by the targets of the whole batch, so that how it is cut changes nothing but rounding.
     """
-    seq_len = batch.positions.shape[1]
-    targets = count_targets(batch.doc_ids, seq_len).clamp(min=1)
-    losses, counts = [], []
-    for start in range(0, len(batch.tokens), config.micro_batch_size):
-        rows = slice(start, start + config.micro_batch_size)
+
+    def run(tokens: Tensor, positions: Tensor, doc_ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         parts = model.loss(
-            batch.tokens[rows],
-            batch.positions[rows],
-            batch.doc_ids[rows],
+            tokens,
+            positions,
+            doc_ids,
             mtp_loss_weight=config.mtp_loss_weight,
             balance_loss_weight=config.balance_loss_weight,
             head_chunk_tokens=config.head_chunk_tokens,
         )
         (parts.total / targets).backward()  # type: ignore[no-untyped-call]
-        losses.append(_losses(parts))
-        counts.append(parts.expert_counts)
+        return _losses(parts), parts.expert_counts
+
+    return run
+
+
+def forward_backward(run: MicroBatch, optimizer: AdamW, batch: TorchBatch, rows: int) -> Gradients:
+    """Gradients of the mean loss over the global batch, accumulated over micro-batches of ``rows`` rows."""
+    seq_len = batch.positions.shape[1]
+    targets = count_targets(batch.doc_ids, seq_len).clamp(min=1)
+    losses, counts = [], []
+    for start in range(0, len(batch.tokens), rows):
+        part = slice(start, start + rows)
+        loss, count = run(batch.tokens[part], batch.positions[part], batch.doc_ids[part], targets)
+        losses.append(loss)
+        counts.append(count)
     real_tokens = (batch.doc_ids[:, :seq_len] >= 0).sum()
     return _read_back(
         torch.stack(losses).sum(0) / targets,

@@ -67,6 +67,25 @@ def test_it_learns_and_goes_on(tmp_path: Path, precision: str) -> None:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp8"])
+def test_a_recorded_step_is_the_same_step(tmp_path: Path, precision: str) -> None:
+    """Losses of a run that replays a CUDA graph beside those of one that launches every kernel."""
+    losses = {}
+    for recorded in ("true", "false"):
+        recipe = (*RECIPE, f"train.precision={precision}", f"train.cuda_graph={recorded}", "train.steps=12")
+        tiny.train(tmp_path / recorded, *recipe)
+        lines = (tmp_path / recorded / "metrics.jsonl").read_text().splitlines()
+        losses[recorded] = [json.loads(line)["loss"] for line in lines]
+    assert losses["true"] == pytest.approx(losses["false"], rel=2e-3)
+
+
+def test_what_waits_for_the_host_is_not_recorded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "penstock.train"):
+        tiny.train(tmp_path, "train.steps=4", "train.precision=fp32", *RECIPE)
+    assert "no CUDA graph" in caplog.text
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
 def test_a_step_waits_for_the_gpu_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
