@@ -138,10 +138,9 @@ def _delta(o_ptr, do_ptr, delta_ptr, S, H, DV: tl.constexpr, BM: tl.constexpr):
 
 @triton.jit
 def _gather_for_keys(
-    dkn, dkr, dv, kn, kr, v, n, low, high, qn_ptr, qr_ptr, do_ptr, lse_ptr, delta_ptr, starts_ptr,
+    dkn, dkr, dv, kn, kr, v, n, end, low, high, qn_ptr, qr_ptr, do_ptr, lse_ptr, delta_ptr,
     qn_stride, qr_stride, do_stride, S, scale,
-    DN: tl.constexpr, DR: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr,
-    MASKED: tl.constexpr, DOCUMENTS: tl.constexpr,
+    DN: tl.constexpr, DR: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Add what the queries from ``low`` to ``high`` send back to a block of keys and values."""
     for m0 in range(low, high, BM):
@@ -152,14 +151,11 @@ def _gather_for_keys(
         # Of a query beyond the last, nothing comes.
         p = tl.exp2(s - tl.load(lse_ptr + m, mask=m < S, other=float("inf"))[None, :])
         if MASKED:
-            seen = n[:, None] <= m[None, :]
-            if DOCUMENTS:
-                seen &= n[:, None] >= tl.load(starts_ptr + m, mask=m < S, other=0)[None, :]
-            p = tl.where(seen, p, 0.0)
+            p = tl.where((n[:, None] <= m[None, :]) & (m[None, :] < end[:, None]), p, 0.0)
         do = _rows(do_ptr, m, do_stride, S, DV, MASKED)
-        dv = tl.dot(p.to(do.dtype), do, dv)
         delta = tl.load(delta_ptr + m, mask=m < S, other=0.0)
         ds = (p * (tl.dot(v, tl.trans(do)) - delta[None, :])).to(do.dtype)
+        dv = tl.dot(p.to(do.dtype), do, dv)
         dkn = tl.dot(ds, qn, dkn)
         dkr = tl.dot(ds, qr, dkr)
     return dkn, dkr, dv
@@ -167,7 +163,7 @@ def _gather_for_keys(
 
 @triton.jit
 def _backward_keys(
-    qn_ptr, qr_ptr, kv_ptr, kr_ptr, do_ptr, lse_ptr, delta_ptr, starts_ptr, ends_ptr, dkv_ptr, dkr_ptr,
+    qn_ptr, qr_ptr, kv_ptr, kr_ptr, do_ptr, lse_ptr, delta_ptr, ends_ptr, dkv_ptr, dkr_ptr,
     S, H, scale, qn_stride, qn_head, qr_stride, qr_head, kv_stride, kv_head, kr_stride,
     DN: tl.constexpr, DR: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     DOCUMENTS: tl.constexpr,
@@ -182,30 +178,32 @@ def _backward_keys(
     do_ptr += (token * H + head) * DV
     lse_ptr += token * H + head * S
     delta_ptr += token * H + head * S
-    starts_ptr += token
     kn = _rows(kv_ptr, n, kv_stride, S, DN, True)
     kr = _rows(kr_ptr + token * kr_stride, n, kr_stride, S, DR, True)
     v = _rows(kv_ptr + DN, n, kv_stride, S, DV, True)
-    full_end = S // BM * BM
-    end = S
+    end = tl.full((BN,), S, tl.int32)
+    full = S // BM * BM
+    last = S
     if DOCUMENTS:
-        full_end = tl.load(ends_ptr + token + n0) // BM * BM
-        end = tl.load(ends_ptr + token + tl.minimum(n0 + BN, S) - 1)
-    diagonal_end = tl.minimum(n0 + BN, end)
-    full_end = tl.maximum(full_end, n0 + BN)
+        ends_ptr += token
+        end = tl.load(ends_ptr + n, mask=n < S, other=0)
+        full = tl.load(ends_ptr + n0) // BM * BM
+        last = tl.load(ends_ptr + tl.minimum(n0 + BN, S) - 1)
+    diagonal = tl.minimum(n0 + BN, last)
+    full = tl.maximum(full, n0 + BN)
     dkn = tl.zeros((BN, DN), tl.float32)
     dkr = tl.zeros((BN, DR), tl.float32)
     dv = tl.zeros((BN, DV), tl.float32)
     # fmt: off
     dkn, dkr, dv = _gather_for_keys(
-        dkn, dkr, dv, kn, kr, v, n, n0, diagonal_end, qn_ptr, qr_ptr, do_ptr, lse_ptr, delta_ptr, starts_ptr,
-        qn_stride, qr_stride, H * DV, S, scale, DN, DR, DV, BM, True, DOCUMENTS)
+        dkn, dkr, dv, kn, kr, v, n, end, n0, diagonal, qn_ptr, qr_ptr, do_ptr, lse_ptr, delta_ptr,
+        qn_stride, qr_stride, H * DV, S, scale, DN, DR, DV, BM, True)
     dkn, dkr, dv = _gather_for_keys(
-        dkn, dkr, dv, kn, kr, v, n, n0 + BN, full_end, qn_ptr, qr_ptr, do_ptr, lse_ptr, delta_ptr, starts_ptr,
-        qn_stride, qr_stride, H * DV, S, scale, DN, DR, DV, BM, False, DOCUMENTS)
+        dkn, dkr, dv, kn, kr, v, n, end, n0 + BN, full, qn_ptr, qr_ptr, do_ptr, lse_ptr, delta_ptr,
+        qn_stride, qr_stride, H * DV, S, scale, DN, DR, DV, BM, False)
     dkn, dkr, dv = _gather_for_keys(
-        dkn, dkr, dv, kn, kr, v, n, full_end, end, qn_ptr, qr_ptr, do_ptr, lse_ptr, delta_ptr, starts_ptr,
-        qn_stride, qr_stride, H * DV, S, scale, DN, DR, DV, BM, True, DOCUMENTS)
+        dkn, dkr, dv, kn, kr, v, n, end, full, last, qn_ptr, qr_ptr, do_ptr, lse_ptr, delta_ptr,
+        qn_stride, qr_stride, H * DV, S, scale, DN, DR, DV, BM, True)
     # fmt: on
     row = ((token + n) * H + head)[:, None]
     inside = (n < S)[:, None]
@@ -309,14 +307,14 @@ def backward(
     dqn, dqr, dkv = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (qn, qr, kv))
     dkr = torch.empty(b, s, h, dr, dtype=kr.dtype, device=kr.device)
     starts, ends = bounds or (lse, lse)
-    given = (qn, qr, kv, kr, grad, lse, delta, starts)
+    given = (qn, qr, kv, kr, grad, lse, delta)
     sizes = (s, h, scale * LOG2_E, *_strides(qn, qr, kv, kr), dn, dr, dv)
     _backward_keys[(triton.cdiv(s, KEYS.own), h, b)](
         *given, ends, dkv, dkr, *sizes, KEYS.met, KEYS.own, bounds is not None,
         num_warps=KEYS.warps, num_stages=KEYS.stages,
     )  # fmt: skip
     _backward_queries[(triton.cdiv(s, QUERIES.own), h, b)](
-        *given, dqn, dqr, *sizes, QUERIES.own, QUERIES.met, bounds is not None,
+        *given, starts, dqn, dqr, *sizes, QUERIES.own, QUERIES.met, bounds is not None,
         num_warps=QUERIES.warps, num_stages=QUERIES.stages,
     )  # fmt: skip
     # The shared key's gradient comes from all heads.
