@@ -12,7 +12,17 @@ from pathlib import Path
 import torch
 
 from ..numeric import relative_error
-from .cases import Case, attention_case, casts, dense, dense_wgrad, grouped, grouped_gradient
+from .cases import (
+    Case,
+    Contender,
+    attention_cases,
+    casts,
+    causal_core,
+    dense,
+    dense_wgrad,
+    grouped,
+    grouped_gradient,
+)
 from .timing import Timing, time_in_turns
 
 COLUMNS = ["case", "contender", "burst", "sustained", "unit", "burst_ratio", "sustained_ratio", "error"]
@@ -63,13 +73,12 @@ def _cases(quick: bool) -> list[Callable[[], Case | list[Case]]]:
     cases += [partial(grouped, 64, 98304, n, k) for n, k in expert_shapes]
     cases += [partial(grouped_gradient, 64, 98304, n, k) for n, k in expert_shapes]
     cases += [partial(casts, 16384, 2048 if quick else 7168)]
-    if not quick:
-        cases += [partial(attention_case, 4, 4096, 16)]
+    cases += [partial(causal_core, 4, 4096, 10), partial(attention_cases, 4, 4096, 10)]
     return cases
 
 
 def _measure(case: Case, seconds: float) -> list[dict[str, object]]:
-    errors = _check(case)
+    errors = [_error(case, contender) for contender in case.contenders]
     timings = time_in_turns([c.call for c in case.contenders], seconds)
     print(f"\n{case.name}")
     rows = []
@@ -85,19 +94,16 @@ def _measure(case: Case, seconds: float) -> list[dict[str, object]]:
     return rows
 
 
-def _check(case: Case) -> list[float | None]:
-    """Errors of the contenders that have a gate; raises if one misses it."""
-    errors: list[float | None] = []
-    expected = case.expected() if case.expected else None
-    for contender in case.contenders:
-        error = None
-        if contender.gate is not None and expected is not None:
-            result = contender.call()
-            error = relative_error(result, expected) if isinstance(result, torch.Tensor) else float("nan")
-            if not error <= contender.gate:
-                raise ArithmeticError(f"{case.name}, {contender.name}: error {error:.3g} > {contender.gate}")
-        errors.append(error)
-    return errors
+def _error(case: Case, contender: Contender) -> float | None:
+    """Of a contender that must give an answer; raises if it misses its gate."""
+    answer = contender.answer
+    if answer is None:
+        return None
+    given = (answer.given or contender.call)()
+    error = relative_error(given, answer.expected()) if isinstance(given, torch.Tensor) else float("nan")
+    if not error <= answer.gate:
+        raise ArithmeticError(f"{case.name}, {contender.name}: error {error:.3g} > {answer.gate}")
+    return error
 
 
 def _row(case: Case, name: str, timing: Timing, first: Timing, error: float | None) -> dict[str, object]:
