@@ -41,6 +41,7 @@ _TABLE: dict[str, tuple[tuple[str, Capability], ...]] = {
     "grouped_mm": (("torch", _HOPPER),),
     "norm": (("triton", _ANY),),
     "swiglu": (("triton", _ANY),),
+    "swiglu_quantize": (("triton", _ADA),),
     "permute": (("triton", _ANY),),
     "attention": (("torch", _ANY),),
     "latent_attention": (("triton", _AMPERE),),

@@ -50,6 +50,20 @@ class WeightQ:
 
 
 @dataclass(frozen=True)
+class SwiGLUGradients:
+    """What the backward pass of a feed-forward layer multiplies next."""
+
+    dh: RowQ
+    """[M, 2 * I]: for the gradient of the layer's input."""
+    dh_t: TokQ
+    """[2 * I, M]: the same bytes transposed, for the gradient of gate and up."""
+    s_t: TokQ
+    """[I, M]: the activation times its weight, transposed, for the gradient of the down projection."""
+    dp: Tensor
+    """float32 [M]: gradient of the weight of each row."""
+
+
+@dataclass(frozen=True)
 class Groups:
     """Where the rows of each expert stand: made on the device, read on the device, never by the host.
 

@@ -1,5 +1,5 @@
 """Rows to their experts and back."""
 
-from .op import combine, permute
+from .op import combine, permute, permute_rows
 
-__all__ = ["combine", "permute"]
+__all__ = ["combine", "permute", "permute_rows"]

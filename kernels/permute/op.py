@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .. import registry
 from ..arguments import check_float, check_same_device, check_shape, check_tensor
-from ..types import Groups
+from ..quantize.op import check_row_q
+from ..types import Groups, RowQ
 from . import reference
 
 
@@ -37,6 +38,29 @@ def permute(x: Tensor, groups: Groups) -> Tensor:
     check_same_device(x=x, groups=groups.offsets)
     out: Tensor = _Permute.apply(x, groups)  # type: ignore[no-untyped-call]
     return out
+
+
+def permute_rows(a: RowQ, groups: Groups) -> RowQ:
+    """Copy each token's quantised row, bytes and scales, to all experts it chose.
+
+    Parameters
+    ----------
+    a : RowQ [T, D]
+    groups : Groups
+
+    Returns
+    -------
+    RowQ [R_max, D], zeros in the filling rows.
+
+    Raises
+    ------
+    TypeError, ValueError
+        ``a`` is no RowQ of ``groups``' T rows on ``groups``' device.
+    """
+    check_row_q("a", a)
+    check_shape("a.data", a.data, (groups.token_pos.shape[0], a.data.shape[1]))
+    check_same_device(a=a.data, groups=groups.offsets)
+    return _implementation(a.scale).gather_quantized(a, groups)  # type: ignore[no-any-return]
 
 
 def combine(y: Tensor, p: Tensor, groups: Groups) -> Tensor:
@@ -66,6 +90,11 @@ def combine(y: Tensor, p: Tensor, groups: Groups) -> Tensor:
     check_same_device(y=y, p=p, groups=groups.offsets)
     out: Tensor = _Combine.apply(y, p, groups)  # type: ignore[no-untyped-call]
     return out
+
+
+def gather_sum(y: Tensor, weight: Tensor | None, groups: Groups) -> Tensor:
+    """[R_max, D] -> [T, D]: ``combine`` for functions that have a backward pass of their own."""
+    return _implementation(y).gather_sum(y, weight, groups)  # type: ignore[no-any-return]
 
 
 def _implementation(like: Tensor) -> ModuleType:

@@ -10,9 +10,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..types import Groups
+from ..types import BLOCK, Groups, RowQ
+from .reference import row_weights
 
 BLOCK_COLUMNS = 1024
+BYTE_TILE = (16, 4 * BLOCK)
+"""Rows and columns a program of ``gather_quantized`` moves."""
+SMALLEST_SCALE = tl.constexpr(2.0**-126)
 
 
 @triton.jit
@@ -59,9 +63,40 @@ def _row_dots(grad_ptr, y_ptr, token_pos_ptr, out_ptr, D, BLOCK: tl.constexpr):
     tl.store(out_ptr + token * tl.num_programs(1) + choice, tl.sum(total, 0))
 
 
+@triton.jit
+def _gather_quantized(
+    q_ptr, s_ptr, row_token_ptr, out_ptr, out_s_ptr, D, R, s_stride, out_s_stride,
+    BM: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """Bytes and scales of ``row_token[r]``; zeros at the smallest scale where there is no token."""
+    r = tl.program_id(0) * BM + tl.arange(0, BM)
+    token = tl.load(row_token_ptr + r, mask=r < R, other=-1).to(tl.int64)
+    d = tl.program_id(1) * BD + tl.arange(0, BD)
+    inside = (r < R)[:, None] & (d < D)[None, :]
+    q = tl.load(q_ptr + token[:, None] * D + d[None, :], mask=inside & (token >= 0)[:, None], other=0.0)
+    tl.store(out_ptr + r.to(tl.int64)[:, None] * D + d[None, :], q, mask=inside)
+    block = tl.program_id(1) * (BD // 128) + tl.arange(0, BD // 128)
+    kept = (r < out_s_stride)[:, None] & (block < tl.cdiv(D, 128))[None, :]
+    at = block[None, :] * s_stride + token[:, None]
+    scale = tl.load(s_ptr + at, mask=kept & (token >= 0)[:, None], other=SMALLEST_SCALE)
+    tl.store(out_s_ptr + block[None, :].to(tl.int64) * out_s_stride + r[:, None], scale, mask=kept)
+
+
 def gather_rows(x: Tensor, groups: Groups) -> Tensor:
     """See ``reference.gather_rows``."""
     return _gather_rows(x, None, groups)
+
+
+def gather_quantized(a: RowQ, groups: Groups) -> RowQ:
+    """See ``reference.gather_quantized``."""
+    rows, columns = groups.n_rows, a.data.shape[1]
+    data = a.data.new_empty(rows, columns)
+    scale = a.scale.new_empty(a.scale.shape[0], -(-rows // 4) * 4)
+    if data.numel():
+        grid = (triton.cdiv(scale.shape[1], BYTE_TILE[0]), triton.cdiv(columns, BYTE_TILE[1]))
+        arguments = (a.data, a.scale, groups.row_token, data, scale, columns, rows)
+        _gather_quantized[grid](*arguments, a.scale.stride(0), scale.stride(0), *BYTE_TILE, num_warps=4)
+    return RowQ(data, scale)
 
 
 def gather_sum(y: Tensor, weight: Tensor | None, groups: Groups) -> Tensor:
@@ -79,11 +114,7 @@ def gather_sum(y: Tensor, weight: Tensor | None, groups: Groups) -> Tensor:
 
 def spread_rows(grad: Tensor, weight: Tensor, groups: Groups) -> Tensor:
     """See ``reference.spread_rows``."""
-    row_weight = torch.zeros(groups.n_rows + 1, dtype=torch.float32, device=grad.device)
-    position = groups.token_pos.view(-1).long()
-    # Tokens that are not routed write to the spare last element; scatter takes no negative index.
-    row_weight.scatter_(0, position.where(position >= 0, groups.n_rows), weight.reshape(-1).float())
-    return _gather_rows(grad, row_weight, groups)
+    return _gather_rows(grad, row_weights(weight, groups), groups)
 
 
 def row_dots(grad: Tensor, y: Tensor, groups: Groups) -> Tensor:

@@ -4,14 +4,36 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from ..types import Groups
+from ..quantize.reference import SMALLEST_SCALE
+from ..types import Groups, RowQ
 
 
 def gather_rows(x: Tensor, groups: Groups) -> Tensor:
     """[T, D] -> [R_max, D]: each row its token's, filling rows zero."""
     token = groups.row_token.long()
     return torch.where(token[:, None] >= 0, x[token.clamp_min(0)], 0)
+
+
+def gather_quantized(a: RowQ, groups: Groups) -> RowQ:
+    """[T, D] -> [R_max, D]: bytes and scales of each row's token, filling rows zero at the smallest scale."""
+    token = groups.row_token.long()
+    real, token = token >= 0, token.clamp_min(0)
+    data = torch.where(real[:, None], a.data.view(torch.uint8)[token], 0).view(a.data.dtype)
+    scale = torch.where(real, a.scale[:, token], SMALLEST_SCALE)
+    return RowQ(data, F.pad(scale, (0, -scale.shape[1] % 4), value=SMALLEST_SCALE))
+
+
+def row_weights(weight: Tensor, groups: Groups) -> Tensor:
+    """[T, k] -> float32 or wider [R_max]: the weight of the choice that each row serves, zero elsewhere."""
+    position = groups.token_pos.long().reshape(-1)
+    out = torch.zeros(
+        groups.n_rows + 1, dtype=torch.promote_types(weight.dtype, torch.float32), device=weight.device
+    )
+    # Tokens that are not routed write to the spare last element; scatter takes no negative index.
+    out.scatter_(0, position.where(position >= 0, groups.n_rows), weight.reshape(-1).to(out.dtype))
+    return out[:-1]
 
 
 def gather_sum(y: Tensor, weight: Tensor | None, groups: Groups) -> Tensor:
@@ -26,11 +48,9 @@ def gather_sum(y: Tensor, weight: Tensor | None, groups: Groups) -> Tensor:
 
 def spread_rows(grad: Tensor, weight: Tensor, groups: Groups) -> Tensor:
     """[T, D] -> [R_max, D]: each row its token's gradient times the weight of that choice."""
-    position = groups.token_pos.long().reshape(-1)
-    wide = torch.promote_types(grad.dtype, torch.float32)
-    row_weight = torch.zeros(groups.n_rows + 1, dtype=wide, device=grad.device)
-    row_weight[position] = weight.reshape(-1).to(wide)  # position -1 is the spare last element
-    return (gather_rows(grad, groups).to(wide) * row_weight[:-1, None]).to(grad.dtype)
+    row_weight = row_weights(weight, groups)
+    wide = torch.promote_types(grad.dtype, row_weight.dtype)
+    return (gather_rows(grad, groups).to(wide) * row_weight[:, None]).to(grad.dtype)
 
 
 def row_dots(grad: Tensor, y: Tensor, groups: Groups) -> Tensor:

@@ -23,23 +23,31 @@ TOKEN_TILE_COLUMNS = 64
 
 
 @triton.jit
-def _magnitude(x):
+def magnitude(x):
     """|x|, zero where x is not finite."""
     return tl.where(tl.abs(x) <= LARGEST, tl.abs(x), 0.0)
 
 
 @triton.jit
-def _scale(amax):
+def power_of_two_scale(amax):
     """The smallest power of two that brings amax to at most 448 = 1.75 * 2**8, never below 2**-126."""
     exponent = ((amax.to(tl.int32, bitcast=True) + 0x1FFFFF) >> 23) - 8
     return (tl.maximum(exponent, 1) << 23).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def _cast(x, scale):
+def cast(x, scale):
     """x / scale in E4M3, NaN where x is not finite; ``scale`` is broadcast."""
     inverse = ((254 << 23) - scale.to(tl.int32, bitcast=True)).to(tl.float32, bitcast=True)
     return tl.where(tl.abs(x) <= LARGEST, x * inverse, float("nan")).to(tl.float8e4nv)
+
+
+@triton.jit
+def shift_to(largest, scale):
+    """scale / largest, powers of two: what brings bytes at ``scale`` to ``largest``."""
+    # Bit patterns of powers of two subtract like exponents; beyond 126 every byte is zero anyway.
+    drop = (largest.to(tl.int32, bitcast=True) - scale.to(tl.int32, bitcast=True)) >> 23
+    return ((127 - tl.minimum(drop, 126)) << 23).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -51,8 +59,8 @@ def _quantize_rows(x_ptr, q_ptr, s_ptr, M, K, s_stride, BM: tl.constexpr, BK: tl
     at = m[:, None] * K + k[None, :]
     x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
     tiles = tl.reshape(x, (BM, BK // 128, 128))
-    scale = _scale(tl.max(_magnitude(tiles), 2))
-    tl.store(q_ptr + at, tl.reshape(_cast(tiles, scale[:, :, None]), (BM, BK)), mask=inside)
+    scale = power_of_two_scale(tl.max(magnitude(tiles), 2))
+    tl.store(q_ptr + at, tl.reshape(cast(tiles, scale[:, :, None]), (BM, BK)), mask=inside)
     block = (tl.program_id(0) % columns) * (BK // 128) + tl.arange(0, BK // 128)
     kept = (m < s_stride)[:, None] & (block < tl.cdiv(K, 128))[None, :]
     tl.store(s_ptr + block[None, :] * s_stride + m[:, None], scale, mask=kept)
@@ -66,8 +74,8 @@ def _quantize_tokens(x_ptr, q_ptr, s_ptr, M, K, q_stride, s_stride, BK: tl.const
     k = (tl.program_id(0) % columns) * BK + tl.arange(0, BK)
     inside = (m < M)[:, None] & (k < K)[None, :]
     x = tl.load(x_ptr + m[:, None] * K + k[None, :], mask=inside, other=0.0).to(tl.float32)
-    scale = _scale(tl.max(_magnitude(x), 0))
-    transposed = tl.trans(_cast(x, scale[None, :]))
+    scale = power_of_two_scale(tl.max(magnitude(x), 0))
+    transposed = tl.trans(cast(x, scale[None, :]))
     tl.store(q_ptr + k.to(tl.int64)[:, None] * q_stride + m[None, :], transposed, mask=(k < K)[:, None])
     tl.store(s_ptr + block * s_stride + k, scale, mask=k < s_stride)
 
@@ -83,8 +91,8 @@ def _quantize_weight(w_ptr, q_ptr, s_ptr, N, K):
     inside = (n < N)[:, None] & (k < K)[None, :]
     at = expert * N * K + n.to(tl.int64)[:, None] * K + k[None, :]
     w = tl.load(w_ptr + at, mask=inside, other=0.0).to(tl.float32)
-    scale = _scale(tl.max(tl.max(_magnitude(w), 1), 0))
-    tl.store(q_ptr + at, _cast(w, scale), mask=inside)
+    scale = power_of_two_scale(tl.max(tl.max(magnitude(w), 1), 0))
+    tl.store(q_ptr + at, cast(w, scale), mask=inside)
     tl.store(s_ptr + tl.program_id(0), scale)
 
 
@@ -127,10 +135,7 @@ def _transpose_shift(
     x = tl.load(q_ptr + m[:, None] * K + k[None, :], mask=inside, other=0.0).to(tl.float32)
     scale = tl.load(s_ptr + column_block * s_stride + m, mask=real, other=SMALLEST_SCALE)
     largest = tl.max(scale, 0)
-    # Bit patterns of powers of two subtract like exponents; beyond 126 every byte is zero anyway.
-    drop = (largest.to(tl.int32, bitcast=True) - scale.to(tl.int32, bitcast=True)) >> 23
-    shift = ((127 - tl.minimum(drop, 126)) << 23).to(tl.float32, bitcast=True)
-    shifted = tl.trans((x * shift[:, None]).to(tl.float8e4nv))
+    shifted = tl.trans((x * shift_to(largest, scale)[:, None]).to(tl.float8e4nv))
     tl.store(t_ptr + k.to(tl.int64)[:, None] * t_stride + place[None, :], shifted, mask=(k < K)[:, None])
     tl.store(ts_ptr + column_block * (t_stride // 128) + row_block, largest)
 

@@ -20,7 +20,7 @@ from penstock.kernels.gemm import gemm, wgrad
 from penstock.kernels.grouped_gemm import grouped_gemm, grouped_wgrad
 from penstock.kernels.norm import rms_norm
 from penstock.kernels.numeric import relative_error, same_bits
-from penstock.kernels.permute import combine, permute
+from penstock.kernels.permute import combine, permute, permute_rows
 from penstock.kernels.quantize import dequantize, quantize_triton, quantize_weight
 from penstock.kernels.quantize.reference import (
     quantize_rows,
@@ -28,9 +28,10 @@ from penstock.kernels.quantize.reference import (
     transpose_shift,
 )
 from penstock.kernels.route import route_tables
-from penstock.kernels.swiglu import swiglu
+from penstock.kernels.swiglu import swiglu, swiglu_backward_quantize, swiglu_quantize
 
 FLOAT32 = 1e-6
+ROW_WEIGHT = torch.linspace(0, 2, 200)
 LOST_CARRIES = 0.1
 """The interpreter halves what rounds up to a power of two, one element in fifty; a wrong scale costs more."""
 
@@ -81,6 +82,36 @@ def casts() -> None:
     assert same_bits(found.data, expected.data)
     assert same_bits(found.scale, expected.scale)
     print("transpose_shift agrees")
+
+
+def producers() -> None:
+    """What is quantised where it is computed, and quantised rows on their way to experts."""
+    h, ds = torch.randn(200, 512), torch.randn(200, 256)
+    with registry.override("swiglu_quantize", "triton"):
+        found = (
+            swiglu_quantize(h),
+            swiglu_backward_quantize(ds, h),
+            swiglu_backward_quantize(ds, h, ROW_WEIGHT),
+        )
+    wanted = (
+        swiglu_quantize(h),
+        swiglu_backward_quantize(ds, h),
+        swiglu_backward_quantize(ds, h, ROW_WEIGHT),
+    )
+    expect("swiglu_quantize", relative_error(dequantize(found[0]), dequantize(wanted[0])), LOST_CARRIES)
+    for a, b in zip(found[1:], wanted[1:], strict=True):
+        for part in ("dh", "dh_t", "s_t"):
+            error = relative_error(dequantize(getattr(a, part)), dequantize(getattr(b, part)))
+            expect(f"swiglu_backward_quantize {part}", error, LOST_CARRIES)
+        expect("swiglu_backward_quantize dp", relative_error(a.dp, b.dp), FLOAT32)
+    groups = route_tables(torch.randint(0, 8, (50, 3)).int(), 8, torch.rand(50) > 0.3)
+    a = quantize_rows(torch.randn(50, 700))
+    expected = permute_rows(a, groups)
+    with registry.override("permute", "triton"):
+        moved = permute_rows(a, groups)
+    assert same_bits(moved.data, expected.data)
+    assert same_bits(moved.scale, expected.scale)
+    print("permute_rows agrees")
 
 
 def products() -> None:
@@ -162,6 +193,7 @@ def rest() -> None:
 if __name__ == "__main__":
     torch.manual_seed(0)
     casts()
+    producers()
     products()
     attentions()
     rest()

@@ -23,7 +23,7 @@ from penstock.kernels.gemm import gemm_gluon, gemm_triton, launch_gluon, tiles  
 from penstock.kernels.norm import norm_triton  # noqa: E402
 from penstock.kernels.permute import permute_triton  # noqa: E402
 from penstock.kernels.quantize import quantize_triton  # noqa: E402
-from penstock.kernels.swiglu import swiglu_triton  # noqa: E402
+from penstock.kernels.swiglu import quantized_triton, swiglu_triton  # noqa: E402
 
 HOPPER = GPUTarget("cuda", 90, 32)
 PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
@@ -43,7 +43,7 @@ def plain_source(kernel: object, signature: dict[str, str], constants: dict[str,
 
 PRODUCTS = list(product(("dense", "rows"), ("row_block",), (False,), ("bf16", "fp32")))
 PRODUCTS += product(("dense", "tokens"), ("row_row", "block_block"), (False, True), ("fp32",))
-INTS = ("M", "N", "K", "E", "D", "V", "S", "H", "M_OUT", "count", "columns")
+INTS = ("M", "N", "K", "E", "D", "V", "S", "H", "R", "M_OUT", "count", "columns")
 
 
 def spilled_bytes(ptx: str, folder: Path) -> int:
@@ -112,6 +112,21 @@ KERNELS = [
     (norm_triton, "_backward", {"BD": 2048}, {"x": BF16, "dy": BF16, "dx": BF16}, 4),
     (swiglu_triton, "_forward", {"BLOCK": 1024}, {"h": BF16, "y": BF16}, 4),
     (swiglu_triton, "_backward", {"BLOCK": 1024}, {"dy": BF16, "h": BF16, "dh": BF16}, 4),
+    (quantized_triton, "_forward", {"BM": 8, "BK": 256}, {"h": BF16, "q": FP8}, 4),
+    (
+        quantized_triton,
+        "_backward",
+        {"WEIGHTED": True},
+        {"ds": BF16, "h": BF16, "q": FP8, "t": FP8, "a": FP8},
+        quantized_triton.BACKWARD_WARPS,
+    ),
+    (
+        permute_triton,
+        "_gather_quantized",
+        {"BM": 16, "BD": 512},
+        {"q": FP8, "out": FP8, "row_token": "i32"},
+        4,
+    ),
     (
         permute_triton,
         "_gather",

@@ -9,7 +9,7 @@ from penstock.kernels import quantize, registry
 from penstock.kernels.gemm import gemm, wgrad
 from penstock.kernels.grouped_gemm import grouped_gemm, grouped_wgrad
 from penstock.kernels.numeric import relative_error, same_bits
-from penstock.kernels.permute import permute
+from penstock.kernels.permute import permute, permute_rows
 from penstock.kernels.quantize import (
     dequantize,
     quantize_rows,
@@ -19,6 +19,7 @@ from penstock.kernels.quantize import (
     transpose_shift,
 )
 from penstock.kernels.route import route_tables
+from penstock.kernels.swiglu import swiglu_backward_quantize, swiglu_quantize
 from penstock.kernels.types import RowQ
 
 pytestmark = pytest.mark.gpu
@@ -84,6 +85,33 @@ def test_the_gpu_cast_rounds_to_nearest() -> None:
     x = torch.randn(512, 1024, device="cuda")
     error = relative_error(dequantize(quantize_rows(x)), x)
     assert 0.024 < error < 0.028, error  # truncation would give 0.052
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 128), (300, 640), (1024, 1408)])
+def test_swiglu_quantises_like_its_reference(rows: int, columns: int, weighted: bool) -> None:
+    """Sigmoids differ in their last bit, so now and then a byte does; a wrong place would differ widely."""
+    h, ds = (torch.randn(rows, n, device="cuda").bfloat16() for n in (2 * columns, columns))
+    p = torch.rand(rows, device="cuda") if weighted else None
+    results = []
+    for backend in ("reference", "triton"):
+        with registry.override("swiglu_quantize", backend):
+            back = swiglu_backward_quantize(ds, h, p)
+            results.append((swiglu_quantize(h), back.dh, back.dh_t, back.s_t, back.dp))
+    for a, b in zip(*results, strict=True):
+        exact, found = (t if isinstance(t, torch.Tensor) else dequantize(t) for t in (a, b))
+        assert relative_error(found, exact) < 2e-3
+
+
+@pytest.mark.parametrize("columns", [128, 576, 1280])
+def test_quantised_rows_reach_their_experts_bit_for_bit(columns: int) -> None:
+    groups = route_tables(torch.randint(0, 9, (300, 3), device="cuda").int(), 11)
+    a = quantize_rows(torch.randn(300, columns, device="cuda"))
+    with registry.override("permute", "reference"):
+        expected = permute_rows(a, groups)
+    moved = permute_rows(a, groups)
+    assert same_bits(moved.data, expected.data)
+    assert same_bits(moved.scale, expected.scale)
 
 
 PRODUCTS = [

@@ -13,6 +13,7 @@ from penstock.kernels import registry
 from penstock.kernels.adamw import adamw_step
 from penstock.kernels.attention import attention, find_documents, latent_attention
 from penstock.kernels.cross_entropy import linear_cross_entropy
+from penstock.kernels.feed_forward import expert_feed_forward, feed_forward
 from penstock.kernels.gemm import accumulate_in_place, linear
 from penstock.kernels.grouped_gemm import grouped_linear
 from penstock.kernels.norm import rms_norm
@@ -159,6 +160,34 @@ def test_fp8_linear_agrees_with_its_reference(recipe: str, monkeypatch: pytest.M
         results.append((y, given.grad, weight.grad))
     for a, b in zip(*results, strict=True):
         assert relative_error(b, a) < 4e-3
+
+
+@pytest.mark.parametrize("experts", [False, True])
+def test_fp8_feed_forward_agrees_with_its_reference(experts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_FP8_RECIPE", "shift")
+    groups = route_tables(torch.randint(1, 7, (300, 2), device="cuda").int(), 8)  # experts 0 and 7 are empty
+    stack = (8,) if experts else ()
+    given = (
+        randn(300, 256),
+        randn(300, 2, dtype=torch.float32).abs(),
+        randn(*stack, 512, 256, dtype=torch.float32) / 16,
+        randn(*stack, 256, 256, dtype=torch.float32) / 16,
+    )
+    up, results = randn(300, 256), []
+    ops = ("gemm", "wgrad", "grouped_gemm", "grouped_wgrad", "swiglu_quantize", "permute")
+    for backend in ("reference", None):
+        x, p, gate_up, down = (t.clone().requires_grad_() for t in given)
+        with ExitStack() as overrides:
+            for op in ops if backend else ():
+                overrides.enter_context(registry.override(op, backend))
+            if experts:
+                y = expert_feed_forward(x, p, gate_up, down, groups, "fp8")
+            else:
+                y = feed_forward(x, gate_up, down, "fp8") * p.sum(1, keepdim=True).to(x.dtype)
+            y.backward(up)
+        results.append((y, x.grad, p.grad, gate_up.grad, down.grad))
+    for a, b in zip(*results, strict=True):
+        assert relative_error(b, a) < 8e-3
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp8"])

@@ -13,6 +13,7 @@ from penstock.kernels import registry
 from penstock.kernels.adamw import adamw_step
 from penstock.kernels.attention import attention
 from penstock.kernels.cross_entropy import linear_cross_entropy
+from penstock.kernels.feed_forward import expert_feed_forward, feed_forward
 from penstock.kernels.gemm import accumulate_in_place, gemm, linear, quantized_weight, refresh_copies, wgrad
 from penstock.kernels.gemm.weights import cast_weight
 from penstock.kernels.grouped_gemm import grouped_linear
@@ -166,6 +167,39 @@ def test_fp8_layers_are_close_to_exact_ones(
         results.append((y, x.grad, w.grad))
     for exact, found in zip(*results, strict=True):
         assert 0.03 < relative_error(found, exact) < 0.045  # two roundings to E4M3, each 0.0266
+
+
+@pytest.mark.parametrize("experts", [False, True])
+def test_fp8_feed_forward_errs_as_its_roundings_do(experts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recipe shift runs from one end to the other in FP8, and errs no more than casting anew every time."""
+    idx = torch.stack([torch.randperm(6)[:2] for _ in range(300)]).int()
+    groups = route_tables(idx, 6, torch.rand(300) > 0.1)
+    stack = (6,) if experts else ()
+    given = (
+        torch.randn(300, 256),
+        torch.rand(300, 2),
+        torch.randn(*stack, 256, 256) / 16,
+        torch.randn(*stack, 256, 128) / 11,
+    )
+    up = torch.randn(300, 256)
+
+    def run(precision: str) -> list[Tensor]:
+        x, p, gate_up, down = (t.clone().requires_grad_() for t in given)
+        if experts:
+            y = expert_feed_forward(x, p, gate_up, down, groups, precision)
+        else:
+            y = feed_forward(x, gate_up, down, precision) * p.sum(1, keepdim=True)
+        y.backward(up)
+        return [y, x.grad, p.grad, gate_up.grad, down.grad]
+
+    exact = run("fp32")
+    errors = {}
+    for recipe in ("v3", "shift"):
+        monkeypatch.setenv("PENSTOCK_FP8_RECIPE", recipe)
+        errors[recipe] = [relative_error(a, b) for a, b in zip(run("fp8"), exact, strict=True)]
+    for v3, shift in zip(errors["v3"], errors["shift"], strict=True):
+        assert 0.06 < shift < 0.075
+        assert shift == pytest.approx(v3, rel=0.03)
 
 
 def test_a_weight_is_quantised_once_for_each_of_its_versions() -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from penstock.kernels import gemm, norm, swiglu
+from penstock.kernels import feed_forward, gemm, norm
 
 __all__ = ["Linear", "Precision", "RMSNorm", "SwiGLU", "activation_dtype"]
 
@@ -66,5 +66,5 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., hidden]`` to the same shape and dtype."""
-        y: Tensor = self.down_proj(swiglu.swiglu(self.gate_up_proj(x)))
-        return y
+        gate_up, down = self.gate_up_proj, self.down_proj
+        return feed_forward.feed_forward(x, gate_up.weight, down.weight, gate_up.precision)

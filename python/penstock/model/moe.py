@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from penstock.config import ModelConfig
-from penstock.kernels import grouped_gemm, permute, route, swiglu
+from penstock.kernels import feed_forward, route
 from penstock.kernels.types import BLOCK, Groups
 from penstock.model.linear import Precision, SwiGLU
 
@@ -74,10 +74,9 @@ class Experts(nn.Module):
         self.gate_up = nn.Parameter(torch.empty(count, 2 * width, hidden))
         self.down = nn.Parameter(torch.empty(count, hidden, width))
 
-    def forward(self, x: Tensor, groups: Groups) -> Tensor:
-        """Rows ``[R, H]``, sorted by expert as ``groups`` says, each through its expert."""
-        h = grouped_gemm.grouped_linear(x, self.gate_up, groups, self.precision)
-        return grouped_gemm.grouped_linear(swiglu.swiglu(h), self.down, groups, self.precision)
+    def forward(self, x: Tensor, weights: Tensor, groups: Groups) -> Tensor:
+        """Tokens ``[T, H]`` through the experts they chose, summed with the choices' weights ``[T, k]``."""
+        return feed_forward.expert_feed_forward(x, weights, self.gate_up, self.down, groups, self.precision)
 
 
 class MoE(nn.Module):
@@ -115,7 +114,7 @@ class MoE(nn.Module):
         groups = route.route_tables(
             experts, c.n_routed_experts, None if valid is None else valid.flatten(), block=self._block_rows(x)
         )
-        y = permute.combine(self.experts(permute.permute(flat, groups), groups), weights, groups).view_as(x)
+        y = self.experts(flat, weights, groups).view_as(x)
         if self.shared_experts is not None:
             y = y + self.shared_experts(x)
         balance = sequence_balance_loss(scores.view(*x.shape[:2], -1), c.num_experts_per_tok, valid)

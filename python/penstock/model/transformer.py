@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import torch
@@ -87,12 +88,20 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def _initialize(self) -> None:
-        """Matrices from a normal of deviation ``initializer_range`` (torch's generator), norms one."""
-        for weight in self.parameters():
+        """Matrices from a normal of deviation ``initializer_range`` (torch's generator), norms one.
+
+        What writes to the residual stream is divided by the root of the number of writers (GPT-2, section
+        2.3): else the first layers drown the embedding, and tokens that look alike choose the same experts.
+        """
+        deviation = self.config.initializer_range
+        writers = 2 * (len(self.layers) + len(self.mtp))
+        for name, weight in self.named_parameters():
             if weight.ndim == 1:
                 weight.fill_(1.0)
+            elif name.endswith(("o_proj.weight", "down_proj.weight", "experts.down")):
+                weight.normal_(0.0, deviation / math.sqrt(writers))
             else:
-                weight.normal_(0.0, self.config.initializer_range)
+                weight.normal_(0.0, deviation)
 
     def forward(
         self,

@@ -1,0 +1,74 @@
+"""A gated feed-forward layer that every token goes through."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import registry
+from ..gemm.linear import linear, product_dtype
+from ..gemm.op import gemm, wgrad
+from ..gemm.weights import deliver_gradient, quantized_weight
+from ..quantize import quantize_rows, transpose_shift
+from ..swiglu import swiglu, swiglu_backward_quantize, swiglu_quantize
+from ..types import RowQ, TokQ
+
+
+def feed_forward(x: Tensor, gate_up: Tensor, down: Tensor, precision: str = "bf16") -> Tensor:
+    """``(silu(x @ gate.T) * (x @ up.T)) @ down.T``.
+
+    Parameters
+    ----------
+    x : Tensor [..., D]
+    gate_up : Tensor [2 * I, D]
+        Master weights, float32, gate first.
+    down : Tensor [D, I]
+    precision : {"fp32", "bf16", "fp8"}
+        As for ``gemm.linear``. In FP8 with recipe ``shift`` nothing is cast that a product wrote: SwiGLU
+        quantises what it computes, in every layout that is needed later.
+
+    Returns
+    -------
+    Tensor [..., D] in the dtype of ``x``; differentiable in all three, once.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument has the wrong type or shape.
+    """
+    if precision == "fp8" and registry.wgrad_recipe() == "shift":
+        rows = x.reshape(-1, x.shape[-1])
+        out: Tensor = _Fp8FeedForward.apply(rows, gate_up, down)  # type: ignore[no-untyped-call]
+        return out.view(*x.shape[:-1], down.shape[0])
+    return linear(swiglu(linear(x, gate_up, precision)), down, precision)
+
+
+class _Fp8FeedForward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+        rows, dtype = quantize_rows(x), product_dtype(x)
+        h = gemm(rows, quantized_weight(gate_up), out_dtype=dtype)
+        out = gemm(swiglu_quantize(h), quantized_weight(down), out_dtype=dtype)
+        ctx.save_for_backward(rows.data, rows.scale, h, gate_up, down)
+        ctx.x_dtype = x.dtype
+        return out.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        data, scale, h, gate_up, down = ctx.saved_tensors
+        grad = quantize_rows(grads[0].contiguous())
+        ds = gemm(grad, quantized_weight(down), transposed=True, out_dtype=h.dtype)
+        back = swiglu_backward_quantize(ds, h)
+        dx = gemm(back.dh, quantized_weight(gate_up), transposed=True, out_dtype=h.dtype)
+        d_down = _gradient(down, transpose_shift(grad), back.s_t)
+        d_gate_up = _gradient(gate_up, back.dh_t, transpose_shift(RowQ(data, scale)))
+        return dx.to(ctx.x_dtype), d_gate_up, d_down
+
+
+def _gradient(w: Tensor, g: TokQ, x: TokQ) -> Tensor | None:
+    def write(out: Tensor, accumulate: bool) -> None:
+        wgrad(g, x, out, accumulate)
+
+    return deliver_gradient(w, write)

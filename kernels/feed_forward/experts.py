@@ -1,0 +1,96 @@
+"""The experts' gated feed-forward layers: rows out to them, through them, and back in a weighted sum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import registry
+from ..gemm.linear import product_dtype
+from ..gemm.weights import deliver_gradient, quantized_weight
+from ..grouped_gemm.linear import grouped_linear
+from ..grouped_gemm.op import grouped_gemm, grouped_wgrad
+from ..permute import combine, permute, permute_rows
+from ..permute.op import gather_sum
+from ..permute.reference import row_weights
+from ..quantize import quantize_rows, transpose_shift
+from ..swiglu import swiglu, swiglu_backward_quantize, swiglu_quantize
+from ..types import Groups, RowQ, TokQ
+
+
+def expert_feed_forward(
+    x: Tensor, p: Tensor, gate_up: Tensor, down: Tensor, groups: Groups, precision: str = "bf16"
+) -> Tensor:
+    """Each token through the experts it chose, their outputs summed with the weights ``p``.
+
+    Parameters
+    ----------
+    x : Tensor [T, D]
+    p : float32 Tensor [T, k]
+        Weights of the choices.
+    gate_up : Tensor [E, 2 * I, D]
+        Master weights, float32, gate first.
+    down : Tensor [E, D, I]
+    groups : Groups
+        Of block 128 for "fp8".
+    precision : {"fp32", "bf16", "fp8"}
+        As for ``grouped_gemm.grouped_linear``. In FP8 with recipe ``shift`` a token is quantised once, its
+        bytes are copied to its experts, and a weight of a choice enters backward inside SwiGLU.
+
+    Returns
+    -------
+    Tensor [T, D] in the dtype of ``x``; zero for tokens that are not routed; differentiable in all but
+    ``groups``, once.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument has the wrong type or shape, or the groups do not suit the precision.
+    """
+    if precision == "fp8" and registry.wgrad_recipe() == "shift":
+        out: Tensor = _Fp8Experts.apply(x, p, gate_up, down, groups)  # type: ignore[no-untyped-call]
+        return out
+    h = grouped_linear(permute(x, groups), gate_up, groups, precision)
+    return combine(grouped_linear(swiglu(h), down, groups, precision), p, groups)
+
+
+class _Fp8Experts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: Tensor, gate_up: Tensor, down: Tensor, groups: Groups) -> Tensor:
+        rows, dtype = quantize_rows(x), product_dtype(x)
+        h = grouped_gemm(permute_rows(rows, groups), quantized_weight(gate_up), groups, out_dtype=dtype)
+        y = grouped_gemm(swiglu_quantize(h), quantized_weight(down), groups, out_dtype=dtype)
+        ctx.save_for_backward(rows.data, rows.scale, h, p, gate_up, down)
+        ctx.groups, ctx.x_dtype = groups, x.dtype
+        return gather_sum(y, p, groups).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        data, scale, h, p, gate_up, down = ctx.saved_tensors
+        groups: Groups = ctx.groups
+        grad = quantize_rows(grads[0].contiguous())
+        ds = grouped_gemm(
+            permute_rows(grad, groups), quantized_weight(down), groups, transposed=True, out_dtype=h.dtype
+        )
+        back = swiglu_backward_quantize(ds, h, row_weights(p, groups))
+        dx = grouped_gemm(back.dh, quantized_weight(gate_up), groups, transposed=True, out_dtype=h.dtype)
+        x_t = transpose_shift(RowQ(data, scale), groups.row_token)
+        d_down = _gradient(down, transpose_shift(grad, groups.row_token), back.s_t, groups)
+        d_gate_up = _gradient(gate_up, back.dh_t, x_t, groups)
+        dx = gather_sum(dx, None, groups).to(ctx.x_dtype)
+        return dx, _of_choices(back.dp, groups).to(p.dtype), d_gate_up, d_down, None
+
+
+def _of_choices(rows: Tensor, groups: Groups) -> Tensor:
+    """[R_max] -> [T, k]: of each choice's row, zero where it has none."""
+    position = groups.token_pos.long()
+    return torch.where(position >= 0, rows[position.clamp_min(0)], 0.0)
+
+
+def _gradient(w: Tensor, g: TokQ, x: TokQ, groups: Groups) -> Tensor | None:
+    def write(out: Tensor, accumulate: bool) -> None:
+        grouped_wgrad(g, x, groups, out, accumulate)
+
+    return deliver_gradient(w, write)
