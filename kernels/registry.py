@@ -42,6 +42,7 @@ _TABLE: dict[str, tuple[tuple[str, Capability], ...]] = {
     "norm": (("triton", _ANY),),
     "swiglu": (("triton", _ANY),),
     "swiglu_quantize": (("triton", _ADA),),
+    "route": (("triton", _ANY),),
     "permute": (("triton", _ANY),),
     "attention": (("torch", _ANY),),
     "latent_attention": (("triton", _AMPERE),),

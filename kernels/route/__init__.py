@@ -1,5 +1,5 @@
 """Choice of experts and the tables it leads to."""
 
-from .op import route, route_tables
+from .op import Choice, route, route_tables
 
-__all__ = ["route", "route_tables"]
+__all__ = ["Choice", "route", "route_tables"]

@@ -5,11 +5,28 @@ Everything stays on the device: no size depends on what was chosen, so the host 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from .. import registry
 from ..arguments import check_shape, check_tensor
 from ..types import BLOCK, Groups
+from . import reference
+
+
+class Choice(NamedTuple):
+    """Whom each token goes to. Of equal scores the lower number goes first."""
+
+    idx: Tensor
+    """int32 [T, k]: expert numbers, best first."""
+    p: Tensor
+    """float32 [T, k]: their weights; differentiable in the logits."""
+    scores: Tensor
+    """float32 [T, E]: the sigmoids of the logits; differentiable."""
+    highest: Tensor
+    """int32 [T, k]: the experts of the highest scores, whatever bias and groups say."""
 
 
 def route(
@@ -20,7 +37,7 @@ def route(
     k: int,
     scale: float,
     norm_topk_prob: bool = True,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Choice:
     """Choose ``k`` experts a token: sigmoid scores, groups limited, bias used for the choice alone.
 
     A group's worth is the sum of its two best biased scores; the best ``topk_group`` groups stay. The weights
@@ -39,12 +56,7 @@ def route(
 
     Returns
     -------
-    idx : int32 Tensor [T, k]
-        Expert numbers, best first.
-    p : float32 Tensor [T, k]
-        Weights; differentiable in ``logits``.
-    scores : float32 Tensor [T, E]
-        The sigmoid of ``logits``; differentiable.
+    Choice
 
     Raises
     ------
@@ -56,18 +68,13 @@ def route(
     check_tensor("bias", bias, ndim=1)
     check_shape("bias", bias, (experts,))
     _check_choice(experts, n_group, topk_group, k)
-    scores = logits.sigmoid()
-    biased = scores.detach() + bias.detach()
-    if n_group > 1:
-        grouped = biased.view(-1, n_group, experts // n_group)
-        worth = grouped.topk(2, -1).values.sum(-1)
-        kept = torch.zeros_like(worth, dtype=torch.bool).scatter_(1, worth.topk(topk_group, -1).indices, True)
-        biased = grouped.masked_fill(~kept[..., None], float("-inf")).view(-1, experts)
-    chosen = biased.topk(k, -1).indices
-    p = scores.gather(1, chosen)
-    if norm_topk_prob:
-        p = p / (p.sum(-1, keepdim=True) + 1e-20)
-    return chosen.int(), p * scale, scores
+    arguments = (logits, bias, n_group, topk_group, k, scale, norm_topk_prob)
+    if registry.backend("route", logits.device, logits.dtype) == "triton":
+        from . import route_triton  # Triton is imported only where it runs
+
+        if route_triton.supports(logits, n_group):
+            return Choice(*route_triton.route(*arguments))
+    return Choice(*reference.route(*arguments))
 
 
 def route_tables(idx: Tensor, n_experts: int, valid: Tensor | None = None, block: int = BLOCK) -> Groups:

@@ -27,7 +27,7 @@ from penstock.kernels.quantize.reference import (
     quantize_tokens,
     transpose_shift,
 )
-from penstock.kernels.route import route_tables
+from penstock.kernels.route import route, route_tables
 from penstock.kernels.swiglu import swiglu, swiglu_backward_quantize, swiglu_quantize
 
 FLOAT32 = 1e-6
@@ -168,6 +168,16 @@ def rest() -> None:
     norm = with_gradients(lambda x, w: rms_norm(x, w, 1e-6), torch.randn(7, 3, 100), torch.randn(100))
     both("rms_norm", ("norm",), norm)
     both("swiglu", ("swiglu",), with_gradients(swiglu, torch.randn(7, 3000)))
+    for n_group, topk_group, normalised in ((1, 1, True), (4, 2, False), (8, 3, True)):
+        arguments = (torch.rand(16) / 4, n_group, topk_group, 4, 2.5, normalised)
+        logits = torch.randn(150, 16)
+        weights = lambda t: route(t, *arguments).p.sum(1) + route(t, *arguments).scores.square().sum(1)  # noqa: E731, B023
+        both("route", ("route",), with_gradients(weights, logits))
+        with registry.override("route", "triton"):
+            found = route(logits, *arguments)
+        expected = route(logits, *arguments)
+        assert torch.equal(found.idx, expected.idx)
+        assert torch.equal(found.highest, expected.highest)
     groups = route_tables(torch.randint(0, 8, (20, 3)).int(), 8, torch.rand(20) > 0.3, block=4)
     both("permute", ("permute",), with_gradients(lambda x: permute(x, groups), torch.randn(20, 1100)))
     moved = with_gradients(

@@ -23,6 +23,7 @@ from penstock.kernels.gemm import gemm_gluon, gemm_triton, launch_gluon, tiles  
 from penstock.kernels.norm import norm_triton  # noqa: E402
 from penstock.kernels.permute import permute_triton  # noqa: E402
 from penstock.kernels.quantize import quantize_triton  # noqa: E402
+from penstock.kernels.route import route_triton  # noqa: E402
 from penstock.kernels.swiglu import quantized_triton, swiglu_triton  # noqa: E402
 
 HOPPER = GPUTarget("cuda", 90, 32)
@@ -43,7 +44,7 @@ def plain_source(kernel: object, signature: dict[str, str], constants: dict[str,
 
 PRODUCTS = list(product(("dense", "rows"), ("row_block",), (False,), ("bf16", "fp32")))
 PRODUCTS += product(("dense", "tokens"), ("row_row", "block_block"), (False, True), ("fp32",))
-INTS = ("M", "N", "K", "E", "D", "V", "S", "H", "R", "M_OUT", "count", "columns")
+INTS = ("M", "N", "K", "E", "D", "V", "S", "T", "H", "R", "M_OUT", "count", "columns")
 
 
 def spilled_bytes(ptx: str, folder: Path) -> int:
@@ -112,6 +113,14 @@ KERNELS = [
     (norm_triton, "_backward", {"BD": 2048}, {"x": BF16, "dy": BF16, "dx": BF16}, 4),
     (swiglu_triton, "_forward", {"BLOCK": 1024}, {"h": BF16, "y": BF16}, 4),
     (swiglu_triton, "_backward", {"BLOCK": 1024}, {"dy": BF16, "h": BF16, "dh": BF16}, 4),
+    (
+        route_triton,
+        "_forward",
+        {"BT": 32, "E": 64, "GROUPS": 8, "KEPT": 4, "K": 6, "KP": 8, "NORMALISED": True},
+        {"idx": "i32", "highest": "i32"},
+        4,
+    ),
+    (route_triton, "_backward", {"BT": 32, "E": 64, "K": 6, "NORMALISED": True}, {"idx": "i32"}, 4),
     (quantized_triton, "_forward", {"BM": 8, "BK": 256}, {"h": BF16, "q": FP8}, 4),
     (
         quantized_triton,

@@ -82,6 +82,21 @@ def test_attention(documents: bool) -> None:
     compare(lambda q, k, v: attention(q, k, v, 192**-0.5, ids), q, k, v, bound=1.5e-2)
 
 
+@pytest.mark.parametrize(
+    ("experts", "n_group", "topk_group"), [(64, 8, 4), (16, 1, 1), (256, 8, 4), (8, 2, 1)]
+)
+def test_route(experts: int, n_group: int, topk_group: int) -> None:
+    logits, bias = randn(700, experts, dtype=torch.float32), randn(experts, dtype=torch.float32) / 8
+    arguments = (bias, n_group, topk_group, 4, 2.5)
+    compare(lambda t: route(t, *arguments).p.square() + route(t, *arguments).scores.sum(), logits, bound=1e-5)
+    with registry.override("route", "reference"):
+        expected = route(logits, *arguments)
+    for _ in range(2):
+        found = route(logits, *arguments)
+        assert torch.equal(found.idx, expected.idx)
+        assert torch.equal(found.highest, expected.highest)
+
+
 def latent_case(size: int) -> tuple[Tensor, ...]:
     """Queries and keys as slices of products, as the model has them."""
     q = randn(2, size, 4, 192)[..., :128]
@@ -233,7 +248,7 @@ def test_an_moe_layer_runs_without_waiting_for_the_host_and_repeats(precision: s
 
     def layer() -> tuple[Tensor, ...]:
         leaves = [t.clone().requires_grad_() for t in (x, logits, up_weight, down_weight)]
-        idx, p, _ = route(leaves[1], bias, 4, 2, 4, 2.5)
+        idx, p, *_ = route(leaves[1], bias, 4, 2, 4, 2.5)
         groups = route_tables(idx, 16)
         h = swiglu(grouped_linear(permute(leaves[0], groups), leaves[2], groups, precision))
         out = combine(grouped_linear(h, leaves[3], groups, precision), p, groups)

@@ -78,13 +78,16 @@ def test_choices_equal_those_of_transformers(n_group: int, topk_group: int, k: i
     router.e_score_correction_bias.normal_(std=0.3)
     hidden = torch.randn(100, 16)
     logits, p_expected, idx_expected = router(hidden)
-    idx, p, scores = route(logits, router.e_score_correction_bias, n_group, topk_group, k, 2.5, normalise)
+    idx, p, scores, highest = route(
+        logits, router.e_score_correction_bias, n_group, topk_group, k, 2.5, normalise
+    )
     assert idx.dtype == torch.int32
     order, order_expected = idx.argsort(1), idx_expected.argsort(1)
     assert torch.equal(idx.gather(1, order).long(), idx_expected.gather(1, order_expected))
     # Their choices come in another order, so their sum is rounded differently.
     assert relative_error(p.gather(1, order), p_expected.gather(1, order_expected)) < 1e-6
     assert torch.equal(scores, logits.sigmoid())
+    assert torch.equal(highest.long(), logits.sort(1, descending=True).indices[:, :k])
 
 
 def small_groups() -> tuple[Groups, torch.Tensor]:

@@ -37,7 +37,7 @@ class Router(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
         self.register_buffer("e_score_correction_bias", torch.zeros(config.n_routed_experts))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor) -> route.Choice:
         """Choose experts.
 
         Parameters
@@ -47,12 +47,12 @@ class Router(nn.Module):
 
         Returns
         -------
-        experts, weights, scores
-            int32 ``[T, k]``; FP32 ``[T, k]``; FP32 ``[T, E]``, the sigmoids before bias and choice.
+        Choice
+            Experts, their weights, and the sigmoids before bias and choice.
         """
         c = self.config
         logits = F.linear(x.float(), self.weight)
-        chosen: tuple[Tensor, Tensor, Tensor] = route.route(
+        return route.route(
             logits,
             self.e_score_correction_bias,
             c.n_group,
@@ -61,7 +61,6 @@ class Router(nn.Module):
             c.routed_scaling_factor,
             c.norm_topk_prob,
         )
-        return chosen
 
 
 class Experts(nn.Module):
@@ -110,14 +109,18 @@ class MoE(nn.Module):
         """
         c = self.config
         flat = x.flatten(0, 1)
-        experts, weights, scores = self.gate(flat)
+        choice = self.gate(flat)
         groups = route.route_tables(
-            experts, c.n_routed_experts, None if valid is None else valid.flatten(), block=self._block_rows(x)
+            choice.idx,
+            c.n_routed_experts,
+            None if valid is None else valid.flatten(),
+            block=self._block_rows(x),
         )
-        y = self.experts(flat, weights, groups).view_as(x)
+        y = self.experts(flat, choice.p, groups).view_as(x)
         if self.shared_experts is not None:
             y = y + self.shared_experts(x)
-        balance = sequence_balance_loss(scores.view(*x.shape[:2], -1), c.num_experts_per_tok, valid)
+        scores, highest = (t.view(*x.shape[:2], -1) for t in (choice.scores, choice.highest))
+        balance = sequence_balance_loss(scores, highest, valid)
         return y, RouterLoad(groups.counts, balance)
 
     def _block_rows(self, x: Tensor) -> int:
@@ -125,7 +128,7 @@ class MoE(nn.Module):
         return BLOCK if x.is_cuda or self.experts.precision == "fp8" else 1
 
 
-def sequence_balance_loss(scores: Tensor, experts_per_token: int, valid: Tensor | None = None) -> Tensor:
+def sequence_balance_loss(scores: Tensor, highest: Tensor, valid: Tensor | None = None) -> Tensor:
     """The sequence-wise balance loss of the DeepSeek-V3 report (equations 17 to 20) before its factor.
 
     Per sequence, the sum over experts of f_i P_i: f_i is the share of tokens that have expert i among
@@ -137,8 +140,8 @@ def sequence_balance_loss(scores: Tensor, experts_per_token: int, valid: Tensor 
     ----------
     scores
         FP32 ``[B, S, E]``, sigmoids.
-    experts_per_token
-        k.
+    highest
+        ``[B, S, k]``: the experts of each token's highest scores.
     valid
         Bool ``[B, S]``: the tokens to look at. None: all.
 
@@ -147,11 +150,13 @@ def sequence_balance_loss(scores: Tensor, experts_per_token: int, valid: Tensor 
     Tensor
         FP32 ``[B]``; 0 for a sequence without a valid token.
     """
-    experts = scores.shape[-1]
-    weight = scores.new_ones(scores.shape[:2]) if valid is None else valid.to(scores.dtype)
-    mean_weight = (weight / weight.sum(1, keepdim=True).clamp(min=1))[..., None]
-    highest = scores.topk(experts_per_token, dim=-1).indices
-    chosen = torch.zeros_like(scores).scatter_(-1, highest, 1.0)
-    f = (chosen * mean_weight).sum(1) * (experts / experts_per_token)
+    experts, k = scores.shape[-1], highest.shape[-1]
+    real = torch.ones_like(highest[..., 0]) if valid is None else valid.to(highest.dtype)
+    tokens = real.sum(1, keepdim=True).clamp(min=1)
+    # Whole numbers, so that the order in which a device adds them is no matter.
+    counts = torch.zeros(scores.shape[0], experts, dtype=highest.dtype, device=scores.device)
+    counts.scatter_add_(1, highest.flatten(1).long(), real.repeat_interleave(k, 1))
+    f = counts / tokens * (experts / k)
+    mean_weight = (real / tokens)[..., None]
     p = (scores / (scores.sum(-1, keepdim=True) + 1e-20) * mean_weight).sum(1)
     return (f * p).sum(-1)
