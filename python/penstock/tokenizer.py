@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -15,6 +13,14 @@ from numpy.typing import NDArray
 from penstock import _core
 from penstock.errors import numbers_in_range
 from penstock.jobs import ProgressCallback, run_job
+from penstock.tokenizer_training import (
+    TrainingReport,
+    TrainingRequest,
+    as_paths,
+    checked_weights,
+    count,
+    memory_bytes,
+)
 
 if TYPE_CHECKING:
     import pyarrow
@@ -26,8 +32,6 @@ AllowedSpecial = Literal["all"] | Collection[str]
 Ids = Sequence[int] | NDArray[np.uint32]
 
 StreamDecoder = _core.StreamDecoder
-
-TRAINING_BATCH_DOCUMENTS = 1024
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,9 @@ class Tokenizer:
     document can contain a control token.
     """
 
-    def __init__(self, core: _core.Tokenizer) -> None:
+    def __init__(self, core: _core.Tokenizer, training: TrainingReport | None = None) -> None:
         self._core = core
+        self._training = training
 
     @classmethod
     def train(
@@ -86,6 +91,11 @@ class Tokenizer:
         special_tokens: Sequence[str] = ("<|endoftext|>",),
         *,
         min_frequency: int = 0,
+        max_token_bytes: int | None = None,
+        reserved: int = 0,
+        max_memory: int | str | None = None,
+        spill_folder: Paths | None = None,
+        weights: Mapping[str, int] | None = None,
         max_bytes: int = 0,
         text_field: str = "text",
         threads: int | None = None,
@@ -106,25 +116,50 @@ class Tokenizer:
             Control tokens, which get the first ids.
         min_frequency
             Pairs rarer than this are never merged.
+        max_token_bytes
+            No token gets longer.
+        reserved
+            So many further control tokens, ``<|reserved_0|>`` and so on, for later use.
+        max_memory
+            A bound for the whole process, as bytes or "2G". Counts that do not fit go to disk. If more
+            distinct pieces than fit remain, the rare ones are sampled; ``training`` and a warning say so.
+        spill_folder
+            Where counts go that do not fit; the folder for temporary files by default.
+        weights
+            How many times each document of a source counts, by the value of its ``source`` field; else 1.
         max_bytes
             Count at most this many bytes of text; 0 means all.
 
         Raises
         ------
         TokenizerError
-            ``vocab_size`` is below 256 + specials, or the corpus is empty.
+            ``vocab_size`` is below 256 + specials, the corpus is empty, or the spill folder takes no files.
         InputError
             A file cannot be read as text.
+        ConfigError
+            An argument is not valid in itself.
         """
-        options = (vocab_size, pattern, list(special_tokens), min_frequency, threads)
-        paths = _as_paths(corpus)
+        paths = as_paths(corpus)
+        request = TrainingRequest(
+            vocab_size,
+            pattern,
+            [*special_tokens, *(f"<|reserved_{i}|>" for i in range(reserved))],
+            min_frequency,
+            max_token_bytes,
+            threads,
+            memory_bytes(max_memory),
+            None if spill_folder is None else os.fspath(spill_folder),
+            checked_weights(weights, have_sources=paths is not None),
+            max_bytes,
+        )
         with numbers_in_range():
             if paths is not None:
-                job = _core.TrainTokenizerJob.from_files(paths, text_field, max_bytes, *options)
+                job = _core.TrainTokenizerJob.from_files(paths, text_field, request)
             else:
                 texts = cast("Iterable[str]", corpus)
-                job = _core.TrainTokenizerJob.from_counts(_count(texts, pattern, max_bytes), *options)
-        return cls(run_job(job, progress))
+                job = _core.TrainTokenizerJob.from_counts(count(texts, request), request)
+        core, report = run_job(job, progress)
+        return cls(core, TrainingReport.from_json(report))
 
     @classmethod
     def from_file(cls, path: Paths, pattern: str | None = None) -> Tokenizer:
@@ -209,6 +244,11 @@ class Tokenizer:
         return dict(self._core.special_tokens())
 
     @property
+    def training(self) -> TrainingReport | None:
+        """How it was trained, if it was trained in this process."""
+        return self._training
+
+    @property
     def pattern(self) -> str:
         """The name of the split pattern."""
         return self._core.pattern
@@ -241,34 +281,6 @@ class Tokenizer:
 
 def _from_json(text: str) -> Tokenizer:
     return Tokenizer(_core.Tokenizer.from_json(text))
-
-
-def _as_paths(corpus: object) -> list[str] | None:
-    """The files that ``corpus`` names, or None when it holds texts."""
-    if isinstance(corpus, str | os.PathLike):
-        return [os.fspath(corpus)]
-    if not isinstance(corpus, list | tuple) or not corpus:
-        return None
-    first = corpus[0]
-    named = isinstance(first, os.PathLike) or (isinstance(first, str) and _looks_like_file(first))
-    return [os.fspath(p) for p in corpus] if named else None
-
-
-def _looks_like_file(text: str) -> bool:
-    if len(text) > 4096 or "\n" in text:
-        return False
-    known = (".jsonl", ".json", ".txt", ".parquet", ".arrow", ".gz", ".zst")
-    return text.endswith(known) or Path(text).is_file()
-
-
-def _count(texts: Iterable[str], pattern: str, max_bytes: int) -> _core.WordCounts:
-    """Count the pieces of an iterable of texts, in batches, so that the iterable is never held whole."""
-    counts = _core.WordCounts(pattern, max_bytes)
-    source = iter(texts)
-    while batch := list(islice(source, TRAINING_BATCH_DOCUMENTS)):
-        if not counts.add(batch):
-            break
-    return counts
 
 
 def _allowed(allowed: AllowedSpecial) -> list[str] | None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from penstock.cli.outcome import JsonFlag, emit, guarded
+
+if TYPE_CHECKING:
+    from penstock.tokenizer import Tokenizer
 
 __all__ = ["app"]
 
@@ -45,6 +50,21 @@ def train(
         typer.Option(help="A control token, may be given more than once; end of text first."),
     ] = None,
     min_frequency: Annotated[int, typer.Option(help="Pairs rarer than this are never merged.")] = 0,
+    max_token_bytes: Annotated[int | None, typer.Option(help="No token gets longer.")] = None,
+    reserved: Annotated[int, typer.Option(help="Further control tokens, for later use.")] = 0,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(help="A bound for the whole process, such as 2G; what does not fit goes to disk."),
+    ] = None,
+    spill_dir: Annotated[
+        Path | None, typer.Option(help="Where that goes; the folder for temporary files by default.")
+    ] = None,
+    weight: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE=N", help="Documents of this source count N times; may be given more than once."
+        ),
+    ] = None,
     max_bytes: Annotated[int, typer.Option(help="Count at most this much text; 0 means all.")] = 0,
     text_field: Annotated[str, typer.Option(help="The JSON key or column that holds the text.")] = "text",
     threads: Annotated[int | None, typer.Option(help="All cores by default.")] = None,
@@ -57,21 +77,53 @@ def train(
     from penstock.report.progress import job_callback, open_view
     from penstock.tokenizer import Tokenizer
 
-    with open_view(as_json) as view:
+    weights = _weights(weight or ())
+    with open_view(as_json) as view, warnings.catch_warnings():
+        # The command says itself, below, what was sampled.
+        warnings.simplefilter("ignore", UserWarning)
         tok = Tokenizer.train(
             files,
             vocab_size,
             pattern,
             special_token or ("<|endoftext|>",),
             min_frequency=min_frequency,
+            max_token_bytes=max_token_bytes,
+            reserved=reserved,
+            max_memory=max_memory,
+            spill_folder=spill_dir,
+            weights=weights,
             max_bytes=max_bytes,
             text_field=text_field,
             threads=threads,
             progress=job_callback(view, "tokenizer"),
         )
     tok.save(out)
-    result = {"path": out, "vocab_size": tok.vocab_size, "pattern": tok.pattern, "sha256": tok.sha256}
-    emit(result, as_json, lambda: f"{out}: {tok.vocab_size:,} tokens, pattern {tok.pattern}")
+    result = {
+        "path": out,
+        "vocab_size": tok.vocab_size,
+        "pattern": tok.pattern,
+        "sha256": tok.sha256,
+        "training": tok.training,
+    }
+    emit(result, as_json, lambda: _trained_words(out, tok))
+
+
+def _trained_words(out: Path, tok: Tokenizer) -> str:
+    words = f"{out}: {tok.vocab_size:,} tokens, pattern {tok.pattern}"
+    sampled = tok.training.sampling_words() if tok.training else ""
+    return f"{words}\nsampled: {sampled}" if sampled else words
+
+
+def _weights(options: Iterable[str]) -> dict[str, int]:
+    from penstock.errors import ConfigError
+
+    weights = {}
+    for option in options:
+        source, _, number = option.rpartition("=")
+        if not source or not number.isdecimal():
+            raise ConfigError(f"--weight {option}: expected SOURCE=N with a whole number N, such as en=2")
+        weights[source] = int(number)
+    return weights
 
 
 @app.command("encode")

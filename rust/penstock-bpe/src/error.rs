@@ -302,6 +302,37 @@ pub enum Error {
         /// The piece, escaped.
         piece: String,
     },
+    /// A memory bound that no training can keep.
+    #[error(
+        "max_memory of {max_bytes} bytes is too little: the program itself needs {minimum_bytes}; everything above holds text"
+    )]
+    MemoryTooSmall {
+        /// The bound asked for.
+        max_bytes: u64,
+        /// The least.
+        minimum_bytes: u64,
+    },
+    /// Counts that memory has no room for could not be written.
+    #[error(
+        "{}: cannot write counts that do not fit memory, after {written_bytes} bytes: {source}; choose another spill folder or raise max_memory",
+        folder.display()
+    )]
+    Spill {
+        /// The folder for them.
+        folder: PathBuf,
+        /// What was written there before.
+        written_bytes: u64,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file of counts that is not as it was written.
+    #[error("{}: damaged counts: {reason}; count the text again", path.display())]
+    DamagedCounts {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: &'static str,
+    },
     /// More distinct text than the trainer can index.
     #[error("distinct pieces of {size_bytes} bytes; at most {limit_bytes} can be trained on")]
     CorpusTooLarge {

@@ -76,22 +76,24 @@ impl<'a> Merger<'a> {
         Ok(())
     }
 
-    /// Merges until the vocabulary is full or no pair is frequent enough.
-    pub(super) fn run(&mut self) -> Result<()> {
+    /// Merges until the vocabulary is full or no pair is frequent enough. Returns the count of the last pair.
+    pub(super) fn run(&mut self) -> Result<u64> {
+        let mut last_count = 0;
         let wanted = self.options.vocab_size;
         self.progress.start("merge", (wanted - self.tokens.len()) as u64);
         while self.tokens.len() < wanted {
             self.progress.check()?;
-            let Some(key) = self.pairs.pop() else {
+            let Some((key, count)) = self.pairs.pop() else {
                 break;
             };
+            last_count = count;
             let before = self.tokens.len();
             if let Some(product) = self.product_of(key)? {
                 self.merge(key, product)?;
             }
             self.progress.add((self.tokens.len() - before) as u64);
         }
-        Ok(())
+        Ok(last_count as u64)
     }
 
     /// Id of the token that the pair makes, new or, if its bytes are one already, that one. `None` if it is too long.

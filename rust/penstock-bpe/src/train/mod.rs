@@ -3,12 +3,21 @@
 mod arena;
 mod changes;
 mod count;
+mod memory;
 mod merge;
+mod order;
 mod pairs;
+mod report;
+mod run;
+mod sample;
+mod scratch;
+mod table;
 
 use rustc_hash::FxHashSet;
 
 pub use count::WordCounts;
+pub use memory::MemoryBudget;
+pub use report::{Counted, Report, Sampling};
 
 use crate::byte_level::alphabet;
 use crate::error::{Error, Result, show};
@@ -48,6 +57,15 @@ impl Default for TrainOptions {
     }
 }
 
+/// What a training makes.
+#[derive(Debug)]
+pub struct Trained {
+    /// The tokenizer.
+    pub tokenizer: Tokenizer,
+    /// How it came about.
+    pub report: Report,
+}
+
 /// Learns a tokenizer from `counts`. Ids are those of HF's trainer given the byte-level alphabet: special tokens, bytes
 /// by the code point of their byte-level character, merges. The most frequent pair is merged first, of equal ones that
 /// with the smaller (left, right) ids. The same counts give the same tokenizer, bit for bit.
@@ -55,9 +73,19 @@ impl Default for TrainOptions {
 /// # Errors
 ///
 /// [`Error::VocabTooSmall`], [`Error::EmptyCorpus`], [`Error::PatternMismatch`], [`Error::EmptySpecial`],
-/// [`Error::DuplicateSpecial`], [`Error::SpecialCollision`], [`Error::CorpusTooLarge`], [`Error::CountOverflow`];
+/// [`Error::DuplicateSpecial`], [`Error::SpecialCollision`], [`Error::CorpusTooLarge`], [`Error::CountOverflow`],
+/// [`Error::Spill`], [`Error::DamagedCounts`];
 /// [`Error::Cancelled`] within a fraction of a second after `progress` was cancelled.
 pub fn train(counts: WordCounts, options: &TrainOptions, progress: &Progress) -> Result<Tokenizer> {
+    train_with_report(counts, options, progress).map(|trained| trained.tokenizer)
+}
+
+/// Does what [`train`] does and reports on it.
+///
+/// # Errors
+///
+/// Those of [`train`].
+pub fn train_with_report(counts: WordCounts, options: &TrainOptions, progress: &Progress) -> Result<Trained> {
     check(&counts, options)?;
     progress.check()?;
     let specials = options.special_tokens.iter();
@@ -72,12 +100,15 @@ pub fn train(counts: WordCounts, options: &TrainOptions, progress: &Progress) ->
         0 => std::thread::available_parallelism().map_or(1, Into::into),
         threads => threads,
     };
-    let arena = arena::Arena::new(counts, &byte_ids, threads, progress)?;
+    let (table, counted) = counts.into_table(progress)?;
+    let arena = arena::Arena::new(table, &byte_ids, threads, progress)?;
     let mut merger = merge::Merger::new(arena, tokens, options, progress)?;
-    merger.run()?;
+    let last_count = merger.run()?;
     let (tokens, merges) = merger.finish();
+    let report = Report { counted, merges: merges.len(), last_count };
     let specials = specials.zip(0..).map(|(content, id)| SpecialToken::new(content, id)).collect();
-    Tokenizer::from_parts(options.pattern.clone(), Parts { tokens, merges, specials, ..Parts::default() })
+    let parts = Parts { tokens, merges, specials, ..Parts::default() };
+    Ok(Trained { tokenizer: Tokenizer::from_parts(options.pattern.clone(), parts)?, report })
 }
 
 fn check(counts: &WordCounts, options: &TrainOptions) -> Result<()> {
@@ -117,3 +148,6 @@ fn check(counts: &WordCounts, options: &TrainOptions) -> Result<()> {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod count_tests;

@@ -58,12 +58,12 @@ impl Pairs {
         self.queue.extend(self.pairs.iter().map(|(&key, pair)| (pair.count, Reverse(key))));
     }
 
-    /// The most frequent pair. Counts only fall while a pair waits, so an entry found too high goes back corrected.
-    pub(super) fn pop(&mut self) -> Option<PairKey> {
+    /// The most frequent pair and its count. Counts only fall while a pair waits, so an entry found too high goes back corrected.
+    pub(super) fn pop(&mut self) -> Option<(PairKey, i64)> {
         while let Some((pushed, Reverse(key))) = self.queue.pop() {
             let count = self.pairs.get(&key).map_or(0, |pair| pair.count);
             if count == pushed {
-                return Some(key);
+                return Some((key, count));
             }
             if count >= self.least_count {
                 self.queue.push((count, Reverse(key)));

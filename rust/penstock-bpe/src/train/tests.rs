@@ -10,6 +10,10 @@ fn options(vocab_size: usize) -> TrainOptions {
     TrainOptions { vocab_size, pattern: Pattern::Gpt2, ..TrainOptions::default() }
 }
 
+fn trained(counts: WordCounts, options: &TrainOptions) -> Tokenizer {
+    train(counts, options, &Progress::new()).unwrap()
+}
+
 fn counted(pieces: &[(Vec<u8>, u64)]) -> WordCounts {
     let mut counts = WordCounts::new(Pattern::Gpt2);
     for (piece, count) in pieces {
@@ -72,7 +76,7 @@ proptest! {
         pieces in prop::collection::vec(("[ab]{1,12}|[a-e]{1,9}|a{1,20}", 1_u64..9), 1..12)
     ) {
         let pieces: Vec<(Vec<u8>, u64)> = pieces.into_iter().map(|(piece, n)| (piece.into_bytes(), n)).collect();
-        let tokenizer = train(counted(&pieces), &options(257 + 40), &Progress::new()).unwrap();
+        let tokenizer = trained(counted(&pieces), &options(257 + 40));
         let plain = plain_merges(&pieces, 40);
         let found = merges_of(&tokenizer);
         prop_assert_eq!(&found[..plain.len()], &plain[..]);
@@ -93,14 +97,14 @@ proptest! {
         other.merge(one).unwrap();
         prop_assert_eq!(whole.total(), other.total());
         let split = TrainOptions { threads, ..options(300) };
-        let trained = |counts, options| train(counts, &options, &Progress::new()).unwrap().to_json();
+        let trained = |counts, options| trained(counts, &options).to_json();
         prop_assert_eq!(trained(whole, options(300)), trained(other, split));
     }
 }
 
 #[test]
 fn ids_are_specials_then_bytes_then_merges() {
-    let tokenizer = train(counted(&[(b"abab".to_vec(), 3)]), &options(259), &Progress::new()).unwrap();
+    let tokenizer = trained(counted(&[(b"abab".to_vec(), 3)]), &options(259));
     assert_eq!(tokenizer.token_to_id(b"<|endoftext|>"), Some(0));
     assert_eq!(tokenizer.token_to_id(b"!"), Some(1));
     assert_eq!(tokenizer.token_to_id(b" "), Some(1 + 188 + 32));
@@ -113,10 +117,10 @@ fn ids_are_specials_then_bytes_then_merges() {
 fn limits_on_frequency_and_length_hold() {
     let pieces = [(b"abcd".to_vec(), 5), (b"xy".to_vec(), 2)];
     let rare = TrainOptions { min_frequency: 3, ..options(400) };
-    let tokenizer = train(counted(&pieces), &rare, &Progress::new()).unwrap();
+    let tokenizer = trained(counted(&pieces), &rare);
     assert_eq!((tokenizer.token_to_id(b"xy"), tokenizer.merges().len()), (None, 3));
     let short = TrainOptions { max_token_bytes: Some(2), ..options(400) };
-    let tokenizer = train(counted(&pieces), &short, &Progress::new()).unwrap();
+    let tokenizer = trained(counted(&pieces), &short);
     assert!(tokenizer.merges().iter().all(|merge| tokenizer.id_to_bytes(merge.product).unwrap().len() == 2));
     assert!(tokenizer.token_to_id(b"xy").is_some());
 }
@@ -171,7 +175,7 @@ fn pieces_beyond_one_chunk_are_ordered_alike_by_any_number_of_threads() {
         (0..300_000_u64).map(|n| (format!("{:x}", n * 7919).into_bytes(), n % 5 + 1)).collect();
     let trained = |pieces: &[(Vec<u8>, u64)], threads| {
         let options = TrainOptions { threads, ..options(400) };
-        train(counted(pieces), &options, &Progress::new()).unwrap().to_json()
+        trained(counted(pieces), &options).to_json()
     };
     let first = trained(&pieces, 1);
     pieces.reverse();
@@ -190,7 +194,6 @@ fn random_letters(len: usize) -> Vec<u8> {
 #[test]
 fn one_long_piece_costs_what_its_occurrences_cost() {
     // A trainer that rescans the piece for every merge would need a thousand million steps.
-    let tokenizer =
-        train(counted(&[(random_letters(1_000_000), 1)]), &options(257 + 1000), &Progress::new()).unwrap();
+    let tokenizer = trained(counted(&[(random_letters(1_000_000), 1)]), &options(257 + 1000));
     assert_eq!(tokenizer.merges().len(), 1000);
 }

@@ -1,0 +1,60 @@
+//! How much memory a training may take.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::scratch::Scratch;
+use crate::error::{Error, Result};
+use crate::progress::Cancelled;
+
+/// Kept back for what does not grow with the text: the program, documents being read, the finished tokenizer.
+const RESERVED_BYTES: u64 = 128 << 20;
+/// The least that a training can be asked to do with.
+const MIN_BYTES: u64 = 2 * RESERVED_BYTES;
+/// Memory of a piece while the pieces are ordered and laid out, and of each of its bytes while they are merged.
+const PIECE_BYTES: u64 = 48;
+const BYTE_BYTES: u64 = 7;
+
+/// A bound on the memory of one training and a folder for what does not fit. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct MemoryBudget {
+    max_bytes: u64,
+    is_stopped: Arc<AtomicBool>,
+    pub(super) scratch: Arc<Scratch>,
+}
+
+impl MemoryBudget {
+    /// A budget of `max_bytes` for the whole process. Counts that do not fit go to `folder`, by default that for
+    /// temporary files, in files without a name: nothing is left of them, even after a kill.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::MemoryTooSmall`] below 256 MiB; [`Error::Spill`] if the folder takes no file.
+    pub fn new(max_bytes: u64, folder: Option<PathBuf>) -> Result<Self> {
+        if max_bytes < MIN_BYTES {
+            return Err(Error::MemoryTooSmall { max_bytes, minimum_bytes: MIN_BYTES });
+        }
+        let folder = folder.unwrap_or_else(std::env::temp_dir);
+        Ok(Self { max_bytes, is_stopped: Arc::default(), scratch: Arc::new(Scratch::new(folder)?) })
+    }
+
+    /// Ends what is under way within this budget: a table that is being written out ends with [`Error::Cancelled`].
+    pub fn stop(&self) {
+        self.is_stopped.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        if self.is_stopped.load(Ordering::Relaxed) { Err(Cancelled.into()) } else { Ok(()) }
+    }
+
+    /// What counting, and later merging, may take.
+    pub(super) fn working_bytes(&self) -> u64 {
+        self.max_bytes - RESERVED_BYTES
+    }
+}
+
+/// The memory that training on a distinct piece takes.
+pub(super) fn cost_bytes(piece: &[u8]) -> u64 {
+    PIECE_BYTES + BYTE_BYTES * piece.len() as u64
+}
