@@ -207,6 +207,10 @@ impl WordCounts {
         &self.pattern
     }
 
+    pub(super) fn budget(&self) -> Option<&MemoryBudget> {
+        self.limit.as_ref().map(|(_, budget)| budget)
+    }
+
     /// Whether nothing was counted.
     #[must_use]
     pub fn is_empty(&self) -> bool {

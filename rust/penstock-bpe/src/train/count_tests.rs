@@ -26,8 +26,7 @@ fn piece(n: u64) -> Vec<u8> {
 
 #[test]
 fn spilled_counts_sum_to_the_same() {
-    let (mut plain, mut spilled, mut other) =
-        (WordCounts::new(Pattern::Gpt2), tiny(20_000), tiny(3_000));
+    let (mut plain, mut spilled, mut other) = (WordCounts::new(Pattern::Gpt2), tiny(20_000), tiny(3_000));
     for n in 0..50_000_u64 {
         plain.add_piece(&piece(n % 7000), n % 3 + 1).unwrap();
         let part = if n % 5 == 0 { &mut other } else { &mut spilled };

@@ -12,6 +12,9 @@ use crate::progress::Cancelled;
 const RESERVED_BYTES: u64 = 128 << 20;
 /// The least that a training can be asked to do with.
 const MIN_BYTES: u64 = 2 * RESERVED_BYTES;
+/// Tables of the merge loop: cells of pairs, sums by neighbour, tokens.
+const TABLES_BYTES: u64 = 64 << 20;
+const MIN_PLACES_BYTES: u64 = 16 << 20;
 /// Memory of a piece while the pieces are ordered and laid out, and of each of its bytes while they are merged.
 const PIECE_BYTES: u64 = 48;
 const BYTE_BYTES: u64 = 7;
@@ -51,6 +54,11 @@ impl MemoryBudget {
     /// What counting, and later merging, may take.
     pub(super) fn working_bytes(&self) -> u64 {
         self.max_bytes - RESERVED_BYTES
+    }
+
+    /// What the places of pairs may take while the text itself takes `text_bytes`.
+    pub(super) fn bytes_beside(&self, text_bytes: u64) -> u64 {
+        self.working_bytes().saturating_sub(text_bytes + TABLES_BYTES).max(MIN_PLACES_BYTES)
     }
 }
 

@@ -3,10 +3,12 @@
 mod arena;
 mod changes;
 mod count;
+mod index;
 mod memory;
 mod merge;
 mod order;
 mod pairs;
+mod replace;
 mod report;
 mod run;
 mod sample;
@@ -100,11 +102,17 @@ pub fn train_with_report(counts: WordCounts, options: &TrainOptions, progress: &
         0 => std::thread::available_parallelism().map_or(1, Into::into),
         threads => threads,
     };
+    let budget = counts.budget().cloned();
     let (table, counted) = counts.into_table(progress)?;
-    let arena = arena::Arena::new(table, &byte_ids, threads, progress)?;
-    let mut merger = merge::Merger::new(arena, tokens, options, progress)?;
-    let last_count = merger.run()?;
-    let (tokens, merges) = merger.finish();
+    let spell = |piece: &[u8], symbols: &mut Vec<u32>| {
+        symbols.extend(piece.iter().map(|&byte| byte_ids[usize::from(byte)]));
+    };
+    let arena = arena::Arena::new(table, spell, threads, progress)?;
+    let text_bytes = size_of_val(arena.symbols()) as u64;
+    let places_bytes = budget.map_or(u64::MAX, |budget| budget.bytes_beside(text_bytes));
+    let mut merger = merge::Merger::new(arena, tokens, places_bytes, options, progress);
+    merger.run()?;
+    let (tokens, merges, last_count) = merger.finish();
     let report = Report { counted, merges: merges.len(), last_count };
     let specials = specials.zip(0..).map(|(content, id)| SpecialToken::new(content, id)).collect();
     let parts = Parts { tokens, merges, specials, ..Parts::default() };

@@ -68,6 +68,18 @@ fn merges_of(tokenizer: &Tokenizer) -> Vec<(Vec<u8>, Vec<u8>)> {
     tokenizer.merges().iter().map(|merge| (bytes(merge.left), bytes(merge.right))).collect()
 }
 
+/// Merges with so much memory for pairs.
+fn staged(pieces: &[(Vec<u8>, u64)], budget_bytes: u64, options: &TrainOptions) -> Vec<(u32, u32)> {
+    let progress = Progress::new();
+    let (table, _) = counted(pieces).into_table(&progress).unwrap();
+    let spell = |piece: &[u8], symbols: &mut Vec<u32>| symbols.extend(piece.iter().map(|&b| u32::from(b)));
+    let arena = arena::Arena::new(table, spell, 1, &progress).unwrap();
+    let tokens = (0..=255).map(|byte| vec![byte]).collect();
+    let mut merger = merge::Merger::new(arena, tokens, budget_bytes, options, &progress);
+    merger.run().unwrap();
+    merger.finish().1
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
@@ -80,6 +92,16 @@ proptest! {
         let plain = plain_merges(&pieces, 40);
         let found = merges_of(&tokenizer);
         prop_assert_eq!(&found[..plain.len()], &plain[..]);
+    }
+
+    #[test]
+    fn memory_for_few_pairs_at_a_time_changes_nothing(
+        pieces in prop::collection::vec(("[ab]{1,12}|[a-e]{1,9}|a{1,20}|[a-z]{1,30}", 1_u64..9), 1..40),
+        budget_bytes in 0_u64..20_000, most in 2_usize..12
+    ) {
+        let pieces: Vec<(Vec<u8>, u64)> = pieces.into_iter().map(|(piece, n)| (piece.into_bytes(), n)).collect();
+        let options = TrainOptions { max_token_bytes: Some(most), ..options(257 + 60) };
+        prop_assert_eq!(staged(&pieces, budget_bytes, &options), staged(&pieces, u64::MAX, &options));
     }
 
     #[test]
