@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock import _core
-from penstock.errors import numbers_in_range
+from penstock.errors import ConfigError, numbers_in_range
 from penstock.jobs import ProgressCallback, run_job
 from penstock.tokenizer_training import (
     TrainingReport,
     TrainingRequest,
     as_paths,
     checked_weights,
-    count,
+    count_texts,
     memory_bytes,
 )
 
@@ -85,9 +85,9 @@ class Tokenizer:
     @classmethod
     def train(
         cls,
-        corpus: Sequence[Paths] | Iterable[str],
+        corpus: Sequence[Paths] | Iterable[str] = (),
         vocab_size: int = 128_000,
-        pattern: str = "deepseek-v3",
+        pattern: str | None = None,
         special_tokens: Sequence[str] = ("<|endoftext|>",),
         *,
         min_frequency: int = 0,
@@ -97,6 +97,10 @@ class Tokenizer:
         spill_folder: Paths | None = None,
         weights: Mapping[str, int] | None = None,
         max_bytes: int = 0,
+        extend: Tokenizer | None = None,
+        counts: Sequence[Paths] = (),
+        save_counts: Paths | None = None,
+        superbpe: float | None = None,
         text_field: str = "text",
         threads: int | None = None,
         progress: ProgressCallback | None = None,
@@ -111,7 +115,8 @@ class Tokenizer:
         vocab_size
             Tokens in all, specials included.
         pattern
-            gpt2, cl100k, o200k, llama3, qwen2 or deepseek-v3.
+            gpt2, cl100k, o200k, llama3, qwen2 or deepseek-v3, which is the default; with ``extend`` that of
+            the tokenizer to be extended.
         special_tokens
             Control tokens, which get the first ids.
         min_frequency
@@ -129,6 +134,14 @@ class Tokenizer:
             How many times each document of a source counts, by the value of its ``source`` field; else 1.
         max_bytes
             Count at most this many bytes of text; 0 means all.
+        extend
+            A tokenizer whose ids and merges are kept; what is learned comes behind them.
+        counts
+            Files of counts, saved earlier, that are added to those of the corpus.
+        save_counts
+            A file for the counts of all that, to go on from later.
+        superbpe
+            The share of the vocabulary, such as 0.6, after which tokens may reach across spaces (SuperBPE).
 
         Raises
         ------
@@ -140,9 +153,11 @@ class Tokenizer:
             An argument is not valid in itself.
         """
         paths = as_paths(corpus)
+        if paths is None and counts and isinstance(corpus, Sequence) and not corpus:
+            paths = []
         request = TrainingRequest(
             vocab_size,
-            pattern,
+            _pattern_of(extend, pattern),
             [*special_tokens, *(f"<|reserved_{i}|>" for i in range(reserved))],
             min_frequency,
             max_token_bytes,
@@ -151,13 +166,17 @@ class Tokenizer:
             None if spill_folder is None else os.fspath(spill_folder),
             checked_weights(weights, have_sources=paths is not None),
             max_bytes,
+            extend._core if extend else None,
+            [os.fspath(path) for path in counts],
+            None if save_counts is None else os.fspath(save_counts),
+            superbpe,
         )
         with numbers_in_range():
             if paths is not None:
                 job = _core.TrainTokenizerJob.from_files(paths, text_field, request)
             else:
                 texts = cast("Iterable[str]", corpus)
-                job = _core.TrainTokenizerJob.from_counts(count(texts, request), request)
+                job = _core.TrainTokenizerJob.from_counts(count_texts(texts, request), request)
         core, report = run_job(job, progress)
         return cls(core, TrainingReport.from_json(report))
 
@@ -174,6 +193,17 @@ class Tokenizer:
             the place.
         """
         return cls(_core.Tokenizer.from_file(os.fspath(path), pattern))
+
+    def prefix(self, vocab_size: int) -> Tokenizer:
+        """The tokenizer of the first ``vocab_size`` ids, which is what training to that size gives.
+
+        Raises
+        ------
+        TokenizerError
+            A byte or a special token would be lost, or the vocabulary is smaller than that.
+        """
+        with numbers_in_range():
+            return Tokenizer(self._core.prefix(vocab_size))
 
     def save(self, path: Paths) -> None:
         """Write a folder with ``tokenizer.json``, or a single .json or .tiktoken file, atomically."""
@@ -281,6 +311,14 @@ class Tokenizer:
 
 def _from_json(text: str) -> Tokenizer:
     return Tokenizer(_core.Tokenizer.from_json(text))
+
+
+def _pattern_of(extend: Tokenizer | None, pattern: str | None) -> str:
+    if extend is None:
+        return pattern or "deepseek-v3"
+    if pattern not in (None, extend.pattern):
+        raise ConfigError(f"pattern {pattern!r}: the tokenizer to be extended splits by {extend.pattern!r}")
+    return extend.pattern
 
 
 def _allowed(allowed: AllowedSpecial) -> list[str] | None:

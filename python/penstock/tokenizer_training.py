@@ -14,7 +14,15 @@ from typing import Any
 from penstock import _core
 from penstock.errors import ConfigError
 
-__all__ = ["Sampling", "TrainingReport", "TrainingRequest", "as_paths", "count", "memory_bytes"]
+__all__ = [
+    "Sampling",
+    "TrainingReport",
+    "TrainingRequest",
+    "as_paths",
+    "checked_weights",
+    "count_texts",
+    "memory_bytes",
+]
 
 BATCH_DOCUMENTS = 1024
 MEMORY_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
@@ -34,6 +42,10 @@ class TrainingRequest:
     spill_folder: str | None = None
     weights: dict[str, int] = field(default_factory=dict)
     max_bytes: int = 0
+    extend: _core.Tokenizer | None = None
+    counts: list[str] = field(default_factory=list)
+    save_counts: str | None = None
+    word_share: float | None = None
 
     def __post_init__(self) -> None:
         numbers = ("vocab_size", "min_frequency", "max_token_bytes", "threads", "max_memory", "max_bytes")
@@ -43,6 +55,8 @@ class TrainingRequest:
                 raise ConfigError(
                     f"argument '{name}': expected a whole number from 0 to 2**63 - 1, not {value}"
                 )
+        if self.word_share is not None and (self.counts or self.save_counts or self.extend):
+            raise ConfigError("superbpe counts words and lines: leave out counts, save_counts and extend")
 
 
 @dataclass(frozen=True)
@@ -143,7 +157,7 @@ def _looks_like_file(text: str) -> bool:
     return text.endswith(known) or Path(text).is_file()
 
 
-def count(texts: Iterable[str], request: TrainingRequest) -> _core.WordCounts:
+def count_texts(texts: Iterable[str], request: TrainingRequest) -> _core.WordCounts:
     """Count the pieces of an iterable of texts, in batches, so that the iterable is never held whole."""
     counts = _core.WordCounts(request)
     source = iter(texts)

@@ -333,6 +333,50 @@ pub enum Error {
         /// What is wrong.
         reason: &'static str,
     },
+    /// A file of counts of a later version.
+    #[error("{}: counts of version {version}; this program knows version {known}", path.display())]
+    UnknownCountsVersion {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+        /// The version that is known.
+        known: u32,
+    },
+    /// A file of counts of another split pattern.
+    #[error("{}: counts were made with pattern `{counted}`, not with `{wanted}`; count the text again", path.display())]
+    CountsOfOtherPattern {
+        /// The file.
+        path: PathBuf,
+        /// Name of its pattern.
+        counted: String,
+        /// Name of the pattern asked for.
+        wanted: &'static str,
+    },
+    /// A tokenizer whose vocabulary cannot grow by merges.
+    #[error("this tokenizer cannot be extended: {reason}")]
+    NotExtendable {
+        /// What stands against it.
+        reason: &'static str,
+    },
+    /// A share of the vocabulary that is none.
+    #[error("the share of words in a SuperBPE vocabulary lies from 0 to below 1, not at {share}")]
+    BadShare {
+        /// What was asked for.
+        share: String,
+    },
+    /// A size to which no tokenizer can be cut.
+    #[error(
+        "a vocabulary of {vocab_size} tokens cannot be cut to {wanted}: bytes and special tokens need {minimum}"
+    )]
+    BadPrefix {
+        /// Its size.
+        vocab_size: usize,
+        /// The size asked for.
+        wanted: usize,
+        /// The smallest size.
+        minimum: usize,
+    },
     /// More distinct text than the trainer can index.
     #[error("distinct pieces of {size_bytes} bytes; at most {limit_bytes} can be trained on")]
     CorpusTooLarge {

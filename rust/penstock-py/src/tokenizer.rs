@@ -42,6 +42,10 @@ impl Tokenizer {
         guarded(py, || self.0.save(&path))
     }
 
+    fn prefix(&self, py: Python<'_>, vocab_size: usize) -> PyResult<Self> {
+        guarded(py, || self.0.prefix(vocab_size)).map(Self)
+    }
+
     fn to_json(&self, py: Python<'_>) -> PyResult<String> {
         guarded::<_, Fault>(py, || Ok(self.0.to_json()))
     }

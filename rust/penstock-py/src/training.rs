@@ -28,11 +28,25 @@ pub(crate) struct Request {
     spill_folder: Option<PathBuf>,
     weights: BTreeMap<String, u64>,
     max_bytes: u64,
+    extend: Option<Py<Tokenizer>>,
+    counts: Vec<PathBuf>,
+    save_counts: Option<PathBuf>,
+    word_share: Option<f64>,
 }
 
 impl Request {
     fn pattern(&self) -> Result<Pattern, Fault> {
-        Ok(Pattern::from_name(&self.pattern)?)
+        Ok(match &self.extend {
+            Some(extended) => extended.get().0.pattern().clone(),
+            None => Pattern::from_name(&self.pattern)?,
+        })
+    }
+
+    /// The pattern of words, and for SuperBPE that of lines.
+    fn patterns(&self) -> Result<Vec<Pattern>, Fault> {
+        let words = self.pattern()?;
+        let lines = self.word_share.map(|_| words.across_spaces()).transpose()?;
+        Ok(std::iter::once(words).chain(lines).collect())
     }
 
     fn budget(&self) -> Result<Option<MemoryBudget>, Fault> {
@@ -40,15 +54,15 @@ impl Request {
         Ok(budget.transpose()?)
     }
 
-    fn options(self) -> Result<TrainOptions, Fault> {
-        Ok(TrainOptions {
-            vocab_size: self.vocab_size,
-            pattern: self.pattern()?,
-            special_tokens: self.special_tokens,
-            min_frequency: self.min_frequency,
-            max_token_bytes: self.max_token_bytes,
-            threads: thread_count(self.threads),
-        })
+    /// Counts of nothing, one for each pattern.
+    fn no_counts(&self) -> Result<Vec<train::WordCounts>, Fault> {
+        let (patterns, budget) = (self.patterns()?, self.budget()?);
+        let shares = patterns.len();
+        let counts = patterns.into_iter().map(|pattern| match &budget {
+            Some(budget) => train::WordCounts::within(budget, shares, pattern),
+            None => train::WordCounts::new(pattern),
+        });
+        Ok(counts.collect())
     }
 
     fn count(
@@ -56,24 +70,53 @@ impl Request {
         paths: &[PathBuf],
         text_field: String,
         progress: &Progress,
-    ) -> Result<train::WordCounts, Fault> {
+    ) -> Result<Vec<train::WordCounts>, Fault> {
+        if paths.is_empty() {
+            return self.no_counts();
+        }
         let source = SourceOptions { text_field, ..SourceOptions::default() };
         let options = CountOptions {
-            patterns: vec![self.pattern()?],
+            patterns: self.patterns()?,
             budget: self.budget()?,
             weights: self.weights.clone(),
             max_bytes: (self.max_bytes > 0).then_some(self.max_bytes),
             threads: thread_count(self.threads),
         };
-        let counts = penstock_data::count_corpus(paths, &source, &options, progress)?;
-        counts.into_iter().next().ok_or_else(|| Fault::internal("no counts were made"))
+        Ok(penstock_data::count_corpus(paths, &source, &options, progress)?)
+    }
+
+    /// Adds the counts of files, saves the sum if that is wanted, and trains on it.
+    fn train(self, counts: Vec<train::WordCounts>, progress: &Progress) -> Result<Trained, Fault> {
+        let mut counts = counts.into_iter();
+        let mut words = counts.next().ok_or_else(taken)?;
+        let pattern = self.pattern()?;
+        for path in &self.counts {
+            words.merge(train::WordCounts::open(path, &pattern, progress)?)?;
+        }
+        if let Some(path) = &self.save_counts {
+            words.save(path, progress)?;
+        }
+        let options = TrainOptions {
+            vocab_size: self.vocab_size,
+            pattern,
+            special_tokens: self.special_tokens,
+            min_frequency: self.min_frequency,
+            max_token_bytes: self.max_token_bytes,
+            threads: thread_count(self.threads),
+            base: self.extend.map(|extended| extended.get().0.clone()),
+            ..TrainOptions::default()
+        };
+        Ok(match (self.word_share, counts.next()) {
+            (Some(share), Some(lines)) => train::train_super(words, lines, share, &options, progress)?,
+            _ => train::train_with_report(words, &options, progress)?,
+        })
     }
 }
 
 /// Counts of pieces, fed with texts from Python.
 #[pyclass(module = "penstock._core")]
 pub(crate) struct WordCounts {
-    counts: Option<train::WordCounts>,
+    counts: Option<Vec<train::WordCounts>>,
     left_bytes: Option<usize>,
 }
 
@@ -82,13 +125,8 @@ impl WordCounts {
     #[new]
     fn new(py: Python<'_>, request: Request) -> PyResult<Self> {
         guarded(py, || {
-            let pattern = request.pattern()?;
-            let counts = match request.budget()? {
-                Some(budget) => train::WordCounts::within(&budget, 1, pattern),
-                None => train::WordCounts::new(pattern),
-            };
             let left_bytes = (request.max_bytes > 0).then_some(request.max_bytes as usize);
-            Ok::<_, Fault>(Self { counts: Some(counts), left_bytes })
+            Ok::<_, Fault>(Self { counts: Some(request.no_counts()?), left_bytes })
         })
     }
 
@@ -99,7 +137,7 @@ impl WordCounts {
                 if self.left_bytes == Some(0) {
                     return Ok::<_, Fault>(false);
                 }
-                counts.add_weighted_text(text, 1)?;
+                counts.iter_mut().try_for_each(|counts| counts.add_weighted_text(text, 1))?;
                 self.left_bytes = self.left_bytes.map(|left| left.saturating_sub(text.len()));
             }
             Ok(self.left_bytes != Some(0))
@@ -121,16 +159,15 @@ impl TrainTokenizerJob {
     fn from_files(paths: Vec<PathBuf>, text_field: String, request: Request) -> PyResult<Self> {
         Job::start(move |progress: &Progress| {
             let counts = request.count(&paths, text_field, progress)?;
-            Ok::<_, Fault>(train::train_with_report(counts, &request.options()?, progress)?)
+            request.train(counts, progress)
         })
         .map(Self)
     }
 
     #[staticmethod]
     fn from_counts(py: Python<'_>, mut counts: PyRefMut<'_, WordCounts>, request: Request) -> PyResult<Self> {
-        let options = guarded(py, || request.options())?;
         let counts = counts.counts.take().ok_or_else(|| taken().into_exception(py))?;
-        Job::start(move |progress: &Progress| train::train_with_report(counts, &options, progress)).map(Self)
+        Job::start(move |progress: &Progress| request.train(counts, progress)).map(Self)
     }
 
     fn progress(&self) -> (String, u64, u64) {

@@ -78,25 +78,25 @@ impl Arena {
         let words = counts.iter().filter(|(piece, _)| piece.len() > 1);
         let mut words: Vec<Word<'_>> = words.map(|(piece, count)| Word { count, piece }).collect();
         let mut arena = Self { symbols: vec![BORDER], classes: Vec::new(), spans: Vec::new() };
+        let size_bytes = counts.bytes() + counts.len() as u64;
         let check = || Ok(progress.check()?);
         in_order(&mut words, threads, &check, |&Word { count, piece }| {
             let start = arena.symbols.len();
-            // Beyond the last place nothing is laid out; the length then tells.
             if start as u64 > MAX_SLOTS {
-                return;
+                return Err(Error::CorpusTooLarge { size_bytes, limit_bytes: MAX_SLOTS });
             }
             spell(piece, &mut arena.symbols);
             if arena.symbols.len() - start < 2 {
                 arena.symbols.truncate(start);
-                return;
+                return Ok(());
             }
             if arena.classes.last().is_none_or(|&(_, last)| last != count) {
                 arena.classes.push((start as u32, count));
             }
             arena.symbols.push(BORDER);
             progress.add(1);
+            Ok(())
         })?;
-        let size_bytes = counts.bytes() + counts.len() as u64;
         if arena.symbols.len() as u64 > MAX_SLOTS {
             return Err(Error::CorpusTooLarge { size_bytes, limit_bytes: MAX_SLOTS });
         }

@@ -1,12 +1,14 @@
 //! How often each distinct piece stands in a corpus.
 
 use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::memory::{MemoryBudget, cost_bytes};
 use super::report::{Counted, Sampling};
 use super::run::{Run, sum_runs};
 use super::sample::{Histogram, sampled_count};
+use super::saved;
 use super::table::Table;
 use crate::error::{Error, Result, show};
 use crate::pattern::Pattern;
@@ -52,6 +54,49 @@ impl WordCounts {
     pub fn within(budget: &MemoryBudget, shares: usize, pattern: Pattern) -> Self {
         let share_bytes = budget.working_bytes() as usize / shares.max(1);
         Self { limit: Some((share_bytes, budget.clone())), ..Self::new(pattern) }
+    }
+
+    /// Counts that were [saved](Self::save), of `pattern`. Merge them into others, which may have a budget.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DamagedCounts`], [`Error::UnknownCountsVersion`], [`Error::CountsOfOtherPattern`], [`Error::Io`];
+    /// [`Error::Cancelled`].
+    pub fn open(path: &Path, pattern: &Pattern, progress: &Progress) -> Result<Self> {
+        let (run, total) = saved::open(path, pattern, progress)?;
+        Ok(Self { total, runs: vec![run], ..Self::new(pattern.clone()) })
+    }
+
+    /// Writes the counts to a file of our own, whole or not at all.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] naming the file; [`Error::Spill`], [`Error::CountOverflow`]; [`Error::Cancelled`].
+    pub fn save(&mut self, path: &Path, progress: &Progress) -> Result<()> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
+        if self.limit.is_none() {
+            self.read_runs(progress)?;
+        } else if !self.runs.is_empty() {
+            self.spill()?;
+        }
+        progress.start("save counts", 0);
+        saved::write(path, &self.pattern, self.total, |push| {
+            if self.runs.is_empty() {
+                self.table.for_each_ordered(|| Ok(progress.check()?), |piece, count| push(piece, count))
+            } else {
+                sum_runs(&self.runs, progress, push)
+            }
+        })
+    }
+
+    /// Brings runs into the table, whatever memory that takes.
+    fn read_runs(&mut self, progress: &Progress) -> Result<()> {
+        let table = &mut self.table;
+        sum_runs(&self.runs, progress, |piece, count| table.add(piece, count))?;
+        self.runs.clear();
+        Ok(())
     }
 
     /// Counts the pieces of `text`. The ends of a text are ends of pieces. What goes wrong is told by
@@ -115,7 +160,12 @@ impl WordCounts {
         {
             let table = &self.table;
             let stop = || budget.check();
-            self.runs.push(budget.scratch.append(&mut self.file, |writer| table.write(writer, stop))?);
+            self.runs.push(budget.scratch.append(&mut self.file, |writer| {
+                table.for_each_ordered(stop, |piece, count| {
+                    writer.push(piece, count);
+                    Ok(())
+                })
+            })?);
             self.table.clear();
         }
         Ok(())
@@ -150,9 +200,8 @@ impl WordCounts {
             return Err(failure);
         }
         let Some((_, budget)) = self.limit.clone() else {
-            let table = &mut self.table;
-            sum_runs(&self.runs, progress, |piece, count| table.add(piece, count))?;
-            let all = Histogram::of_all(table.len(), table.bytes());
+            self.read_runs(progress)?;
+            let all = Histogram::of_all(self.table.len(), self.table.bytes());
             return Ok(self.counted(all, 1));
         };
         let mut histogram = Histogram::new();

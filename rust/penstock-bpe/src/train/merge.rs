@@ -3,8 +3,11 @@
 //! It runs in stages. A stage reads the text, holds the pairs that stand often enough, merges until they run out, and
 //! compacts the text, of which less is left each time. So rare pairs, of which there are most, are hardly ever held.
 
+use rustc_hash::FxHashMap;
+
 use super::TrainOptions;
 use super::arena::{Arena, BORDER};
+use super::base::Base;
 use super::changes::Changes;
 use super::index::{Past, index};
 use super::pairs::{PairKey, Pairs, unpack};
@@ -30,6 +33,8 @@ pub(super) struct Merger<'a> {
     arena: Arena,
     /// Bytes by id.
     tokens: Vec<Vec<u8>>,
+    /// Special tokens, which no merge may make.
+    specials: FxHashMap<u32, String>,
     /// Ids by the bytes of their tokens.
     ids: hashbrown::HashTable<u32>,
     /// Pairs that stand less often are never merged.
@@ -45,10 +50,10 @@ pub(super) struct Merger<'a> {
 }
 
 impl<'a> Merger<'a> {
-    /// A trainer on the pieces of `arena`, which are spelled with `tokens`; pairs and places take `budget_bytes`.
+    /// A trainer on the pieces of `arena`, which are spelled with the tokens of `base`; pairs and places take `budget_bytes`.
     pub(super) fn new(
         arena: Arena,
-        tokens: Vec<Vec<u8>>,
+        base: &Base,
         budget_bytes: u64,
         options: &'a TrainOptions,
         progress: &'a Progress,
@@ -58,7 +63,8 @@ impl<'a> Merger<'a> {
             options,
             progress,
             arena,
-            tokens,
+            tokens: base.tokens.clone(),
+            specials: base.special_contents(),
             ids: hashbrown::HashTable::with_capacity(options.vocab_size),
             least_count,
             budget_bytes,
@@ -70,7 +76,9 @@ impl<'a> Merger<'a> {
         };
         for id in 0..merger.tokens.len() as u32 {
             merger.arena.set_span(id, 1);
-            merger.index_token(id);
+            if !merger.tokens[id as usize].is_empty() {
+                merger.index_token(id);
+            }
         }
         merger
     }
@@ -153,13 +161,14 @@ impl<'a> Merger<'a> {
         let (left, right) = unpack(key);
         let bytes = [self.tokens[left as usize].as_slice(), &self.tokens[right as usize]].concat();
         let limit = self.options.max_token_bytes.unwrap_or(MAX_TOKEN_BYTES).min(MAX_TOKEN_BYTES);
-        if bytes.len() > limit {
+        let most_words = self.options.max_token_words.unwrap_or(usize::MAX);
+        if bytes.len() > limit || words(&bytes) > most_words {
             return Ok(None);
         }
         let span = self.arena.span(left) + self.arena.span(right);
         let found = self.ids.find(hash(&bytes), |&id| self.tokens[id as usize] == bytes);
         if let Some(&id) = found {
-            return match self.options.special_tokens.get(id as usize) {
+            return match self.specials.get(&id) {
                 Some(content) => Err(Error::SpecialCollision { content: content.clone() }),
                 None => Ok((self.arena.span(id) == span).then_some(id)),
             };
@@ -204,4 +213,11 @@ impl<'a> Merger<'a> {
     pub(super) fn finish(self) -> (Vec<Vec<u8>>, Vec<(u32, u32)>, u64) {
         (self.tokens, self.merges, self.counts.last().map_or(0, |&count| count as u64))
     }
+}
+
+/// Words that a token holds: stretches without white space.
+fn words(token: &[u8]) -> usize {
+    let starts =
+        token.windows(2).filter(|pair| pair[0].is_ascii_whitespace() && !pair[1].is_ascii_whitespace());
+    usize::from(token.first().is_some_and(|byte| !byte.is_ascii_whitespace())) + starts.count()
 }

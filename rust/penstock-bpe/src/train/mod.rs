@@ -1,6 +1,7 @@
 //! Learning a vocabulary: count the pieces of a corpus, then merge the most frequent pair again and again.
 
 mod arena;
+mod base;
 mod changes;
 mod count;
 mod index;
@@ -12,24 +13,26 @@ mod replace;
 mod report;
 mod run;
 mod sample;
+mod saved;
 mod scratch;
+mod superbpe;
 mod table;
 
 use rustc_hash::FxHashSet;
 
+use base::{Base, Speller};
 pub use count::WordCounts;
 pub use memory::MemoryBudget;
 pub use report::{Counted, Report, Sampling};
+pub use superbpe::train_super;
 
-use crate::byte_level::alphabet;
 use crate::error::{Error, Result, show};
-use crate::model::Parts;
 use crate::pattern::Pattern;
 use crate::progress::Progress;
-use crate::tokenizer::{SpecialToken, Tokenizer};
+use crate::tokenizer::Tokenizer;
 
 /// What to learn.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct TrainOptions {
     /// Tokens in all: special tokens, 256 bytes and merges. Fewer come out if the corpus runs out of pairs.
     pub vocab_size: usize,
@@ -41,6 +44,11 @@ pub struct TrainOptions {
     pub min_frequency: u64,
     /// No token gets longer than this, nor than 4096 bytes.
     pub max_token_bytes: Option<usize>,
+    /// A tokenizer to extend: it keeps its ids and merges, and what is learned comes behind them. Special tokens that
+    /// it has not follow it directly.
+    pub base: Option<Tokenizer>,
+    /// No token holds more words, or parts of words, than this.
+    pub max_token_words: Option<usize>,
     /// Threads to use (0 = one a core): to order the pieces; merging itself runs on one. They change nothing but the
     /// time.
     pub threads: usize,
@@ -54,6 +62,8 @@ impl Default for TrainOptions {
             special_tokens: vec!["<|endoftext|>".to_owned()],
             min_frequency: 0,
             max_token_bytes: None,
+            base: None,
+            max_token_words: None,
             threads: 0,
         }
     }
@@ -90,13 +100,10 @@ pub fn train(counts: WordCounts, options: &TrainOptions, progress: &Progress) ->
 pub fn train_with_report(counts: WordCounts, options: &TrainOptions, progress: &Progress) -> Result<Trained> {
     check(&counts, options)?;
     progress.check()?;
-    let specials = options.special_tokens.iter();
-    let mut tokens: Vec<Vec<u8>> = specials.clone().map(|content| content.as_bytes().to_vec()).collect();
-    let first_byte = tokens.len() as u32;
-    let mut byte_ids = [0; 256];
-    for (id, byte) in (first_byte..).zip(alphabet()) {
-        byte_ids[usize::from(byte)] = id;
-        tokens.push(vec![byte]);
+    let base = Base::new(options)?;
+    let minimum = base.tokens.len();
+    if options.vocab_size < minimum {
+        return Err(Error::VocabTooSmall { vocab_size: options.vocab_size, minimum });
     }
     let threads = match options.threads {
         0 => std::thread::available_parallelism().map_or(1, Into::into),
@@ -104,27 +111,21 @@ pub fn train_with_report(counts: WordCounts, options: &TrainOptions, progress: &
     };
     let budget = counts.budget().cloned();
     let (table, counted) = counts.into_table(progress)?;
-    let spell = |piece: &[u8], symbols: &mut Vec<u32>| {
-        symbols.extend(piece.iter().map(|&byte| byte_ids[usize::from(byte)]));
-    };
-    let arena = arena::Arena::new(table, spell, threads, progress)?;
+    let inner_pattern = options.base.as_ref().map_or(&options.pattern, Tokenizer::pattern);
+    let mut speller = Speller::new(&base, inner_pattern)?;
+    let arena = arena::Arena::new(table, |piece, symbols| speller.spell(piece, symbols), threads, progress)?;
+    drop(speller);
     let text_bytes = size_of_val(arena.symbols()) as u64;
     let places_bytes = budget.map_or(u64::MAX, |budget| budget.bytes_beside(text_bytes));
-    let mut merger = merge::Merger::new(arena, tokens, places_bytes, options, progress);
+    let mut merger = merge::Merger::new(arena, &base, places_bytes, options, progress);
     merger.run()?;
     let (tokens, merges, last_count) = merger.finish();
     let report = Report { counted, merges: merges.len(), last_count };
-    let specials = specials.zip(0..).map(|(content, id)| SpecialToken::new(content, id)).collect();
-    let parts = Parts { tokens, merges, specials, ..Parts::default() };
-    Ok(Trained { tokenizer: Tokenizer::from_parts(options.pattern.clone(), parts)?, report })
+    Ok(Trained { tokenizer: base.finish(options.pattern.clone(), tokens, merges)?, report })
 }
 
 fn check(counts: &WordCounts, options: &TrainOptions) -> Result<()> {
-    let minimum = 256 + options.special_tokens.len();
     let vocab_size = options.vocab_size;
-    if vocab_size < minimum {
-        return Err(Error::VocabTooSmall { vocab_size, minimum });
-    }
     if vocab_size > crate::vocab::MAX_ID as usize {
         return Err(Error::IdTooLarge { id: vocab_size as u64, limit: crate::vocab::MAX_ID });
     }
@@ -159,3 +160,5 @@ mod tests;
 
 #[cfg(test)]
 mod count_tests;
+#[cfg(test)]
+mod extend_tests;

@@ -16,7 +16,7 @@ pub(super) fn in_order<T: Ord + Send>(
     items: &mut [T],
     threads: usize,
     check: &(impl Fn() -> Result<()> + Sync),
-    mut take: impl FnMut(&T),
+    mut take: impl FnMut(&T) -> Result<()>,
 ) -> Result<()> {
     sort_chunks(items, threads, check);
     check()?;
@@ -29,7 +29,7 @@ pub(super) fn in_order<T: Ord + Send>(
     let mut taken = 0_usize;
     while let Some(mut head) = heads.peek_mut() {
         let Reverse((item, chunk)) = *head;
-        take(item);
+        take(item)?;
         match chunks[chunk].next() {
             Some(next) => *head = Reverse((next, chunk)),
             None => drop(std::collections::binary_heap::PeekMut::pop(head)),

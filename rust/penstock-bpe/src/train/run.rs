@@ -70,6 +70,11 @@ impl<W: Write> RunWriter<W> {
         }
     }
 
+    /// Bytes written so far.
+    pub(super) fn written_bytes(&self) -> u64 {
+        self.written_bytes
+    }
+
     /// The target and the bytes written.
     pub(super) fn finish(self) -> io::Result<(W, u64)> {
         match self.failure {

@@ -1,12 +1,10 @@
 //! Distinct pieces and their counts in memory.
 
-use std::io::Write;
-
 use hashbrown::HashTable;
 use hashbrown::hash_table;
 
 use super::order::in_order;
-use super::run::{RunWriter, content_hash};
+use super::run::content_hash;
 use crate::error::{Error, Result, show};
 use crate::vocab::hash;
 
@@ -101,16 +99,16 @@ impl Table {
         });
     }
 
-    /// Writes the table as a run; `check` may end that early.
-    pub(super) fn write<W: Write>(
+    /// Calls `take` with the pieces and their counts in the order of runs; `check` may end that early.
+    pub(super) fn for_each_ordered(
         &self,
-        writer: &mut RunWriter<W>,
         check: impl Fn() -> Result<()> + Sync,
+        mut take: impl FnMut(&[u8], u64) -> Result<()>,
     ) -> Result<()> {
         let mut entries: Vec<Entry<'_>> =
             self.iter().map(|(piece, count)| (content_hash(piece), piece, count)).collect();
         check()?;
-        in_order(&mut entries, 1, &check, |&(_, piece, count)| writer.push(piece, count))
+        in_order(&mut entries, 1, &check, |&(_, piece, count)| take(piece, count))
     }
 
     /// The pieces and their counts, in no order.

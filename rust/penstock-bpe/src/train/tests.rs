@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::byte_level::alphabet;
 
 fn options(vocab_size: usize) -> TrainOptions {
     TrainOptions { vocab_size, pattern: Pattern::Gpt2, ..TrainOptions::default() }
@@ -74,8 +75,8 @@ fn staged(pieces: &[(Vec<u8>, u64)], budget_bytes: u64, options: &TrainOptions) 
     let (table, _) = counted(pieces).into_table(&progress).unwrap();
     let spell = |piece: &[u8], symbols: &mut Vec<u32>| symbols.extend(piece.iter().map(|&b| u32::from(b)));
     let arena = arena::Arena::new(table, spell, 1, &progress).unwrap();
-    let tokens = (0..=255).map(|byte| vec![byte]).collect();
-    let mut merger = merge::Merger::new(arena, tokens, budget_bytes, options, &progress);
+    let base = Base { tokens: (0..=255).map(|byte| vec![byte]).collect(), ..Base::default() };
+    let mut merger = merge::Merger::new(arena, &base, budget_bytes, options, &progress);
     merger.run().unwrap();
     merger.finish().1
 }
