@@ -5,7 +5,9 @@
 //! [`BORDER`]. Pieces are ordered by count, so a place's weight comes from a short list of places where it changes.
 
 use std::cmp::{Ordering, Reverse};
+use std::thread;
 
+use super::base::Speller;
 use super::order::in_order;
 use super::table::Table;
 use crate::error::{Error, Result};
@@ -17,22 +19,61 @@ pub(super) const BORDER: u32 = u32::MAX;
 pub(super) const INSIDE: u32 = u32::MAX - 1;
 /// Places are 32-bit numbers.
 const MAX_SLOTS: u64 = u32::MAX as u64 - 1;
+/// Words that are spelled between two looks at the cancel flag, and their bytes.
+const BATCH_WORDS: usize = 1 << 16;
+const BATCH_BYTES: usize = 1 << 22;
+/// Fewer are not worth a thread.
+const MIN_PART_WORDS: usize = 1 << 10;
 /// Slots between two looks at the cancel flag.
 pub(super) const CHECKED_SLOTS: usize = 1 << 20;
 
 /// The pieces, laid out.
 #[derive(Debug)]
 pub(super) struct Arena {
-    /// The slots.
-    symbols: Vec<u32>,
-    /// Where the count of pieces changes: first slot, count. By place.
-    classes: Vec<(u32, u64)>,
+    layout: Layout,
     /// Slots by token id.
     spans: Vec<u32>,
 }
 
+/// Slots, and what the pieces in them count.
+#[derive(Debug, Default)]
+struct Layout {
+    symbols: Vec<u32>,
+    /// Where the count of pieces changes: first slot, count. By place.
+    classes: Vec<(u32, u64)>,
+}
+
+impl Layout {
+    /// Lays out a piece of two symbols or more.
+    fn push(&mut self, word: &Word<'_>, speller: &mut Speller) {
+        let start = self.symbols.len();
+        speller.spell(word.piece, &mut self.symbols);
+        if self.symbols.len() - start < 2 {
+            self.symbols.truncate(start);
+        } else {
+            self.symbols.push(BORDER);
+            self.begin_class(start, word.count);
+        }
+    }
+
+    /// Pieces from `start` on count `count`. Places that do not fit are told by the length in the end.
+    fn begin_class(&mut self, start: usize, count: u64) {
+        if self.classes.last().is_none_or(|&(_, last)| last != count) {
+            self.classes.push((start as u32, count));
+        }
+    }
+
+    fn append(&mut self, mut later: Self) {
+        let start = self.symbols.len();
+        self.symbols.append(&mut later.symbols);
+        for (place, count) in later.classes {
+            self.begin_class(start + place as usize, count);
+        }
+    }
+}
+
 /// A piece to be laid out.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Word<'t> {
     count: u64,
     piece: &'t [u8],
@@ -65,43 +106,65 @@ impl PartialEq for Word<'_> {
 
 impl Eq for Word<'_> {}
 
+/// Lays out the words of `batch` behind the others, a part a speller.
+fn spell_batch(batch: &[Word<'_>], spellers: &mut [Speller], layout: &mut Layout) {
+    let part_words = batch.len().div_ceil(spellers.len()).max(MIN_PART_WORDS);
+    let work = |part: &[Word<'_>], speller: &mut Speller| {
+        let mut layout = Layout::default();
+        part.iter().for_each(|word| layout.push(word, speller));
+        layout
+    };
+    let mut parts = batch.chunks(part_words).zip(spellers);
+    let Some((first, own_speller)) = parts.next() else {
+        return;
+    };
+    thread::scope(|scope| {
+        let others: Vec<_> = parts.map(|(part, speller)| scope.spawn(move || work(part, speller))).collect();
+        first.iter().for_each(|word| layout.push(word, own_speller));
+        for other in others {
+            match other.join() {
+                Ok(part) => layout.append(part),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+    });
+}
+
 impl Arena {
-    /// Lays out the pieces of `counts`, each as the symbols that `spell` appends, one slot a symbol. The most frequent
-    /// come first; nothing depends on the order of equally frequent ones.
-    pub(super) fn new(
-        counts: Table,
-        mut spell: impl FnMut(&[u8], &mut Vec<u32>),
-        threads: usize,
-        progress: &Progress,
-    ) -> Result<Self> {
-        progress.start("order pieces", counts.len() as u64);
+    /// Lays out the pieces of `counts` as the symbols that the spellers give, one slot a symbol, with a thread a
+    /// speller. The most frequent come first; nothing depends on the order of equally frequent ones.
+    pub(super) fn new(counts: Table, mut spellers: Vec<Speller>, progress: &Progress) -> Result<Self> {
+        progress.start("order pieces", 2 * counts.len() as u64);
         let words = counts.iter().filter(|(piece, _)| piece.len() > 1);
         let mut words: Vec<Word<'_>> = words.map(|(piece, count)| Word { count, piece }).collect();
-        let mut arena = Self { symbols: vec![BORDER], classes: Vec::new(), spans: Vec::new() };
         let size_bytes = counts.bytes() + counts.len() as u64;
         let check = || Ok(progress.check()?);
-        in_order(&mut words, threads, &check, |&Word { count, piece }| {
-            let start = arena.symbols.len();
-            if start as u64 > MAX_SLOTS {
+        let mut layout = Layout { symbols: vec![BORDER], classes: Vec::new() };
+        let threads = spellers.len();
+        let mut batch = Vec::with_capacity(BATCH_WORDS);
+        let mut spell = |batch: &mut Vec<Word<'_>>, layout: &mut Layout| {
+            spell_batch(batch, &mut spellers, layout);
+            progress.add(2 * batch.len() as u64);
+            batch.clear();
+            if layout.symbols.len() as u64 > MAX_SLOTS {
                 return Err(Error::CorpusTooLarge { size_bytes, limit_bytes: MAX_SLOTS });
             }
-            spell(piece, &mut arena.symbols);
-            if arena.symbols.len() - start < 2 {
-                arena.symbols.truncate(start);
+            Ok(())
+        };
+        let mut batch_bytes = 0;
+        in_order(&mut words, threads, &check, |&word| {
+            batch_bytes += word.piece.len();
+            batch.push(word);
+            if batch.len() < BATCH_WORDS && batch_bytes < BATCH_BYTES {
                 return Ok(());
             }
-            if arena.classes.last().is_none_or(|&(_, last)| last != count) {
-                arena.classes.push((start as u32, count));
-            }
-            arena.symbols.push(BORDER);
-            progress.add(1);
-            Ok(())
+            batch_bytes = 0;
+            check()?;
+            spell(&mut batch, &mut layout)
         })?;
-        if arena.symbols.len() as u64 > MAX_SLOTS {
-            return Err(Error::CorpusTooLarge { size_bytes, limit_bytes: MAX_SLOTS });
-        }
-        arena.symbols.shrink_to_fit();
-        Ok(arena)
+        spell(&mut batch, &mut layout)?;
+        layout.symbols.shrink_to_fit();
+        Ok(Self { layout, spans: Vec::new() })
     }
 
     /// Tells that the token `id` takes `span` slots, that of a new id, or one slot.
@@ -120,27 +183,27 @@ impl Arena {
 
     /// The slots.
     pub(super) fn symbols(&self) -> &[u32] {
-        &self.symbols
+        &self.layout.symbols
     }
 
     /// The slots, the spans by token id, and the weights by place.
     pub(super) fn parts(&mut self) -> (&mut [u32], &[u32], Weights<'_>) {
-        (&mut self.symbols, &self.spans, Weights::new(&self.classes))
+        (&mut self.layout.symbols, &self.spans, Weights::new(&self.layout.classes))
     }
 
     /// The weights by place.
     pub(super) fn weights(&self) -> Weights<'_> {
-        Weights::new(&self.classes)
+        Weights::new(&self.layout.classes)
     }
 
     /// Moves everything together: one slot a token, and no pieces of a single token.
     pub(super) fn compact(&mut self, progress: &Progress) -> Result<()> {
-        let mut weights = Weights::new(&self.classes);
+        let mut weights = Weights::new(&self.layout.classes);
         let mut classes: Vec<(u32, u64)> = Vec::new();
         let (mut from, mut to, mut start, mut next_check) = (1, 1, 1, 0);
-        while from < self.symbols.len() {
-            let symbol = self.symbols[from];
-            self.symbols[to] = symbol;
+        while from < self.layout.symbols.len() {
+            let symbol = self.layout.symbols[from];
+            self.layout.symbols[to] = symbol;
             to += 1;
             if symbol != BORDER {
                 from += self.spans[symbol as usize] as usize;
@@ -161,9 +224,9 @@ impl Arena {
                 next_check = from + CHECKED_SLOTS;
             }
         }
-        self.symbols.truncate(to);
-        self.symbols.shrink_to_fit();
-        self.classes = classes;
+        self.layout.symbols.truncate(to);
+        self.layout.symbols.shrink_to_fit();
+        self.layout.classes = classes;
         self.spans.fill(1);
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! The vocabulary that a training starts from: the bytes, or all of a tokenizer that is to be extended.
 
+use hashbrown::HashTable;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::TrainOptions;
@@ -10,6 +11,11 @@ use crate::model::Parts;
 use crate::normalize::Normalizer;
 use crate::pattern::Pattern;
 use crate::tokenizer::{SpecialToken, Tokenizer};
+use crate::vocab::hash;
+
+/// Spellings that a thread remembers, and the longest.
+const MAX_KNOWN_PARTS: usize = 1 << 18;
+const MAX_KNOWN_BYTES: usize = 64;
 
 /// Tokens and merges before the first one that is learned.
 #[derive(Debug, Default)]
@@ -127,18 +133,57 @@ impl Tokenizer {
 }
 
 /// Spells pieces with the tokens of a base.
+#[derive(Debug)]
 pub(super) struct Speller {
     /// Of the text within a piece; `None` if there are no merges and every byte is spelled by itself.
     merging: Option<Merging>,
     byte_ids: [u32; 256],
 }
 
+#[derive(Debug)]
 struct Merging {
     encoder: Encoder,
     /// Cuts pieces further, so that what is encoded repeats.
     pattern: Pattern,
     /// Bytes that stand side by side within a token: (first, second) as a number.
     joined: Vec<bool>,
+    known: Known,
+}
+
+/// Spellings of parts that came before.
+#[derive(Debug, Default)]
+struct Known {
+    /// End of the part in `bytes` and of its spelling in `symbols`, by number; each begins where the last ended.
+    ends: Vec<(usize, usize)>,
+    bytes: Vec<u8>,
+    symbols: Vec<u32>,
+    numbers: HashTable<u32>,
+}
+
+impl Known {
+    fn bytes_of(&self, number: u32) -> &[u8] {
+        let start = number.checked_sub(1).map_or(0, |before| self.ends[before as usize].0);
+        &self.bytes[start..self.ends[number as usize].0]
+    }
+
+    fn find(&self, part: &[u8]) -> Option<&[u32]> {
+        let number = *self.numbers.find(hash(part), |&number| self.bytes_of(number) == part)?;
+        let start = number.checked_sub(1).map_or(0, |before| self.ends[before as usize].1);
+        Some(&self.symbols[start..self.ends[number as usize].1])
+    }
+
+    fn insert(&mut self, part: &[u8], symbols: &[u32]) {
+        if self.ends.len() >= MAX_KNOWN_PARTS || part.len() > MAX_KNOWN_BYTES {
+            return;
+        }
+        self.bytes.extend_from_slice(part);
+        self.symbols.extend_from_slice(symbols);
+        self.ends.push((self.bytes.len(), self.symbols.len()));
+        let number = self.ends.len() as u32 - 1;
+        let mut numbers = std::mem::take(&mut self.numbers);
+        numbers.insert_unique(hash(part), number, |&number| hash(self.bytes_of(number)));
+        self.numbers = numbers;
+    }
 }
 
 impl Speller {
@@ -160,7 +205,10 @@ impl Speller {
             token.windows(2).for_each(|pair| joined[joint(pair[0], pair[1])] = true);
         }
         let encoder = base.unsplit()?.encoder();
-        Ok(Self { merging: Some(Merging { encoder, pattern: pattern.clone(), joined }), byte_ids })
+        Ok(Self {
+            merging: Some(Merging { encoder, pattern: pattern.clone(), joined, known: Known::default() }),
+            byte_ids,
+        })
     }
 
     /// Appends the tokens of `piece`: what merging it as one gives.
@@ -176,17 +224,27 @@ impl Speller {
 impl Merging {
     /// Where no token holds the two bytes beside a cut, nothing merges across it, so the parts can be encoded one by one.
     fn spell(&mut self, text: &str, symbols: &mut Vec<u32>) {
-        let Self { encoder, pattern, joined } = self;
+        let Self { encoder, pattern, joined, known } = self;
+        let mut encode = |part: &str| match known.find(part.as_bytes()) {
+            Some(spelled) => symbols.extend_from_slice(spelled),
+            None => {
+                let start = symbols.len();
+                encoder.encode_into(part, symbols);
+                known.insert(part.as_bytes(), &symbols[start..]);
+            }
+        };
         let (mut start, mut end) = (0, 0);
         pattern.for_each_piece(text, |part| {
             let is_joined = end > 0 && joined[joint(text.as_bytes()[end - 1], text.as_bytes()[end])];
             if end > start && !is_joined {
-                encoder.encode_into(&text[start..end], symbols);
+                encode(&text[start..end]);
                 start = end;
             }
             end += part.len();
         });
-        encoder.encode_into(&text[start..], symbols);
+        if start < text.len() {
+            encode(&text[start..]);
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use super::report::{Counted, Sampling};
 use super::run::{Run, sum_runs};
 use super::sample::{Histogram, sampled_count};
 use super::saved;
+use super::superbpe::for_each_line;
 use super::table::Table;
 use crate::error::{Error, Result, show};
 use crate::pattern::Pattern;
@@ -21,6 +22,8 @@ const CHECKED_PIECES: usize = 1 << 14;
 #[derive(Debug)]
 pub struct WordCounts {
     pattern: Pattern,
+    /// Of a pattern of lines: digits to a group.
+    line_digits: Option<usize>,
     /// Pieces counted, with repetitions.
     total: u64,
     table: Table,
@@ -39,6 +42,7 @@ impl WordCounts {
     #[must_use]
     pub fn new(pattern: Pattern) -> Self {
         Self {
+            line_digits: pattern.line_digits(),
             pattern,
             total: 0,
             table: Table::default(),
@@ -113,13 +117,17 @@ impl WordCounts {
     ///
     /// [`Error::Spill`] if a full table cannot be written out; [`Error::CountOverflow`].
     pub fn add_weighted_text(&mut self, text: &str, weight: u64) -> Result<()> {
-        let pattern = self.pattern.clone();
+        let (pattern, line_digits) = (self.pattern.clone(), self.line_digits);
         let mut result = Ok(());
-        pattern.for_each_piece(text, |piece| {
+        let add = |piece: &str| {
             if result.is_ok() {
                 result = self.add_piece(piece.as_bytes(), weight);
             }
-        });
+        };
+        match line_digits {
+            Some(group) => for_each_line(text, group, add),
+            None => pattern.for_each_piece(text, add),
+        }
         result
     }
 

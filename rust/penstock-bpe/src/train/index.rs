@@ -4,15 +4,20 @@
 //! counts of its pairs, so that the `least` count whose pairs fit memory is known before any pair is held. The second
 //! counts the pairs of cells that reach it; the third lists their places.
 
+use std::ops::Range;
+
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::arena::{Arena, BORDER, CHECKED_SLOTS};
 use super::pairs::{PAIR_BYTES, PLACE_BYTES, PairKey, Pairs, pack};
+use super::shards::in_shards;
 use crate::error::Result;
 use crate::progress::Progress;
 
 /// At most so many cells, as a power of two, and fewer for a short text.
-const MAX_CELLS_LOG2: u32 = 21;
+const MAX_CELLS_LOG2: u32 = 20;
+/// Each thread has cells of its own, and more threads wait for memory anyway.
+const MAX_THREADS: usize = 4;
 
 /// Spreads keys: the golden ratio of 2^64.
 const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
@@ -67,83 +72,143 @@ impl Past {
 
 /// Counts and number of places of pairs, by key.
 type Counts = FxHashMap<PairKey, (i64, u32)>;
+/// Places of pairs, by key.
+type Places = FxHashMap<PairKey, Vec<u32>>;
 
-/// The pairs of the text that stand `wanted` times or more; so many fewer that they keep to `budget_bytes`, and at least
-/// the most frequent.
-pub(super) fn index(
-    arena: &Arena,
-    wanted: i64,
-    budget_bytes: u64,
-    past: &Past,
-    progress: &Progress,
-) -> Result<Pairs> {
-    progress.start("find pairs", 3 * arena.symbols().len() as u64);
-    let mut cells = Cells::new(arena.symbols().len());
-    for_each_pair(arena, past, progress, |key, _, weight| {
-        let cell = cells.at(key);
-        cell.count = cell.count.saturating_add(weight as u64);
-        cell.places += 1;
-    })?;
-    let mut least = least_that_fits(&cells.cells, wanted, budget_bytes);
-    let mut counts = counts_of(&cells, least, arena, past, progress)?;
-    // A cell may hold several rare pairs and no frequent one.
-    while least > wanted && !counts.values().any(|&(count, _)| count >= least) {
-        least = (least / 2).max(wanted);
-        counts = counts_of(&cells, least, arena, past, progress)?;
-    }
-    // Pairs that were merged and stand again go first, however rare: they are counted with what they were.
-    let mut pairs = Pairs::new(least);
-    for (&key, &count) in &past.merged {
-        let (more, places) = counts.remove(&key).unwrap_or_default();
-        pairs.insert_merged(key, count + more, Vec::with_capacity(places as usize));
-    }
-    for (key, (count, places)) in counts {
-        if count >= least {
-            pairs.insert(key, count, Vec::with_capacity(places as usize));
-        }
-    }
-    for_each_pair(arena, past, progress, |key, place, _| {
-        if cells.reach(key, least) {
-            pairs.place(key, place);
-        }
-    })?;
-    pairs.queue_all();
-    Ok(pairs)
+/// A text to be read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reading<'r> {
+    pub(super) arena: &'r Arena,
+    pub(super) past: &'r Past,
+    pub(super) threads: usize,
+    pub(super) progress: &'r Progress,
 }
 
-/// Counts the pairs of cells that reach `least`.
-fn counts_of(cells: &Cells, least: i64, arena: &Arena, past: &Past, progress: &Progress) -> Result<Counts> {
-    let mut counts = Counts::default();
-    for_each_pair(arena, past, progress, |key, _, weight| {
-        if cells.reach(key, least) {
-            let entry = counts.entry(key).or_default();
-            *entry = (entry.0 + weight, entry.1 + 1);
+impl Reading<'_> {
+    /// The pairs of the text that stand `wanted` times or more; so many fewer that they keep to `budget_bytes`, and at
+    /// least the most frequent.
+    pub(super) fn index(&self, wanted: i64, budget_bytes: u64) -> Result<Pairs> {
+        self.progress.start("find pairs", 3 * self.arena.symbols().len() as u64);
+        let cells = self.cells()?;
+        let mut least = least_that_fits(&cells.cells, wanted, budget_bytes);
+        let mut counts = self.counts(&cells, least)?;
+        // A cell may hold several rare pairs and no frequent one.
+        while least > wanted && !sum_of(&counts).values().any(|&(count, _)| count >= least) {
+            least = (least / 2).max(wanted);
+            counts = self.counts(&cells, least)?;
         }
-    })?;
-    Ok(counts)
-}
-
-/// Calls `take` with each pair, the place of its left symbol, and its weight.
-fn for_each_pair(
-    arena: &Arena,
-    past: &Past,
-    progress: &Progress,
-    mut take: impl FnMut(PairKey, u32, i64),
-) -> Result<()> {
-    let (symbols, mut weights) = (arena.symbols(), arena.weights());
-    for start in (1..symbols.len()).step_by(CHECKED_SLOTS) {
-        let end = (start + CHECKED_SLOTS).min(symbols.len());
-        let mut left = symbols[start - 1];
-        for (place, &right) in (start as u32 - 1..).zip(&symbols[start..end]) {
-            if left != BORDER && right != BORDER && !past.is_refused(pack(left, right)) {
-                take(pack(left, right), place, weights.at(place));
+        let sums = sum_of(&counts);
+        let is_kept = |key: &PairKey, count: i64| count >= least || self.past.merged.contains_key(key);
+        for part in &mut counts {
+            part.retain(|key, _| sums.get(key).is_some_and(|&(count, _)| is_kept(key, count)));
+        }
+        let mut places = self.places(&cells, least, &counts)?;
+        drop((cells, counts));
+        let mut pairs = Pairs::new(least);
+        for (key, (count, places_len)) in sums {
+            if !is_kept(&key, count) {
+                continue;
             }
-            left = right;
+            let mut all = Vec::with_capacity(places_len as usize);
+            places.iter_mut().filter_map(|part| part.remove(&key)).for_each(|mut part| all.append(&mut part));
+            // Pairs that were merged and stand again go first, however rare: they are counted with what they were.
+            match self.past.merged.get(&key) {
+                Some(merged) => pairs.insert_merged(key, merged + count, all),
+                None => pairs.insert(key, count, all),
+            }
         }
-        progress.add((end - start) as u64);
-        progress.check()?;
+        for (&key, &count) in &self.past.merged {
+            if !pairs.holds(key) {
+                pairs.insert_merged(key, count, Vec::new());
+            }
+        }
+        pairs.queue_all();
+        Ok(pairs)
     }
-    Ok(())
+
+    fn shards<T: Send>(&self, work: impl Fn(usize, Range<usize>) -> Result<T> + Sync) -> Result<Vec<T>> {
+        in_shards(1..self.arena.symbols().len(), self.threads.min(MAX_THREADS), work)
+    }
+
+    fn cells(&self) -> Result<Cells> {
+        let mut parts = self.shards(|_, range| {
+            let mut cells = Cells::new(self.arena.symbols().len());
+            self.for_each_pair(range, |key, _, weight| {
+                let cell = cells.at(key);
+                cell.count = cell.count.saturating_add(weight as u64);
+                cell.places += 1;
+            })?;
+            Ok(cells)
+        })?;
+        let mut sum = parts.swap_remove(0);
+        for part in parts {
+            for (cell, more) in sum.cells.iter_mut().zip(part.cells) {
+                cell.count = cell.count.saturating_add(more.count);
+                cell.places += more.places;
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Counts the pairs of cells that reach `least`, by shard.
+    fn counts(&self, cells: &Cells, least: i64) -> Result<Vec<Counts>> {
+        self.shards(|_, range| {
+            let mut counts = Counts::default();
+            self.for_each_pair(range, |key, _, weight| {
+                if cells.reach(key, least) && !self.past.is_refused(key) {
+                    let entry = counts.entry(key).or_default();
+                    *entry = (entry.0 + weight, entry.1 + 1);
+                }
+            })?;
+            Ok(counts)
+        })
+    }
+
+    /// Lists the places of the pairs in `counts`, by shard.
+    fn places(&self, cells: &Cells, least: i64, counts: &[Counts]) -> Result<Vec<Places>> {
+        self.shards(|shard, range| {
+            let room = |(&key, &(_, len)): (&PairKey, &(i64, u32))| (key, Vec::with_capacity(len as usize));
+            let mut places: Places = counts.get(shard).into_iter().flatten().map(room).collect();
+            self.for_each_pair(range, |key, place, _| {
+                if cells.reach(key, least)
+                    && let Some(places) = places.get_mut(&key)
+                {
+                    places.push(place);
+                }
+            })?;
+            Ok(places)
+        })
+    }
+
+    /// Calls `take` with each pair whose right symbol is in `range`, the place of its left one, and its weight.
+    fn for_each_pair(&self, range: Range<usize>, mut take: impl FnMut(PairKey, u32, i64)) -> Result<()> {
+        let (symbols, mut weights) = (self.arena.symbols(), self.arena.weights());
+        for start in range.clone().step_by(CHECKED_SLOTS) {
+            let end = (start + CHECKED_SLOTS).min(range.end);
+            let mut left = symbols[start - 1];
+            for (place, &right) in (start as u32 - 1..).zip(&symbols[start..end]) {
+                if left != BORDER && right != BORDER {
+                    take(pack(left, right), place, weights.at(place));
+                }
+                left = right;
+            }
+            self.progress.add((end - start) as u64);
+            self.progress.check()?;
+        }
+        Ok(())
+    }
+}
+
+/// The sums of the counts of all shards.
+fn sum_of(parts: &[Counts]) -> Counts {
+    let mut sum = Counts::default();
+    for part in parts {
+        for (&key, &(count, places)) in part {
+            let entry = sum.entry(key).or_default();
+            *entry = (entry.0 + count, entry.1 + places);
+        }
+    }
+    sum
 }
 
 /// The least count, of those not below `wanted`, whose cells fit `budget_bytes`; else that of the fullest cell.

@@ -9,7 +9,7 @@ use super::TrainOptions;
 use super::arena::{Arena, BORDER};
 use super::base::Base;
 use super::changes::Changes;
-use super::index::{Past, index};
+use super::index::{Past, Reading};
 use super::pairs::{PairKey, Pairs, unpack};
 use super::replace::Replacer;
 use crate::error::{Error, Result};
@@ -89,12 +89,13 @@ impl<'a> Merger<'a> {
         self.ids.insert_unique(code(&id), id, code);
     }
 
-    /// Merges until the vocabulary is full or no pair is frequent enough.
-    pub(super) fn run(&mut self) -> Result<()> {
-        let mut wanted = self.first_least();
+    /// Merges until the vocabulary is full or no pair is frequent enough; `last_count` is a guess.
+    pub(super) fn run(&mut self, last_count: Option<u64>) -> Result<()> {
+        let mut wanted =
+            last_count.map_or_else(|| self.first_least(), |count| count as i64).max(self.least_count);
         while self.tokens.len() < self.options.vocab_size {
             let budget_bytes = self.budget_bytes / STAGE_SHARE;
-            self.pairs = index(&self.arena, wanted, budget_bytes, &self.past, self.progress)?;
+            self.pairs = self.reading().index(wanted, budget_bytes)?;
             self.run_stage()?;
             if self.tokens.len() == self.options.vocab_size {
                 break;
@@ -108,6 +109,11 @@ impl<'a> Merger<'a> {
             self.arena.compact(self.progress)?;
         }
         Ok(())
+    }
+
+    fn reading(&self) -> Reading<'_> {
+        let Self { arena, past, progress, .. } = self;
+        Reading { arena, past, threads: self.options.thread_count(), progress }
     }
 
     fn run_stage(&mut self) -> Result<()> {

@@ -15,6 +15,7 @@ mod run;
 mod sample;
 mod saved;
 mod scratch;
+mod shards;
 mod superbpe;
 mod table;
 
@@ -69,6 +70,15 @@ impl Default for TrainOptions {
     }
 }
 
+impl TrainOptions {
+    fn thread_count(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, Into::into),
+            threads => threads,
+        }
+    }
+}
+
 /// What a training makes.
 #[derive(Debug)]
 pub struct Trained {
@@ -98,6 +108,16 @@ pub fn train(counts: WordCounts, options: &TrainOptions, progress: &Progress) ->
 ///
 /// Those of [`train`].
 pub fn train_with_report(counts: WordCounts, options: &TrainOptions, progress: &Progress) -> Result<Trained> {
+    train_from(counts, options, None, progress)
+}
+
+/// Trains with a guess of the last merge's count. A good one saves readings of the text, and none changes the outcome.
+fn train_from(
+    counts: WordCounts,
+    options: &TrainOptions,
+    last_count: Option<u64>,
+    progress: &Progress,
+) -> Result<Trained> {
     check(&counts, options)?;
     progress.check()?;
     let base = Base::new(options)?;
@@ -105,20 +125,15 @@ pub fn train_with_report(counts: WordCounts, options: &TrainOptions, progress: &
     if options.vocab_size < minimum {
         return Err(Error::VocabTooSmall { vocab_size: options.vocab_size, minimum });
     }
-    let threads = match options.threads {
-        0 => std::thread::available_parallelism().map_or(1, Into::into),
-        threads => threads,
-    };
     let budget = counts.budget().cloned();
     let (table, counted) = counts.into_table(progress)?;
     let inner_pattern = options.base.as_ref().map_or(&options.pattern, Tokenizer::pattern);
-    let mut speller = Speller::new(&base, inner_pattern)?;
-    let arena = arena::Arena::new(table, |piece, symbols| speller.spell(piece, symbols), threads, progress)?;
-    drop(speller);
+    let spellers = (0..options.thread_count()).map(|_| Speller::new(&base, inner_pattern));
+    let arena = arena::Arena::new(table, spellers.collect::<Result<_>>()?, progress)?;
     let text_bytes = size_of_val(arena.symbols()) as u64;
     let places_bytes = budget.map_or(u64::MAX, |budget| budget.bytes_beside(text_bytes));
     let mut merger = merge::Merger::new(arena, &base, places_bytes, options, progress);
-    merger.run()?;
+    merger.run(last_count)?;
     let (tokens, merges, last_count) = merger.finish();
     let report = Report { counted, merges: merges.len(), last_count };
     Ok(Trained { tokenizer: base.finish(options.pattern.clone(), tokens, merges)?, report })

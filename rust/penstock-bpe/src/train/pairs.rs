@@ -97,12 +97,9 @@ impl Pairs {
         self.numbers.insert(key, number);
     }
 
-    /// Adds a place to a pair that is held.
-    #[inline]
-    pub(super) fn place(&mut self, key: PairKey, place: u32) {
-        if let Some(&number) = self.numbers.get(&key) {
-            self.pairs[number as usize].places.push(place);
-        }
+    /// Whether the pair is held.
+    pub(super) fn holds(&self, key: PairKey) -> bool {
+        self.numbers.contains_key(&key)
     }
 
     /// Queues all pairs.

@@ -4,18 +4,66 @@
 //! apart as before, spelled with the tokens there are, and merging goes on. The tokenizer that comes out cuts text into
 //! those lines and applies all merges, so any program that reads a tokenizer.json encodes with it.
 
-use super::{TrainOptions, Trained, WordCounts, train_with_report};
+use super::{TrainOptions, Trained, WordCounts, train_from, train_with_report};
 use crate::error::{Error, Result};
 use crate::pattern::{Family, Pattern};
 use crate::pretokenize::sequence::{CustomRegex, Step};
 use crate::progress::Progress;
+use crate::unicode::{NUMBER, class_of};
 
 /// A line with the line breaks behind it.
 const LINES: &str = r"[^\r\n]+[\r\n]*|[\r\n]+";
+const SINGLE_NUMBERS: &str = r"\p{N}";
+const NUMBERS: &str = r"\p{N}{1,3}";
 /// A token holds at most so many words.
 const MAX_TOKEN_WORDS: usize = 4;
 
+/// Calls `emit` with the pieces of `text` that [`Pattern::across_spaces`] cuts, in one pass: lines, and apart from them
+/// numbers in groups of `group` digits (0: not apart).
+pub(super) fn for_each_line(text: &str, group: usize, mut emit: impl FnMut(&str)) {
+    let bytes = text.as_bytes();
+    let is_break = |byte: u8| byte == b'\r' || byte == b'\n';
+    let (mut start, mut at) = (0, 0);
+    // Characters of the group of digits that ends at `at`.
+    let mut digits = 0;
+    while at < bytes.len() {
+        let (is_digit, len) = match bytes[at] {
+            byte if byte < 0x80 => (byte.is_ascii_digit(), 1),
+            _ => text[at..].chars().next().map_or((false, 1), |c| (class_of(c) & NUMBER != 0, c.len_utf8())),
+        };
+        let is_digit = is_digit && group > 0;
+        let ends_line = at > start && is_break(bytes[at - 1]) && !is_break(bytes[at]);
+        if (is_digit && (digits == 0 || digits == group)) || (!is_digit && digits > 0) || ends_line {
+            if at > start {
+                emit(&text[start..at]);
+            }
+            (start, digits) = (at, 0);
+        }
+        digits = if is_digit { digits + 1 } else { 0 };
+        at += len;
+    }
+    if start < bytes.len() {
+        emit(&text[start..]);
+    }
+}
+
 impl Pattern {
+    /// Digits to a group, if this is [`across_spaces`](Self::across_spaces) of something.
+    pub(super) fn line_digits(&self) -> Option<usize> {
+        let steps = self.steps();
+        let source = |step: &Step| match step {
+            Step::Regex(regex) => Some(regex.source().to_owned()),
+            _ => None,
+        };
+        let sources: Option<Vec<String>> = steps.iter().map(source).collect();
+        match sources?.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            [LINES] => Some(0),
+            [SINGLE_NUMBERS, LINES] => Some(1),
+            [NUMBERS, LINES] => Some(3),
+            _ => None,
+        }
+    }
+
     /// The pattern that SuperBPE cuts by after learning words by this one: lines, and numbers as before.
     ///
     /// # Errors
@@ -24,8 +72,8 @@ impl Pattern {
     pub fn across_spaces(&self) -> Result<Self> {
         let numbers = match self.family() {
             Some(Family::Gpt2) => None,
-            Some(Family::Qwen2) => Some(r"\p{N}"),
-            Some(_) => Some(r"\p{N}{1,3}"),
+            Some(Family::Qwen2) => Some(SINGLE_NUMBERS),
+            Some(_) => Some(NUMBERS),
             None => {
                 let found = format!("SuperBPE with the pattern `{}`", self.name());
                 return Err(Error::Unsupported { found, expected: "a pattern with a name" });
@@ -63,7 +111,28 @@ pub fn train_super(
         max_token_words: Some(MAX_TOKEN_WORDS),
         ..options.clone()
     };
-    let mut trained_on_lines = train_with_report(lines, &line_options, progress)?;
+    let last_count = Some(trained.report.last_count);
+    let mut trained_on_lines = train_from(lines, &line_options, last_count, progress)?;
     trained_on_lines.report.merges += trained.report.merges;
     Ok(trained_on_lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn lines_are_cut_as_by_the_pattern(text in "[a 0-9\r\n٣½²你é.\u{2028}]{0,40}") {
+            for family in [Pattern::Gpt2, Pattern::Qwen2, Pattern::DeepseekV3] {
+                let pattern = family.across_spaces().unwrap();
+                let (mut wanted, mut found) = (Vec::new(), Vec::new());
+                pattern.for_each_piece(&text, |piece| wanted.push(piece.to_owned()));
+                for_each_line(&text, pattern.line_digits().unwrap(), |piece| found.push(piece.to_owned()));
+                prop_assert_eq!(found, wanted);
+            }
+        }
+    }
 }

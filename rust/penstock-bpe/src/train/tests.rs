@@ -73,11 +73,11 @@ fn merges_of(tokenizer: &Tokenizer) -> Vec<(Vec<u8>, Vec<u8>)> {
 fn staged(pieces: &[(Vec<u8>, u64)], budget_bytes: u64, options: &TrainOptions) -> Vec<(u32, u32)> {
     let progress = Progress::new();
     let (table, _) = counted(pieces).into_table(&progress).unwrap();
-    let spell = |piece: &[u8], symbols: &mut Vec<u32>| symbols.extend(piece.iter().map(|&b| u32::from(b)));
-    let arena = arena::Arena::new(table, spell, 1, &progress).unwrap();
     let base = Base { tokens: (0..=255).map(|byte| vec![byte]).collect(), ..Base::default() };
+    let speller = Speller::new(&base, &Pattern::Gpt2).unwrap();
+    let arena = arena::Arena::new(table, vec![speller], &progress).unwrap();
     let mut merger = merge::Merger::new(arena, &base, budget_bytes, options, &progress);
-    merger.run().unwrap();
+    merger.run(None).unwrap();
     merger.finish().1
 }
 
