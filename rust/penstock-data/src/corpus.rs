@@ -16,7 +16,7 @@ use crate::source::{self, SourceOptions};
 
 const BATCH_BYTES: usize = 1 << 18;
 /// Text that was read and is not counted yet; one larger document may be under way alone.
-const WAITING_BYTES: usize = 32 << 20;
+const WAITING_BYTES: usize = 16 << 20;
 /// Between two looks at whether to go on.
 const POLL: Duration = Duration::from_millis(20);
 

@@ -17,6 +17,8 @@ use crate::progress::Progress;
 
 /// Pieces between two looks at the cancel flag.
 const CHECKED_PIECES: usize = 1 << 14;
+/// The longest piece that counts as one within a budget.
+const MAX_PART_BYTES: usize = 1 << 18;
 
 /// Distinct pieces and their counts. Make one a thread and [`merge`](Self::merge) them: sums do not depend on the order.
 #[derive(Debug)]
@@ -53,7 +55,8 @@ impl WordCounts {
         }
     }
 
-    /// One of `shares` counts that together keep to `budget`: what does not fit goes to disk.
+    /// One of `shares` counts that together keep to `budget`: what does not fit goes to disk. A piece of more than
+    /// 256 KiB counts as several, so that it can be sampled in parts.
     #[must_use]
     pub fn within(budget: &MemoryBudget, shares: usize, pattern: Pattern) -> Self {
         let share_bytes = budget.working_bytes() as usize / shares.max(1);
@@ -153,12 +156,19 @@ impl WordCounts {
 
     #[inline(never)]
     fn add_new(&mut self, piece: &[u8], count: u64) -> Result<()> {
-        if let Some((max_bytes, _)) = self.limit
-            && self.table.is_full(piece.len(), max_bytes)
-        {
-            self.spill()?;
+        let Some((max_bytes, _)) = self.limit else {
+            return self.table.add(piece, count);
+        };
+        let mut rest = piece;
+        while !rest.is_empty() {
+            let (part, behind) = rest.split_at(part_len(rest));
+            if self.table.is_full(part.len(), max_bytes) {
+                self.spill()?;
+            }
+            self.table.add(part, count)?;
+            rest = behind;
         }
-        self.table.add(piece, count)
+        Ok(())
     }
 
     /// Writes the table out as a run.
@@ -192,7 +202,8 @@ impl WordCounts {
         if let Some(failure) = other.failure.take() {
             return Err(failure);
         }
-        if !other.runs.is_empty() {
+        let max_bytes = self.limit.as_ref().map(|&(max_bytes, _)| max_bytes);
+        if !other.runs.is_empty() || !self.table.make_room(&other.table, max_bytes) {
             other.spill()?;
         }
         let in_table: u64 = other.table.iter().map(|(_, count)| count).sum();
@@ -279,4 +290,14 @@ impl WordCounts {
     pub fn total(&self) -> u64 {
         self.total
     }
+}
+
+/// Bytes of the first part of `piece`; parts end where characters do.
+fn part_len(piece: &[u8]) -> usize {
+    if piece.len() <= MAX_PART_BYTES {
+        return piece.len();
+    }
+    // A character has at most four bytes; what is no text may end anywhere.
+    let ends = (MAX_PART_BYTES - 3..=MAX_PART_BYTES).rev();
+    ends.into_iter().find(|&end| piece[end] & 0xC0 != 0x80).unwrap_or(MAX_PART_BYTES)
 }

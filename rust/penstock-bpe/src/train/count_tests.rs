@@ -42,7 +42,7 @@ fn spilled_counts_sum_to_the_same() {
 
 #[test]
 fn a_sample_depends_on_the_content_alone() {
-    // 1.5 million distinct pieces need more than the 128 MiB that a budget of 256 MiB leaves.
+    // 1.5 million distinct pieces need more than the 96 MiB that a budget of 256 MiB leaves.
     let sampled = |shares: usize, is_reversed: bool| {
         let budget = budget(256 << 20);
         let mut parts: Vec<_> =
@@ -60,7 +60,7 @@ fn a_sample_depends_on_the_content_alone() {
     let sampling = counted.sampling.unwrap();
     assert_eq!(first, second);
     assert_eq!(Some(sampling), others.sampling);
-    assert!(sampling.kept_pieces * 48 + sampling.kept_bytes * 7 <= 128 << 20);
+    assert!(sampling.kept_pieces * 48 + sampling.kept_bytes * 7 <= 96 << 20);
     assert!(first.values().all(|&count| count >= sampling.counts_below));
     assert_eq!((counted.distinct_pieces, counted.pieces), (1_500_000, 3_750_000));
 }
@@ -79,4 +79,17 @@ fn a_stopped_budget_ends_a_spill() {
     budget.stop();
     let ended = (0..100_000).try_for_each(|n| counts.add_piece(&piece(n), 1));
     assert!(matches!(ended, Err(Error::Cancelled(_))));
+}
+
+#[test]
+fn a_huge_piece_counts_in_parts_of_whole_characters() {
+    let piece = "\u{4f60}a".repeat(200_000).into_bytes();
+    let mut counts = WordCounts::within(&budget(256 << 20), 1, Pattern::Gpt2);
+    counts.add_piece(&piece, 3).unwrap();
+    let (parts, _) = as_map(counts);
+    assert!(parts.keys().all(|part| part.len() <= 1 << 18 && std::str::from_utf8(part).is_ok()));
+    assert_eq!(
+        parts.iter().map(|(part, count)| part.len() as u64 * count).sum::<u64>(),
+        3 * piece.len() as u64
+    );
 }

@@ -9,9 +9,9 @@ use crate::error::{Error, Result};
 use crate::progress::Cancelled;
 
 /// Kept back for what does not grow with the text: the program, documents being read, the finished tokenizer.
-const RESERVED_BYTES: u64 = 128 << 20;
+const RESERVED_BYTES: u64 = 160 << 20;
 /// The least that a training can be asked to do with.
-const MIN_BYTES: u64 = 2 * RESERVED_BYTES;
+const MIN_BYTES: u64 = 256 << 20;
 /// Tables of the merge loop: cells of pairs, sums by neighbour, tokens.
 const TABLES_BYTES: u64 = 64 << 20;
 const MIN_PLACES_BYTES: u64 = 16 << 20;

@@ -79,6 +79,20 @@ impl Table {
         needed + self.words.len() * size_of::<Entry<'_>>() > max_bytes
     }
 
+    /// Makes room for `other`, unless both together would take more than `max_bytes`. Without room beforehand, pieces
+    /// that come in the order of another table's hashes would crowd the beginning of this one.
+    pub(super) fn make_room(&mut self, other: &Self, max_bytes: Option<usize>) -> bool {
+        let words = self.words.len() + other.words.len();
+        let places = (words * 8 / 7).next_power_of_two() + self.words.capacity();
+        let needed = places * PLACE_BYTES + self.pieces.len() + other.pieces.len();
+        if max_bytes.is_some_and(|max_bytes| needed + words * size_of::<Entry<'_>>() > max_bytes) {
+            return false;
+        }
+        let pieces = &self.pieces;
+        self.words.reserve(other.words.len(), |word| hash(piece_at(pieces, word.start)));
+        true
+    }
+
     /// Forgets the pieces, not the memory.
     pub(super) fn clear(&mut self) {
         self.words.clear();
