@@ -109,8 +109,7 @@ fn sum(parts: Vec<Vec<WordCounts>>, progress: &Progress) -> Result<Vec<WordCount
     let mut sums = parts.next().unwrap_or_default();
     for part in parts {
         for (sum, counts) in sums.iter_mut().zip(part) {
-            progress.check()?;
-            sum.merge(counts)?;
+            sum.merge_watched(counts, progress)?;
         }
     }
     Ok(sums)
@@ -141,9 +140,6 @@ impl Work<'_> {
     fn fail(&self, error: Error) {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         self.has_failed.store(true, Ordering::Relaxed);
-        if let Some(budget) = &self.options.budget {
-            budget.stop();
-        }
     }
 
     fn has_failed(&self) -> bool {
@@ -215,11 +211,10 @@ impl Work<'_> {
             .collect();
         for batch in batches {
             for (text, weight) in batch.texts {
-                let counted = counts.iter_mut().try_for_each(|c| c.add_weighted_text(&text, weight));
-                if let Err(error) =
-                    counted.map_err(Error::from).and(self.progress.check().map_err(Error::from))
-                {
-                    self.fail(error);
+                let counted =
+                    counts.iter_mut().try_for_each(|c| c.add_weighted_text(&text, weight, self.progress));
+                if let Err(error) = counted {
+                    self.fail(error.into());
                 }
                 if self.has_failed() {
                     break;

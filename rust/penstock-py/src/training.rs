@@ -91,7 +91,7 @@ impl Request {
         let mut words = counts.next().ok_or_else(taken)?;
         let pattern = self.pattern()?;
         for path in &self.counts {
-            words.merge(train::WordCounts::open(path, &pattern, progress)?)?;
+            words.merge_watched(train::WordCounts::open(path, &pattern, progress)?, progress)?;
         }
         if let Some(path) = &self.save_counts {
             words.save(path, progress)?;
@@ -137,7 +137,9 @@ impl WordCounts {
                 if self.left_bytes == Some(0) {
                     return Ok::<_, Fault>(false);
                 }
-                counts.iter_mut().try_for_each(|counts| counts.add_weighted_text(text, 1))?;
+                counts
+                    .iter_mut()
+                    .try_for_each(|counts| counts.add_weighted_text(text, 1, &Progress::new()))?;
                 self.left_bytes = self.left_bytes.map(|left| left.saturating_sub(text.len()));
             }
             Ok(self.left_bytes != Some(0))

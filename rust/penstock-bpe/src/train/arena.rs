@@ -21,7 +21,7 @@ pub(super) const INSIDE: u32 = u32::MAX - 1;
 const MAX_SLOTS: u64 = u32::MAX as u64 - 1;
 /// Words that are spelled between two looks at the cancel flag, and their bytes.
 const BATCH_WORDS: usize = 1 << 16;
-const BATCH_BYTES: usize = 1 << 22;
+const BATCH_BYTES: usize = 1 << 20;
 /// Fewer are not worth a thread.
 const MIN_PART_WORDS: usize = 1 << 10;
 /// Slots between two looks at the cancel flag.

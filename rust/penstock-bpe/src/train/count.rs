@@ -86,7 +86,7 @@ impl WordCounts {
         if self.limit.is_none() {
             self.read_runs(progress)?;
         } else if !self.runs.is_empty() {
-            self.spill()?;
+            self.spill(progress)?;
         }
         progress.start("save counts", 0);
         saved::write(path, &self.pattern, self.total, |push| {
@@ -110,7 +110,7 @@ impl WordCounts {
     /// [`merge`](Self::merge) and by training.
     pub fn add_text(&mut self, text: &str) {
         if self.failure.is_none() {
-            self.failure = self.add_weighted_text(text, 1).err();
+            self.failure = self.add_weighted_text(text, 1, &Progress::new()).err();
         }
     }
 
@@ -118,13 +118,18 @@ impl WordCounts {
     ///
     /// # Errors
     ///
-    /// [`Error::Spill`] if a full table cannot be written out; [`Error::CountOverflow`].
-    pub fn add_weighted_text(&mut self, text: &str, weight: u64) -> Result<()> {
+    /// [`Error::Spill`] if a full table cannot be written out; [`Error::CountOverflow`]; [`Error::Cancelled`], soon
+    /// however long the text is.
+    pub fn add_weighted_text(&mut self, text: &str, weight: u64, progress: &Progress) -> Result<()> {
         let (pattern, line_digits) = (self.pattern.clone(), self.line_digits);
-        let mut result = Ok(());
+        let (mut result, mut pieces) = (Ok(()), 0_usize);
         let add = |piece: &str| {
+            pieces += 1;
+            if result.is_ok() && pieces.is_multiple_of(CHECKED_PIECES) {
+                result = progress.check().map_err(Error::from);
+            }
             if result.is_ok() {
-                result = self.add_piece(piece.as_bytes(), weight);
+                result = self.add(piece.as_bytes(), weight, progress);
             }
         };
         match line_digits {
@@ -139,8 +144,12 @@ impl WordCounts {
     /// # Errors
     ///
     /// [`Error::CountOverflow`] if its count or the sum of all would not fit 64 bits; [`Error::Spill`].
-    #[inline]
     pub fn add_piece(&mut self, piece: &[u8], count: u64) -> Result<()> {
+        self.add(piece, count, &Progress::new())
+    }
+
+    #[inline]
+    fn add(&mut self, piece: &[u8], count: u64, progress: &Progress) -> Result<()> {
         if piece.is_empty() || count == 0 {
             return Ok(());
         }
@@ -148,14 +157,14 @@ impl WordCounts {
         let total = self.total.checked_add(count).ok_or_else(overflow)?;
         match self.table.count_mut(piece) {
             Some(known) => *known = known.checked_add(count).ok_or_else(overflow)?,
-            None => self.add_new(piece, count)?,
+            None => self.add_new(piece, count, progress)?,
         }
         self.total = total;
         Ok(())
     }
 
     #[inline(never)]
-    fn add_new(&mut self, piece: &[u8], count: u64) -> Result<()> {
+    fn add_new(&mut self, piece: &[u8], count: u64, progress: &Progress) -> Result<()> {
         let Some((max_bytes, _)) = self.limit else {
             return self.table.add(piece, count);
         };
@@ -163,7 +172,7 @@ impl WordCounts {
         while !rest.is_empty() {
             let (part, behind) = rest.split_at(part_len(rest));
             if self.table.is_full(part.len(), max_bytes) {
-                self.spill()?;
+                self.spill(progress)?;
             }
             self.table.add(part, count)?;
             rest = behind;
@@ -172,17 +181,19 @@ impl WordCounts {
     }
 
     /// Writes the table out as a run.
-    fn spill(&mut self) -> Result<()> {
+    fn spill(&mut self, progress: &Progress) -> Result<()> {
         if let Some((_, budget)) = &self.limit
             && self.table.len() > 0
         {
             let table = &self.table;
-            let stop = || budget.check();
             self.runs.push(budget.scratch.append(&mut self.file, |writer| {
-                table.for_each_ordered(stop, |piece, count| {
-                    writer.push(piece, count);
-                    Ok(())
-                })
+                table.for_each_ordered(
+                    || Ok(progress.check()?),
+                    |piece, count| {
+                        writer.push(piece, count);
+                        Ok(())
+                    },
+                )
             })?);
             self.table.clear();
         }
@@ -194,7 +205,16 @@ impl WordCounts {
     /// # Errors
     ///
     /// [`Error::PatternMismatch`] if the other was cut by another pattern; [`Error::CountOverflow`]; [`Error::Spill`].
-    pub fn merge(&mut self, mut other: Self) -> Result<()> {
+    pub fn merge(&mut self, other: Self) -> Result<()> {
+        self.merge_watched(other, &Progress::new())
+    }
+
+    /// Does what [`merge`](Self::merge) does, and ends with [`Error::Cancelled`] soon after `progress` was cancelled.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`merge`](Self::merge).
+    pub fn merge_watched(&mut self, mut other: Self, progress: &Progress) -> Result<()> {
         if self.pattern != other.pattern {
             let (counted, wanted) = (other.pattern.name(), self.pattern.name());
             return Err(Error::PatternMismatch { counted, wanted });
@@ -204,13 +224,19 @@ impl WordCounts {
         }
         let max_bytes = self.limit.as_ref().map(|&(max_bytes, _)| max_bytes);
         if !other.runs.is_empty() || !self.table.make_room(&other.table, max_bytes) {
-            other.spill()?;
+            other.spill(progress)?;
         }
         let in_table: u64 = other.table.iter().map(|(_, count)| count).sum();
         let overflow = || Error::CountOverflow { piece: show(b"all pieces together") };
         self.total = self.total.checked_add(other.total - in_table).ok_or_else(overflow)?;
         self.runs.append(&mut other.runs);
-        other.table.iter().try_for_each(|(piece, count)| self.add_piece(piece, count))
+        for (index, (piece, count)) in other.table.iter().enumerate() {
+            self.add(piece, count, progress)?;
+            if index.is_multiple_of(CHECKED_PIECES) {
+                progress.check()?;
+            }
+        }
+        Ok(())
     }
 
     /// Brings the counts into memory, or of more than fit the budget a sample.
@@ -237,7 +263,7 @@ impl WordCounts {
             }
             return Ok(self.counted(histogram, k));
         }
-        self.spill()?;
+        self.spill(progress)?;
         self.table = Table::default();
         sum_runs(&self.runs, progress, |piece, count| {
             histogram.add(piece, count, cost_bytes(piece));

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use super::*;
 
+/// Pieces enough for a look at the cancel flag.
+const CHECKED: usize = 1 << 14;
+
 fn budget(max_bytes: u64) -> MemoryBudget {
     MemoryBudget::new(max_bytes, None).unwrap()
 }
@@ -73,12 +76,16 @@ fn a_budget_that_cannot_be_kept_is_refused() {
 }
 
 #[test]
-fn a_stopped_budget_ends_a_spill() {
+fn counting_can_be_cancelled() {
+    let progress = Progress::new();
+    progress.cancel();
+    let text = "one two ".repeat(CHECKED);
+    let mut counts = WordCounts::new(Pattern::Gpt2);
+    assert!(matches!(counts.add_weighted_text(&text, 1, &progress), Err(Error::Cancelled(_))));
     let budget = budget(256 << 20);
     let mut counts = WordCounts::within(&budget, 1 << 20, Pattern::Gpt2);
-    budget.stop();
-    let ended = (0..100_000).try_for_each(|n| counts.add_piece(&piece(n), 1));
-    assert!(matches!(ended, Err(Error::Cancelled(_))));
+    let distinct: String = (0..CHECKED).map(|n| format!("{n} ")).collect();
+    assert!(matches!(counts.add_weighted_text(&distinct, 1, &progress), Err(Error::Cancelled(_))));
 }
 
 #[test]

@@ -2,11 +2,9 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::scratch::Scratch;
 use crate::error::{Error, Result};
-use crate::progress::Cancelled;
 
 /// Kept back for what does not grow with the text: the program, documents being read, the finished tokenizer.
 const RESERVED_BYTES: u64 = 160 << 20;
@@ -23,7 +21,6 @@ const BYTE_BYTES: u64 = 7;
 #[derive(Debug, Clone)]
 pub struct MemoryBudget {
     max_bytes: u64,
-    is_stopped: Arc<AtomicBool>,
     pub(super) scratch: Arc<Scratch>,
 }
 
@@ -39,16 +36,7 @@ impl MemoryBudget {
             return Err(Error::MemoryTooSmall { max_bytes, minimum_bytes: MIN_BYTES });
         }
         let folder = folder.unwrap_or_else(std::env::temp_dir);
-        Ok(Self { max_bytes, is_stopped: Arc::default(), scratch: Arc::new(Scratch::new(folder)?) })
-    }
-
-    /// Ends what is under way within this budget: a table that is being written out ends with [`Error::Cancelled`].
-    pub fn stop(&self) {
-        self.is_stopped.store(true, Ordering::Relaxed);
-    }
-
-    pub(super) fn check(&self) -> Result<()> {
-        if self.is_stopped.load(Ordering::Relaxed) { Err(Cancelled.into()) } else { Ok(()) }
+        Ok(Self { max_bytes, scratch: Arc::new(Scratch::new(folder)?) })
     }
 
     /// What counting, and later merging, may take.
