@@ -1,5 +1,7 @@
 //! The vocabulary that a training starts from: the bytes, or all of a tokenizer that is to be extended.
 
+use std::sync::Arc;
+
 use hashbrown::HashTable;
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -16,6 +18,7 @@ use crate::vocab::hash;
 /// Spellings that a thread remembers, and the longest.
 const MAX_KNOWN_PARTS: usize = 1 << 18;
 const MAX_KNOWN_BYTES: usize = 64;
+const MAX_MERGING_THREADS: usize = 8;
 
 /// Tokens and merges before the first one that is learned.
 #[derive(Debug, Default)]
@@ -146,7 +149,7 @@ struct Merging {
     /// Cuts pieces further, so that what is encoded repeats.
     pattern: Pattern,
     /// Bytes that stand side by side within a token: (first, second) as a number.
-    joined: Vec<bool>,
+    joined: Arc<[bool]>,
     known: Known,
 }
 
@@ -187,8 +190,8 @@ impl Known {
 }
 
 impl Speller {
-    /// A speller with the tokens of `base`, which were made of text cut by `pattern`.
-    pub(super) fn new(base: &Base, pattern: &Pattern) -> Result<Self> {
+    /// Spellers for up to `threads` threads with the tokens of `base`, which were made of text cut by `pattern`.
+    pub(super) fn several(base: &Base, pattern: &Pattern, threads: usize) -> Result<Vec<Self>> {
         let mut byte_ids = [0; 256];
         for (id, token) in (0..).zip(&base.tokens) {
             if let [byte] = token[..]
@@ -197,18 +200,23 @@ impl Speller {
                 byte_ids[usize::from(byte)] = id;
             }
         }
+        let speller = |merging| Self { merging, byte_ids };
         if base.merges.is_empty() {
-            return Ok(Self { merging: None, byte_ids });
+            return Ok((0..threads).map(|_| speller(None)).collect());
         }
         let mut joined = vec![false; 1 << 16];
         for token in &base.tokens {
             token.windows(2).for_each(|pair| joined[joint(pair[0], pair[1])] = true);
         }
-        let encoder = base.unsplit()?.encoder();
-        Ok(Self {
-            merging: Some(Merging { encoder, pattern: pattern.clone(), joined, known: Known::default() }),
-            byte_ids,
-        })
+        let (joined, unsplit): (Arc<[bool]>, _) = (joined.into(), base.unsplit()?);
+        let merging = |_| Merging {
+            encoder: unsplit.encoder(),
+            pattern: pattern.clone(),
+            joined: Arc::clone(&joined),
+            known: Known::default(),
+        };
+        // Each has a memory of its own of what it spelled.
+        Ok((0..threads.min(MAX_MERGING_THREADS)).map(merging).map(Some).map(speller).collect())
     }
 
     /// Appends the tokens of `piece`: what merging it as one gives.

@@ -180,7 +180,7 @@ impl WordCounts {
         Ok(())
     }
 
-    /// Writes the table out as a run.
+    /// Writes the table out as a run, if there is a budget.
     fn spill(&mut self, progress: &Progress) -> Result<()> {
         if let Some((_, budget)) = &self.limit
             && self.table.len() > 0
@@ -196,6 +196,15 @@ impl WordCounts {
                 )
             })?);
             self.table.clear();
+        }
+        Ok(())
+    }
+
+    /// Gives its memory back until it is needed, if there is a budget.
+    pub(super) fn set_aside(&mut self, progress: &Progress) -> Result<()> {
+        self.spill(progress)?;
+        if self.limit.is_some() {
+            self.table = Table::default();
         }
         Ok(())
     }

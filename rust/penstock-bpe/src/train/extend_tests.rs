@@ -94,7 +94,7 @@ fn a_speller_gives_what_the_encoder_gives() {
         ..options(310, pattern.clone())
     })
     .unwrap();
-    let mut speller = Speller::new(&whole, &pattern).unwrap();
+    let mut speller = Speller::several(&whole, &pattern, 1).unwrap().remove(0);
     let unsplit = whole.unsplit().unwrap();
     for text in [TEXT, "x   y    z!!", "你好，世界 x12345678  \t\t the cat", " ", ""] {
         let mut symbols = Vec::new();

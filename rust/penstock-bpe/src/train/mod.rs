@@ -46,12 +46,12 @@ pub struct TrainOptions {
     /// No token gets longer than this, nor than 4096 bytes.
     pub max_token_bytes: Option<usize>,
     /// A tokenizer to extend: it keeps its ids and merges, and what is learned comes behind them. Special tokens that
-    /// it has not follow it directly.
+    /// it has not follow it directly. The result cuts text by `pattern`.
     pub base: Option<Tokenizer>,
     /// No token holds more words, or parts of words, than this.
     pub max_token_words: Option<usize>,
-    /// Threads to use (0 = one a core): to order the pieces; merging itself runs on one. They change nothing but the
-    /// time.
+    /// Threads to use (0 = one a core): to order and spell pieces and to find pairs; merging itself runs on one. They
+    /// change nothing but the time.
     pub threads: usize,
 }
 
@@ -128,8 +128,8 @@ fn train_from(
     let budget = counts.budget().cloned();
     let (table, counted) = counts.into_table(progress)?;
     let inner_pattern = options.base.as_ref().map_or(&options.pattern, Tokenizer::pattern);
-    let spellers = (0..options.thread_count()).map(|_| Speller::new(&base, inner_pattern));
-    let arena = arena::Arena::new(table, spellers.collect::<Result<_>>()?, progress)?;
+    let spellers = Speller::several(&base, inner_pattern, options.thread_count())?;
+    let arena = arena::Arena::new(table, spellers, progress)?;
     let text_bytes = size_of_val(arena.symbols()) as u64;
     let places_bytes = budget.map_or(u64::MAX, |budget| budget.bytes_beside(text_bytes));
     let mut merger = merge::Merger::new(arena, &base, places_bytes, options, progress);

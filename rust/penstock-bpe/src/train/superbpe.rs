@@ -93,7 +93,7 @@ impl Pattern {
 /// Those of [`train`](super::train); [`Error::BadShare`] for a share that is not between 0 and 1.
 pub fn train_super(
     words: WordCounts,
-    lines: WordCounts,
+    mut lines: WordCounts,
     word_share: f64,
     options: &TrainOptions,
     progress: &Progress,
@@ -104,6 +104,8 @@ pub fn train_super(
     let smallest = 256 + options.special_tokens.len();
     let word_size = ((options.vocab_size as f64 * word_share) as usize).max(smallest);
     let word_options = TrainOptions { vocab_size: word_size.min(options.vocab_size), ..options.clone() };
+    // The words are to have all of a budget now, and the lines later.
+    lines.set_aside(progress)?;
     let trained = train_with_report(words, &word_options, progress)?;
     let line_options = TrainOptions {
         pattern: lines.pattern().clone(),

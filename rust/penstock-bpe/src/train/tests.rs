@@ -74,8 +74,8 @@ fn staged(pieces: &[(Vec<u8>, u64)], budget_bytes: u64, options: &TrainOptions) 
     let progress = Progress::new();
     let (table, _) = counted(pieces).into_table(&progress).unwrap();
     let base = Base { tokens: (0..=255).map(|byte| vec![byte]).collect(), ..Base::default() };
-    let speller = Speller::new(&base, &Pattern::Gpt2).unwrap();
-    let arena = arena::Arena::new(table, vec![speller], &progress).unwrap();
+    let spellers = Speller::several(&base, &Pattern::Gpt2, 1).unwrap();
+    let arena = arena::Arena::new(table, spellers, &progress).unwrap();
     let mut merger = merge::Merger::new(arena, &base, budget_bytes, options, &progress);
     merger.run(None).unwrap();
     merger.finish().1
