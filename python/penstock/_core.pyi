@@ -1,6 +1,6 @@
 """The Rust extension: what crosses the boundary. `penstock.tokenizer` and `penstock.data` are its face."""
 
-from typing import final
+from typing import Protocol, final, type_check_only
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ class Tokenizer:
     @staticmethod
     def from_json(text: str) -> Tokenizer: ...
     def save(self, path: str) -> None: ...
+    def prefix(self, vocab_size: int) -> Tokenizer: ...
     def to_json(self) -> str: ...
     def encode(self, text: str, allowed: list[str] | None) -> NDArray[np.uint32]:
         """``allowed`` None allows every special token."""
@@ -52,39 +53,57 @@ class StreamDecoder:
     def finish(self) -> str:
         """What is left, an incomplete character as U+FFFD."""
 
+@type_check_only
+class TrainingRequest(Protocol):
+    """What to train; see ``Tokenizer.train``."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def pattern(self) -> str: ...
+    @property
+    def special_tokens(self) -> list[str]: ...
+    @property
+    def min_frequency(self) -> int: ...
+    @property
+    def max_token_bytes(self) -> int | None: ...
+    @property
+    def threads(self) -> int | None: ...
+    @property
+    def max_memory(self) -> int | None: ...
+    @property
+    def spill_folder(self) -> str | None: ...
+    @property
+    def weights(self) -> dict[str, int]: ...
+    @property
+    def max_bytes(self) -> int: ...
+    @property
+    def extend(self) -> Tokenizer | None: ...
+    @property
+    def counts(self) -> list[str]: ...
+    @property
+    def save_counts(self) -> str | None: ...
+    @property
+    def word_share(self) -> float | None: ...
+
 @final
 class WordCounts:
-    def __new__(cls, pattern: str, max_bytes: int) -> WordCounts: ...
+    def __new__(cls, request: TrainingRequest) -> WordCounts: ...
     def add(self, texts: list[str]) -> bool:
         """Count; False once ``max_bytes`` (0: no limit) are counted."""
 
 @final
 class TrainTokenizerJob:
     @staticmethod
-    def from_files(
-        paths: list[str],
-        text_field: str,
-        max_bytes: int,
-        vocab_size: int,
-        pattern: str,
-        special_tokens: list[str],
-        min_frequency: int,
-        threads: int | None,
-    ) -> TrainTokenizerJob: ...
+    def from_files(paths: list[str], text_field: str, request: TrainingRequest) -> TrainTokenizerJob: ...
     @staticmethod
-    def from_counts(
-        counts: WordCounts,
-        vocab_size: int,
-        pattern: str,
-        special_tokens: list[str],
-        min_frequency: int,
-        threads: int | None,
-    ) -> TrainTokenizerJob:
+    def from_counts(counts: WordCounts, request: TrainingRequest) -> TrainTokenizerJob:
         """Takes the counts out of ``counts``."""
     def progress(self) -> tuple[str, int, int]: ...
     def cancel(self) -> None: ...
     def wait(self, timeout_seconds: float) -> bool: ...
-    def result(self) -> Tokenizer: ...
+    def result(self) -> tuple[Tokenizer, str]:
+        """The tokenizer, and the report as JSON."""
 
 @final
 class PackJob:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penstock import _core
-from penstock.errors import numbers_in_range
+from penstock.errors import ConfigError, numbers_in_range
 from penstock.jobs import ProgressCallback, run_job
+from penstock.tokenizer_training import (
+    TrainingReport,
+    TrainingRequest,
+    as_paths,
+    checked_weights,
+    count_texts,
+    memory_bytes,
+)
 
 if TYPE_CHECKING:
     import pyarrow
@@ -26,8 +32,6 @@ AllowedSpecial = Literal["all"] | Collection[str]
 Ids = Sequence[int] | NDArray[np.uint32]
 
 StreamDecoder = _core.StreamDecoder
-
-TRAINING_BATCH_DOCUMENTS = 1024
 
 
 @dataclass(frozen=True)
@@ -74,19 +78,29 @@ class Tokenizer:
     document can contain a control token.
     """
 
-    def __init__(self, core: _core.Tokenizer) -> None:
+    def __init__(self, core: _core.Tokenizer, training: TrainingReport | None = None) -> None:
         self._core = core
+        self._training = training
 
     @classmethod
     def train(
         cls,
-        corpus: Sequence[Paths] | Iterable[str],
+        corpus: Sequence[Paths] | Iterable[str] = (),
         vocab_size: int = 128_000,
-        pattern: str = "deepseek-v3",
+        pattern: str | None = None,
         special_tokens: Sequence[str] = ("<|endoftext|>",),
         *,
         min_frequency: int = 0,
+        max_token_bytes: int | None = None,
+        reserved: int = 0,
+        max_memory: int | str | None = None,
+        spill_folder: Paths | None = None,
+        weights: Mapping[str, int] | None = None,
         max_bytes: int = 0,
+        extend: Tokenizer | None = None,
+        counts: Sequence[Paths] = (),
+        save_counts: Paths | None = None,
+        superbpe: float | None = None,
         text_field: str = "text",
         threads: int | None = None,
         progress: ProgressCallback | None = None,
@@ -101,30 +115,70 @@ class Tokenizer:
         vocab_size
             Tokens in all, specials included.
         pattern
-            gpt2, cl100k, o200k, llama3, qwen2 or deepseek-v3.
+            gpt2, cl100k, o200k, llama3, qwen2 or deepseek-v3, which is the default; with ``extend`` that of
+            the tokenizer to be extended.
         special_tokens
             Control tokens, which get the first ids.
         min_frequency
             Pairs rarer than this are never merged.
+        max_token_bytes
+            No token gets longer.
+        reserved
+            So many further control tokens, ``<|reserved_0|>`` and so on, for later use.
+        max_memory
+            A bound for the whole process, as bytes or "2G". Counts that do not fit go to disk. If more
+            distinct pieces than fit remain, the rare ones are sampled; ``training`` and a warning say so.
+        spill_folder
+            Where counts go that do not fit; the folder for temporary files by default.
+        weights
+            How many times each document of a source counts, by the value of its ``source`` field; else 1.
         max_bytes
             Count at most this many bytes of text; 0 means all.
+        extend
+            A tokenizer whose ids and merges are kept; what is learned comes behind them.
+        counts
+            Files of counts, saved earlier, that are added to those of the corpus.
+        save_counts
+            A file for the counts of all that, to go on from later.
+        superbpe
+            The share of the vocabulary, such as 0.6, after which tokens may reach across spaces (SuperBPE).
 
         Raises
         ------
         TokenizerError
-            ``vocab_size`` is below 256 + specials, or the corpus is empty.
+            ``vocab_size`` is below 256 + specials, the corpus is empty, or the spill folder takes no files.
         InputError
             A file cannot be read as text.
+        ConfigError
+            An argument is not valid in itself.
         """
-        options = (vocab_size, pattern, list(special_tokens), min_frequency, threads)
-        paths = _as_paths(corpus)
+        paths = as_paths(corpus)
+        if paths is None and counts and isinstance(corpus, Sequence) and not corpus:
+            paths = []
+        request = TrainingRequest(
+            vocab_size,
+            _pattern_of(extend, pattern),
+            [*special_tokens, *(f"<|reserved_{i}|>" for i in range(reserved))],
+            min_frequency,
+            max_token_bytes,
+            threads,
+            memory_bytes(max_memory),
+            None if spill_folder is None else os.fspath(spill_folder),
+            checked_weights(weights, have_sources=paths is not None),
+            max_bytes,
+            extend._core if extend else None,
+            [os.fspath(path) for path in counts],
+            None if save_counts is None else os.fspath(save_counts),
+            superbpe,
+        )
         with numbers_in_range():
             if paths is not None:
-                job = _core.TrainTokenizerJob.from_files(paths, text_field, max_bytes, *options)
+                job = _core.TrainTokenizerJob.from_files(paths, text_field, request)
             else:
                 texts = cast("Iterable[str]", corpus)
-                job = _core.TrainTokenizerJob.from_counts(_count(texts, pattern, max_bytes), *options)
-        return cls(run_job(job, progress))
+                job = _core.TrainTokenizerJob.from_counts(count_texts(texts, request), request)
+        core, report = run_job(job, progress)
+        return cls(core, TrainingReport.from_json(report))
 
     @classmethod
     def from_file(cls, path: Paths, pattern: str | None = None) -> Tokenizer:
@@ -139,6 +193,17 @@ class Tokenizer:
             the place.
         """
         return cls(_core.Tokenizer.from_file(os.fspath(path), pattern))
+
+    def prefix(self, vocab_size: int) -> Tokenizer:
+        """The tokenizer of the first ``vocab_size`` ids, which is what training to that size gives.
+
+        Raises
+        ------
+        TokenizerError
+            A byte or a special token would be lost, or the vocabulary is smaller than that.
+        """
+        with numbers_in_range():
+            return Tokenizer(self._core.prefix(vocab_size))
 
     def save(self, path: Paths) -> None:
         """Write a folder with ``tokenizer.json``, or a single .json or .tiktoken file, atomically."""
@@ -209,6 +274,11 @@ class Tokenizer:
         return dict(self._core.special_tokens())
 
     @property
+    def training(self) -> TrainingReport | None:
+        """How it was trained, if it was trained in this process."""
+        return self._training
+
+    @property
     def pattern(self) -> str:
         """The name of the split pattern."""
         return self._core.pattern
@@ -243,32 +313,12 @@ def _from_json(text: str) -> Tokenizer:
     return Tokenizer(_core.Tokenizer.from_json(text))
 
 
-def _as_paths(corpus: object) -> list[str] | None:
-    """The files that ``corpus`` names, or None when it holds texts."""
-    if isinstance(corpus, str | os.PathLike):
-        return [os.fspath(corpus)]
-    if not isinstance(corpus, list | tuple) or not corpus:
-        return None
-    first = corpus[0]
-    named = isinstance(first, os.PathLike) or (isinstance(first, str) and _looks_like_file(first))
-    return [os.fspath(p) for p in corpus] if named else None
-
-
-def _looks_like_file(text: str) -> bool:
-    if len(text) > 4096 or "\n" in text:
-        return False
-    known = (".jsonl", ".json", ".txt", ".parquet", ".arrow", ".gz", ".zst")
-    return text.endswith(known) or Path(text).is_file()
-
-
-def _count(texts: Iterable[str], pattern: str, max_bytes: int) -> _core.WordCounts:
-    """Count the pieces of an iterable of texts, in batches, so that the iterable is never held whole."""
-    counts = _core.WordCounts(pattern, max_bytes)
-    source = iter(texts)
-    while batch := list(islice(source, TRAINING_BATCH_DOCUMENTS)):
-        if not counts.add(batch):
-            break
-    return counts
+def _pattern_of(extend: Tokenizer | None, pattern: str | None) -> str:
+    if extend is None:
+        return pattern or "deepseek-v3"
+    if pattern not in (None, extend.pattern):
+        raise ConfigError(f"pattern {pattern!r}: the tokenizer to be extended splits by {extend.pattern!r}")
+    return extend.pattern
 
 
 def _allowed(allowed: AllowedSpecial) -> list[str] | None:

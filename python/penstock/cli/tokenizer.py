@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from penstock.cli.outcome import JsonFlag, emit, guarded
+
+if TYPE_CHECKING:
+    from penstock.tokenizer import Tokenizer
 
 __all__ = ["app"]
 
@@ -30,22 +35,57 @@ Pattern = Annotated[
 @app.command("train")
 @guarded
 def train(
-    files: Annotated[
-        list[Path], typer.Argument(help=".jsonl, .txt, .parquet or .arrow; plain, .gz or .zst.")
-    ],
     out: Annotated[
         Path, typer.Option("-o", "--out", help="A folder, or a .json or .tiktoken file, to write.")
     ],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help=".jsonl, .txt, .parquet or .arrow; plain, .gz or .zst. None with --counts alone."
+        ),
+    ] = None,
     vocab_size: Annotated[int, typer.Option(help="Tokens in all, specials included.")] = 128_000,
+    also_size: Annotated[
+        list[int] | None,
+        typer.Option(help="A smaller size to write besides, to OUT/SIZE; may be given more than once."),
+    ] = None,
     pattern: Annotated[
-        str, typer.Option(help="gpt2, cl100k, o200k, llama3, qwen2 or deepseek-v3.")
-    ] = "deepseek-v3",
+        str | None, typer.Option(help="gpt2, cl100k, o200k, llama3, qwen2 or deepseek-v3 (the default).")
+    ] = None,
     special_token: Annotated[
         list[str] | None,
         typer.Option(help="A control token, may be given more than once; end of text first."),
     ] = None,
     min_frequency: Annotated[int, typer.Option(help="Pairs rarer than this are never merged.")] = 0,
+    max_token_bytes: Annotated[int | None, typer.Option(help="No token gets longer.")] = None,
+    reserved: Annotated[int, typer.Option(help="Further control tokens, for later use.")] = 0,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(help="A bound for the whole process, such as 2G; what does not fit goes to disk."),
+    ] = None,
+    spill_dir: Annotated[
+        Path | None, typer.Option(help="Where that goes; the folder for temporary files by default.")
+    ] = None,
+    weight: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE=N", help="Documents of this source count N times; may be given more than once."
+        ),
+    ] = None,
     max_bytes: Annotated[int, typer.Option(help="Count at most this much text; 0 means all.")] = 0,
+    extend: Annotated[
+        Path | None, typer.Option(help="A tokenizer whose ids and merges are kept; new ones come behind.")
+    ] = None,
+    counts: Annotated[
+        list[Path] | None, typer.Option(help="Saved counts to add; may be given more than once.")
+    ] = None,
+    save_counts: Annotated[
+        Path | None, typer.Option(help="A file for the counts, to go on from later.")
+    ] = None,
+    superbpe: Annotated[
+        float | None,
+        typer.Option(help="Share of the vocabulary after which tokens may reach across spaces, such as 0.6."),
+    ] = None,
     text_field: Annotated[str, typer.Option(help="The JSON key or column that holds the text.")] = "text",
     threads: Annotated[int | None, typer.Option(help="All cores by default.")] = None,
     as_json: JsonFlag = False,
@@ -57,21 +97,65 @@ def train(
     from penstock.report.progress import job_callback, open_view
     from penstock.tokenizer import Tokenizer
 
-    with open_view(as_json) as view:
+    if not files and not counts:
+        raise typer.BadParameter("name files of text, or saved counts with --counts", param_hint="FILES")
+    if also_size and out.suffix in {".json", ".tiktoken"}:
+        raise typer.BadParameter("several sizes need a folder", param_hint="--out")
+    weights = _weights(weight or ())
+    with open_view(as_json) as view, warnings.catch_warnings():
+        # The command says itself, below, what was sampled.
+        warnings.simplefilter("ignore", UserWarning)
         tok = Tokenizer.train(
-            files,
+            files or (),
             vocab_size,
             pattern,
             special_token or ("<|endoftext|>",),
             min_frequency=min_frequency,
+            max_token_bytes=max_token_bytes,
+            reserved=reserved,
+            max_memory=max_memory,
+            spill_folder=spill_dir,
+            weights=weights,
             max_bytes=max_bytes,
+            extend=None if extend is None else Tokenizer.from_file(extend),
+            counts=counts or (),
+            save_counts=save_counts,
+            superbpe=superbpe,
             text_field=text_field,
             threads=threads,
             progress=job_callback(view, "tokenizer"),
         )
+    smaller = [(out / str(size), tok.prefix(size)) for size in also_size or ()]
     tok.save(out)
-    result = {"path": out, "vocab_size": tok.vocab_size, "pattern": tok.pattern, "sha256": tok.sha256}
-    emit(result, as_json, lambda: f"{out}: {tok.vocab_size:,} tokens, pattern {tok.pattern}")
+    for path, prefix in smaller:
+        prefix.save(path)
+    result = {
+        "path": out,
+        "vocab_size": tok.vocab_size,
+        "pattern": tok.pattern,
+        "sha256": tok.sha256,
+        "also": [path for path, _ in smaller],
+        "training": tok.training,
+    }
+    emit(result, as_json, lambda: _trained_words(out, tok))
+
+
+def _trained_words(out: Path, tok: Tokenizer) -> str:
+    words = f"{out}: {tok.vocab_size:,} tokens, pattern {tok.pattern}"
+    sampled = tok.training.sampling_words() if tok.training else ""
+    return f"{words}\nsampled: {sampled}" if sampled else words
+
+
+def _weights(options: Iterable[str]) -> dict[str, int]:
+    from penstock.errors import ConfigError
+
+    weights = {}
+    for option in options:
+        source, _, number = option.rpartition("=")
+        if not source or not number.isdecimal():
+            raise ConfigError(f"--weight {option}: expected SOURCE=N with a whole number N, such as en=2")
+        weights[source] = int(number)
+    return weights
 
 
 @app.command("encode")

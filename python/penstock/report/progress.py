@@ -33,7 +33,6 @@ __all__ = [
 LINE_SECONDS = 5.0
 JSON_SECONDS = 1.0
 JOB_UNITS = {
-    "lay out pieces": "pieces",
     "order pieces": "pieces",
     "find pairs": "symbols",
     "merge": "merges",

@@ -302,6 +302,81 @@ pub enum Error {
         /// The piece, escaped.
         piece: String,
     },
+    /// A memory bound that no training can keep.
+    #[error(
+        "max_memory of {max_bytes} bytes is too little: the program itself needs {minimum_bytes}; everything above holds text"
+    )]
+    MemoryTooSmall {
+        /// The bound asked for.
+        max_bytes: u64,
+        /// The least.
+        minimum_bytes: u64,
+    },
+    /// Counts that memory has no room for could not be written.
+    #[error(
+        "{}: cannot write counts that do not fit memory, after {written_bytes} bytes: {source}; choose another spill folder or raise max_memory",
+        folder.display()
+    )]
+    Spill {
+        /// The folder for them.
+        folder: PathBuf,
+        /// What was written there before.
+        written_bytes: u64,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file of counts that is not as it was written.
+    #[error("{}: damaged counts: {reason}; count the text again", path.display())]
+    DamagedCounts {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// A file of counts of a later version.
+    #[error("{}: counts of version {version}; this program knows version {known}", path.display())]
+    UnknownCountsVersion {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+        /// The version that is known.
+        known: u32,
+    },
+    /// A file of counts of another split pattern.
+    #[error("{}: counts were made with pattern `{counted}`, not with `{wanted}`; count the text again", path.display())]
+    CountsOfOtherPattern {
+        /// The file.
+        path: PathBuf,
+        /// Name of its pattern.
+        counted: String,
+        /// Name of the pattern asked for.
+        wanted: &'static str,
+    },
+    /// A tokenizer whose vocabulary cannot grow by merges.
+    #[error("this tokenizer cannot be extended: {reason}")]
+    NotExtendable {
+        /// What stands against it.
+        reason: &'static str,
+    },
+    /// A share of the vocabulary that is none.
+    #[error("the share of words in a SuperBPE vocabulary lies from 0 to below 1, not at {share}")]
+    BadShare {
+        /// What was asked for.
+        share: String,
+    },
+    /// A size to which no tokenizer can be cut.
+    #[error(
+        "a vocabulary of {vocab_size} tokens cannot be cut to {wanted}: bytes and special tokens need {minimum}"
+    )]
+    BadPrefix {
+        /// Its size.
+        vocab_size: usize,
+        /// The size asked for.
+        wanted: usize,
+        /// The smallest size.
+        minimum: usize,
+    },
     /// More distinct text than the trainer can index.
     #[error("distinct pieces of {size_bytes} bytes; at most {limit_bytes} can be trained on")]
     CorpusTooLarge {

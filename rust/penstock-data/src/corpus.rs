@@ -1,18 +1,40 @@
 //! Words of a corpus, counted for the training of a tokenizer.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use penstock_bpe::Pattern;
 use penstock_bpe::progress::Progress;
-use penstock_bpe::train::WordCounts;
+use penstock_bpe::train::{MemoryBudget, WordCounts};
 
 use crate::error::{Error, Result};
 use crate::source::{self, SourceOptions};
 
 const BATCH_BYTES: usize = 1 << 18;
+/// Text that was read and is not counted yet; one larger document may be under way alone.
+const WAITING_BYTES: usize = 16 << 20;
+/// Between two looks at whether to go on.
+const POLL: Duration = Duration::from_millis(20);
+
+/// What to count, and of which text.
+#[derive(Debug, Clone, Default)]
+pub struct CountOptions {
+    /// Counts are made for each of these, in one reading.
+    pub patterns: Vec<Pattern>,
+    /// Counts keep to it; what does not fit goes to disk.
+    pub budget: Option<MemoryBudget>,
+    /// How many times each document of a source counts, by the value of its source field; others count once.
+    pub weights: BTreeMap<String, u64>,
+    /// Of each file only the beginning is read: a part of this many bytes of text in proportion to the file's size,
+    /// ended by a whole document.
+    pub max_bytes: Option<u64>,
+    /// Threads (0 = as many as there are cores). The counts do not depend on them.
+    pub threads: usize,
+}
 
 /// A file to read, and how much of its text.
 struct Share<'p> {
@@ -20,63 +42,189 @@ struct Share<'p> {
     max_bytes: u64,
 }
 
-/// Counts the words of files of documents, in `threads` threads (0 = as many as there are cores). With `max_bytes`, of each file
-/// only its beginning is read: a part of `max_bytes` in proportion to the file's size, ended by a whole document. The counts do not depend on the threads.
+/// Texts with their weights, and their size.
+struct Batch {
+    texts: Vec<(String, u64)>,
+    bytes: usize,
+}
+
+/// What the threads of one count share.
+struct Work<'w> {
+    shares: &'w [Share<'w>],
+    source: &'w SourceOptions,
+    options: &'w CountOptions,
+    progress: &'w Progress,
+    next: AtomicUsize,
+    has_failed: AtomicBool,
+    failure: Mutex<Option<Error>>,
+    waiting_bytes: Mutex<usize>,
+    less_waits: Condvar,
+    seen_sources: Mutex<BTreeSet<String>>,
+}
+
+/// Counts the words of files of documents, once for each pattern.
 ///
 /// # Errors
-/// [`Error::NoInputs`], an unreadable input, [`Error::Cancelled`].
+/// [`Error::NoInputs`], an unreadable input, [`Error::BadOption`] for a weight of a source that no document has,
+/// [`Error::Cancelled`].
 pub fn count_corpus(
     paths: &[PathBuf],
-    pattern: Pattern,
-    options: &SourceOptions,
-    threads: usize,
-    max_bytes: Option<u64>,
+    source: &SourceOptions,
+    options: &CountOptions,
     progress: &Progress,
-) -> Result<WordCounts> {
-    let threads = match threads {
+) -> Result<Vec<WordCounts>> {
+    let threads = match options.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
     };
-    let (shares, total_bytes) = divide(paths, max_bytes)?;
+    let (shares, total_bytes) = divide(paths, options.max_bytes)?;
     progress.start("count", total_bytes);
-    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let failure = Mutex::new(None);
-    let (send, receive) = bounded::<Vec<String>>(2 * threads);
-    let read = |send: Sender<Vec<String>>| {
-        while !failed.load(Ordering::Relaxed)
-            && let Some(share) = shares.get(next.fetch_add(1, Ordering::Relaxed))
-        {
-            if let Err(error) = read_share(share, options, &send, &failed, progress) {
-                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                failed.store(true, Ordering::Relaxed);
-            }
-        }
+    let work = Work {
+        shares: &shares,
+        source,
+        options,
+        progress,
+        next: AtomicUsize::new(0),
+        has_failed: AtomicBool::new(false),
+        failure: Mutex::new(None),
+        waiting_bytes: Mutex::new(0),
+        less_waits: Condvar::new(),
+        seen_sources: Mutex::new(BTreeSet::new()),
     };
-    let counts = std::thread::scope(|scope| {
-        let counters: Vec<_> = (0..threads)
-            .map(|_| {
-                let (receive, pattern) = (receive.clone(), pattern.clone());
-                scope.spawn(move || count(&receive, pattern))
-            })
-            .collect();
-        for _ in 0..threads.min(shares.len()) {
-            let send = send.clone();
-            scope.spawn(|| read(send));
-        }
-        drop((send, receive));
-        counters
-            .into_iter()
-            .map(|counter| counter.join().map_err(|_| Error::Internal("a counting thread ended")))
-            .collect::<Result<Vec<WordCounts>>>()
-    })?;
-    if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+    let counts = work.run(threads)?;
+    if let Some(error) = work.failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Err(error);
     }
-    let mut sum = WordCounts::new(pattern);
-    for part in counts {
-        sum.merge(part)?;
+    let seen = work.seen_sources.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let Some(unknown) = options.weights.keys().find(|&name| !seen.contains(name)) {
+        let expected = format!("one of the sources of the corpus: {}", Vec::from_iter(seen).join(", "));
+        return Err(Error::BadOption { option: "weights", value: unknown.clone(), expected });
     }
-    Ok(sum)
+    sum(counts, progress)
+}
+
+/// The sums of what the threads have counted.
+fn sum(parts: Vec<Vec<WordCounts>>, progress: &Progress) -> Result<Vec<WordCounts>> {
+    let mut parts = parts.into_iter();
+    let mut sums = parts.next().unwrap_or_default();
+    for part in parts {
+        for (sum, counts) in sums.iter_mut().zip(part) {
+            sum.merge_watched(counts, progress)?;
+        }
+    }
+    Ok(sums)
+}
+
+impl Work<'_> {
+    fn run(&self, threads: usize) -> Result<Vec<Vec<WordCounts>>> {
+        let (send, receive) = unbounded();
+        std::thread::scope(|scope| {
+            let counters: Vec<_> = (0..threads)
+                .map(|_| {
+                    let receive = receive.clone();
+                    scope.spawn(move || self.count(&receive, threads))
+                })
+                .collect();
+            for _ in 0..threads.min(self.shares.len()) {
+                let send = send.clone();
+                scope.spawn(move || self.read(&send));
+            }
+            drop((send, receive));
+            counters
+                .into_iter()
+                .map(|counter| counter.join().map_err(|_| Error::Internal("a counting thread ended")))
+                .collect()
+        })
+    }
+
+    fn fail(&self, error: Error) {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.has_failed.store(true, Ordering::Relaxed);
+    }
+
+    fn has_failed(&self) -> bool {
+        self.has_failed.load(Ordering::Relaxed)
+    }
+
+    fn read(&self, send: &Sender<Batch>) {
+        while !self.has_failed()
+            && let Some(share) = self.shares.get(self.next.fetch_add(1, Ordering::Relaxed))
+        {
+            if let Err(error) = self.read_share(share, send) {
+                self.fail(error);
+            }
+        }
+    }
+
+    /// Sends the texts of a file, until something has failed.
+    fn read_share(&self, share: &Share<'_>, send: &Sender<Batch>) -> Result<()> {
+        let mut documents = source::open(share.path, self.source)?;
+        let (mut left, mut reported, mut more) = (share.max_bytes, 0, true);
+        let weights = &self.options.weights;
+        let mut seen = BTreeSet::new();
+        while more && left > 0 && !self.has_failed() {
+            self.progress.check()?;
+            let mut batch = Batch { texts: Vec::new(), bytes: 0 };
+            while batch.bytes < BATCH_BYTES && left > 0 {
+                let Some(document) = documents.next().transpose()? else {
+                    more = false;
+                    break;
+                };
+                let mut weight = 1;
+                if let Some(source) = document.source.filter(|_| !weights.is_empty()) {
+                    weight = weights.get(&source).copied().unwrap_or(1);
+                    seen.insert(source);
+                }
+                batch.bytes += document.text.len();
+                left = left.saturating_sub(document.text.len() as u64);
+                batch.texts.push((document.text, weight));
+            }
+            self.wait_for_room(batch.bytes)?;
+            send.send(batch).map_err(|_| Error::Internal("the counting threads are gone"))?;
+            let read = documents.bytes_read();
+            self.progress.add(read.saturating_sub(std::mem::replace(&mut reported, read)));
+        }
+        self.seen_sources.lock().unwrap_or_else(PoisonError::into_inner).append(&mut seen);
+        Ok(())
+    }
+
+    /// Waits until `bytes` more may wait to be counted.
+    fn wait_for_room(&self, bytes: usize) -> Result<()> {
+        let mut waiting = self.waiting_bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        while *waiting > 0 && *waiting + bytes > WAITING_BYTES && !self.has_failed() {
+            self.progress.check()?;
+            let waited = self.less_waits.wait_timeout(waiting, POLL);
+            waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *waiting += bytes;
+        Ok(())
+    }
+
+    fn count(&self, batches: &Receiver<Batch>, threads: usize) -> Vec<WordCounts> {
+        let patterns = &self.options.patterns;
+        let mut counts: Vec<WordCounts> = patterns
+            .iter()
+            .map(|pattern| match &self.options.budget {
+                Some(budget) => WordCounts::within(budget, threads * patterns.len(), pattern.clone()),
+                None => WordCounts::new(pattern.clone()),
+            })
+            .collect();
+        for batch in batches {
+            for (text, weight) in batch.texts {
+                let counted =
+                    counts.iter_mut().try_for_each(|c| c.add_weighted_text(&text, weight, self.progress));
+                if let Err(error) = counted {
+                    self.fail(error.into());
+                }
+                if self.has_failed() {
+                    break;
+                }
+            }
+            *self.waiting_bytes.lock().unwrap_or_else(PoisonError::into_inner) -= batch.bytes;
+            self.less_waits.notify_all();
+        }
+        counts
+    }
 }
 
 /// Each file's part of `max_bytes`, and the bytes of all files.
@@ -99,41 +247,4 @@ fn divide(paths: &[PathBuf], max_bytes: Option<u64>) -> Result<(Vec<Share<'_>>, 
     };
     let shares = paths.iter().zip(sizes).map(|(path, size)| Share { path, max_bytes: part(size) });
     Ok((shares.collect(), total))
-}
-
-/// Sends the texts of a file, until another file has failed.
-fn read_share(
-    share: &Share<'_>,
-    options: &SourceOptions,
-    send: &Sender<Vec<String>>,
-    failed: &AtomicBool,
-    progress: &Progress,
-) -> Result<()> {
-    let mut documents = source::open(share.path, options)?;
-    let (mut left, mut reported, mut more) = (share.max_bytes, 0, true);
-    while more && left > 0 && !failed.load(Ordering::Relaxed) {
-        progress.check()?;
-        let (mut batch, mut bytes) = (Vec::new(), 0);
-        while bytes < BATCH_BYTES && left > 0 {
-            let Some(document) = documents.next().transpose()? else {
-                more = false;
-                break;
-            };
-            bytes += document.text.len();
-            left = left.saturating_sub(document.text.len() as u64);
-            batch.push(document.text);
-        }
-        send.send(batch).map_err(|_| Error::Internal("the counting threads are gone"))?;
-        let read = documents.bytes_read();
-        progress.add(read.saturating_sub(std::mem::replace(&mut reported, read)));
-    }
-    Ok(())
-}
-
-fn count(batches: &Receiver<Vec<String>>, pattern: Pattern) -> WordCounts {
-    let mut counts = WordCounts::new(pattern);
-    for text in batches.iter().flatten() {
-        counts.add_text(&text);
-    }
-    counts
 }

@@ -22,7 +22,7 @@ pub mod source;
 mod state;
 mod stream;
 
-pub use corpus::count_corpus;
+pub use corpus::{CountOptions, count_corpus};
 pub use dataset::Dataset;
 pub use documents::DocumentRecord;
 pub use error::{BadLine, Error, Place, Result};

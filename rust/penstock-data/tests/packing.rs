@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use penstock_bpe::progress::Progress;
 use penstock_data::{
-    BodyCompression, Dataset, Error, OnBadLine, PackMode, PackOptions, ReadMode, SourceOptions, count_corpus,
-    pack,
+    BodyCompression, CountOptions, Dataset, Error, OnBadLine, PackMode, PackOptions, ReadMode, SourceOptions,
+    count_corpus, pack,
 };
 use support::{EOT, byte_tokenizer, corpus, documents_of, options, pack_quietly, paths, write_jsonl};
 
@@ -255,15 +255,11 @@ fn word_counts_do_not_depend_on_threads() {
     let corpus = corpus(folder.path(), 200);
     let pattern = penstock_bpe::Pattern::from_name("gpt2").unwrap();
     let count = |threads, max_bytes| {
-        let counts = count_corpus(
-            &paths(&corpus),
-            pattern.clone(),
-            &SourceOptions::default(),
-            threads,
-            max_bytes,
-            &Progress::new(),
-        );
-        let counts = counts.unwrap();
+        let options =
+            CountOptions { patterns: vec![pattern.clone()], max_bytes, threads, ..CountOptions::default() };
+        let counts =
+            count_corpus(&paths(&corpus), &SourceOptions::default(), &options, &Progress::new()).unwrap();
+        let counts = &counts[0];
         counts.iter().map(|(word, count)| (word.to_vec(), count)).collect::<BTreeMap<_, _>>()
     };
     let mut plain = penstock_bpe::train::WordCounts::new(pattern.clone());

@@ -9,6 +9,7 @@ mod data;
 mod error;
 mod job;
 mod tokenizer;
+mod training;
 
 use pyo3::prelude::*;
 
@@ -20,5 +21,7 @@ mod _core {
     #[pymodule_export]
     use super::data::{Dataset, PackJob, Stream};
     #[pymodule_export]
-    use super::tokenizer::{StreamDecoder, Tokenizer, TrainTokenizerJob, WordCounts};
+    use super::tokenizer::{StreamDecoder, Tokenizer};
+    #[pymodule_export]
+    use super::training::{TrainTokenizerJob, WordCounts};
 }

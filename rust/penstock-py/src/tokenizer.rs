@@ -3,16 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
-use penstock_bpe::progress::Progress;
-use penstock_bpe::train::{self, TrainOptions};
-use penstock_bpe::{Allowed, Pattern};
-use penstock_data::SourceOptions;
+use penstock_bpe::Allowed;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::boundary::guarded;
 use crate::error::Fault;
-use crate::job::Job;
 
 /// A tokenizer; immutable and shared between threads.
 #[pyclass(frozen, module = "penstock._core")]
@@ -44,6 +40,10 @@ impl Tokenizer {
 
     fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
         guarded(py, || self.0.save(&path))
+    }
+
+    fn prefix(&self, py: Python<'_>, vocab_size: usize) -> PyResult<Self> {
+        guarded(py, || self.0.prefix(vocab_size)).map(Self)
     }
 
     fn to_json(&self, py: Python<'_>) -> PyResult<String> {
@@ -153,122 +153,4 @@ impl StreamDecoder {
             Ok(self.0.take().map_or_else(String::new, penstock_bpe::StreamDecoder::finish))
         })
     }
-}
-
-/// Counts of pieces, fed with texts from Python.
-#[pyclass(module = "penstock._core")]
-pub(crate) struct WordCounts {
-    counts: Option<train::WordCounts>,
-    left_bytes: Option<usize>,
-}
-
-#[pymethods]
-impl WordCounts {
-    #[new]
-    fn new(py: Python<'_>, pattern: &str, max_bytes: usize) -> PyResult<Self> {
-        let pattern = guarded(py, || Pattern::from_name(pattern))?;
-        let left_bytes = (max_bytes > 0).then_some(max_bytes);
-        Ok(Self { counts: Some(train::WordCounts::new(pattern)), left_bytes })
-    }
-
-    fn add(&mut self, py: Python<'_>, texts: Vec<String>) -> PyResult<bool> {
-        guarded(py, || {
-            let counts = self.counts.as_mut().ok_or_else(taken)?;
-            for text in &texts {
-                if self.left_bytes == Some(0) {
-                    return Ok::<_, Fault>(false);
-                }
-                counts.add_text(text);
-                self.left_bytes = self.left_bytes.map(|left| left.saturating_sub(text.len()));
-            }
-            Ok(self.left_bytes != Some(0))
-        })
-    }
-}
-
-fn taken() -> Fault {
-    Fault::internal("these counts were used by an earlier training")
-}
-
-/// Training under way.
-#[pyclass(frozen, module = "penstock._core")]
-pub(crate) struct TrainTokenizerJob(Job<penstock_bpe::Tokenizer>);
-
-#[pymethods]
-impl TrainTokenizerJob {
-    #[staticmethod]
-    #[allow(clippy::too_many_arguments)]
-    fn from_files(
-        py: Python<'_>,
-        paths: Vec<PathBuf>,
-        text_field: String,
-        max_bytes: u64,
-        vocab_size: usize,
-        pattern: &str,
-        special_tokens: Vec<String>,
-        min_frequency: u64,
-        threads: Option<usize>,
-    ) -> PyResult<Self> {
-        let options = options(py, vocab_size, pattern, special_tokens, min_frequency, threads)?;
-        let source = SourceOptions { text_field, ..SourceOptions::default() };
-        let max_bytes = (max_bytes > 0).then_some(max_bytes);
-        Job::start(move |progress: &Progress| {
-            let pattern = options.pattern.clone();
-            let counts =
-                penstock_data::count_corpus(&paths, pattern, &source, options.threads, max_bytes, progress)?;
-            Ok::<_, Fault>(train::train(counts, &options, progress)?)
-        })
-        .map(Self)
-    }
-
-    #[staticmethod]
-    fn from_counts(
-        py: Python<'_>,
-        mut counts: PyRefMut<'_, WordCounts>,
-        vocab_size: usize,
-        pattern: &str,
-        special_tokens: Vec<String>,
-        min_frequency: u64,
-        threads: Option<usize>,
-    ) -> PyResult<Self> {
-        let options = options(py, vocab_size, pattern, special_tokens, min_frequency, threads)?;
-        let counts = counts.counts.take().ok_or_else(|| taken().into_exception(py))?;
-        Job::start(move |progress: &Progress| train::train(counts, &options, progress)).map(Self)
-    }
-
-    fn progress(&self) -> (String, u64, u64) {
-        self.0.progress()
-    }
-
-    fn cancel(&self) {
-        self.0.cancel();
-    }
-
-    fn wait(&self, py: Python<'_>, timeout_seconds: f64) -> bool {
-        self.0.wait(py, timeout_seconds)
-    }
-
-    fn result(&self, py: Python<'_>) -> PyResult<Tokenizer> {
-        self.0.result(py).map(Tokenizer)
-    }
-}
-
-fn options(
-    py: Python<'_>,
-    vocab_size: usize,
-    pattern: &str,
-    special_tokens: Vec<String>,
-    min_frequency: u64,
-    threads: Option<usize>,
-) -> PyResult<TrainOptions> {
-    let pattern = guarded(py, || Pattern::from_name(pattern))?;
-    let threads = thread_count(threads);
-    Ok(TrainOptions {
-        vocab_size,
-        pattern,
-        special_tokens,
-        min_frequency,
-        threads,
-        ..TrainOptions::default()
-    })
 }

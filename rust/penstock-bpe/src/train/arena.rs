@@ -1,129 +1,239 @@
 //! The distinct pieces of a corpus as one array of symbols.
 //!
-//! Every byte has a slot, and a slot between two pieces holds [`BORDER`]. A token's id stands in the first and in the
-//! last slot of its bytes, so that both neighbours of a token are found without links; the slots between hold
-//! [`INSIDE`]. Pieces are ordered by count, so a place's weight comes from a short list of places where it changes.
+//! A token takes one slot or more, its span, and its id stands in the first and the last of them, so that both
+//! neighbours of a token are found without links; the slots between hold [`INSIDE`]. A slot between two pieces holds
+//! [`BORDER`]. Pieces are ordered by count, so a place's weight comes from a short list of places where it changes.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-use std::sync::{Mutex, PoisonError};
+use std::cmp::{Ordering, Reverse};
 use std::thread;
 
+use super::base::Speller;
+use super::order::in_order;
+use super::table::Table;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 
-use super::WordCounts;
-
 /// Stands before, between and behind pieces.
 pub(super) const BORDER: u32 = u32::MAX;
-/// Stands within a token of more than two bytes.
+/// Stands within a token of more than two slots.
 pub(super) const INSIDE: u32 = u32::MAX - 1;
 /// Places are 32-bit numbers.
 const MAX_SLOTS: u64 = u32::MAX as u64 - 1;
-/// Pieces between two looks at the cancel flag.
-const CHECKED_PIECES: usize = 1 << 17;
+/// Words that are spelled between two looks at the cancel flag, and their bytes.
+const BATCH_WORDS: usize = 1 << 16;
+const BATCH_BYTES: usize = 1 << 20;
+/// Fewer are not worth a thread.
+const MIN_PART_WORDS: usize = 1 << 10;
+/// Slots between two looks at the cancel flag.
+pub(super) const CHECKED_SLOTS: usize = 1 << 20;
 
 /// The pieces, laid out.
 #[derive(Debug)]
 pub(super) struct Arena {
-    /// One slot a byte and one between pieces.
+    layout: Layout,
+    /// Slots by token id.
+    spans: Vec<u32>,
+}
+
+/// Slots, and what the pieces in them count.
+#[derive(Debug, Default)]
+struct Layout {
     symbols: Vec<u32>,
     /// Where the count of pieces changes: first slot, count. By place.
     classes: Vec<(u32, u64)>,
 }
 
-impl Arena {
-    /// Lays out the pieces of `counts`, the most frequent first and equally frequent ones by their bytes.
-    pub(super) fn new(
-        counts: WordCounts,
-        byte_ids: &[u32; 256],
-        threads: usize,
-        progress: &Progress,
-    ) -> Result<Self> {
-        let size_bytes = counts.bytes() + counts.len() as u64 + 1;
-        if size_bytes > MAX_SLOTS {
-            return Err(Error::CorpusTooLarge { size_bytes, limit_bytes: MAX_SLOTS });
+impl Layout {
+    /// Lays out a piece of two symbols or more.
+    fn push(&mut self, word: &Word<'_>, speller: &mut Speller) {
+        let start = self.symbols.len();
+        speller.spell(word.piece, &mut self.symbols);
+        if self.symbols.len() - start < 2 {
+            self.symbols.truncate(start);
+        } else {
+            self.symbols.push(BORDER);
+            self.begin_class(start, word.count);
         }
-        let words = ordered(&counts, threads, progress)?;
-        progress.start("lay out pieces", words.len() as u64);
-        let mut arena = Self { symbols: Vec::with_capacity(size_bytes as usize), classes: Vec::new() };
-        arena.symbols.push(BORDER);
-        for chunk in words.chunks(CHECKED_PIECES) {
-            for &(piece, count) in chunk {
-                if arena.classes.last().is_none_or(|&(_, last)| last != count) {
-                    arena.classes.push((arena.symbols.len() as u32, count));
-                }
-                arena.symbols.extend(piece.iter().map(|&byte| byte_ids[usize::from(byte)]));
-                arena.symbols.push(BORDER);
-            }
-            progress.check()?;
-            progress.add(chunk.len() as u64);
-        }
-        Ok(arena)
     }
 
-    /// The symbols, and the weights of places that only grow.
-    pub(super) fn walk(&mut self) -> (&mut [u32], Weights<'_>) {
-        (&mut self.symbols, Weights { classes: &self.classes, count: 0, end: 0 })
+    /// Pieces from `start` on count `count`. Places that do not fit are told by the length in the end.
+    fn begin_class(&mut self, start: usize, count: u64) {
+        if self.classes.last().is_none_or(|&(_, last)| last != count) {
+            self.classes.push((start as u32, count));
+        }
+    }
+
+    fn append(&mut self, mut later: Self) {
+        let start = self.symbols.len();
+        self.symbols.append(&mut later.symbols);
+        for (place, count) in later.classes {
+            self.begin_class(start + place as usize, count);
+        }
     }
 }
 
-/// A piece and its count.
-type Word<'a> = (&'a [u8], u64);
-
-/// The pieces of more than one byte in the order of the arena. Sorted in chunks that are then merged, so that a cancel
-/// is seen soon however many there are.
-fn ordered<'a>(counts: &'a WordCounts, threads: usize, progress: &Progress) -> Result<Vec<Word<'a>>> {
-    let order = |&(piece, count): &Word<'a>| (Reverse(count), piece);
-    let mut words: Vec<Word<'a>> = counts.iter().filter(|(piece, _)| piece.len() > 1).collect();
-    progress.start("order pieces", 2 * words.len() as u64);
-    sort_chunks(&mut words, threads, progress, order);
-    progress.check()?;
-    let mut runs: Vec<_> = words.chunks(CHECKED_PIECES).map(<[Word<'a>]>::iter).collect();
-    let mut heads: BinaryHeap<_> = runs
-        .iter_mut()
-        .enumerate()
-        .filter_map(|(run, rest)| rest.next().map(|word| Reverse((order(word), run))))
-        .collect();
-    let mut merged = Vec::with_capacity(words.len());
-    while let Some(Reverse(((Reverse(count), piece), run))) = heads.pop() {
-        merged.push((piece, count));
-        heads.extend(runs[run].next().map(|word| Reverse((order(word), run))));
-        if merged.len().is_multiple_of(CHECKED_PIECES) {
-            progress.check()?;
-            progress.add(CHECKED_PIECES as u64);
-        }
-    }
-    Ok(merged)
+/// A piece to be laid out.
+#[derive(Debug, Clone, Copy)]
+struct Word<'t> {
+    count: u64,
+    piece: &'t [u8],
 }
 
-/// Sorts every chunk of [`CHECKED_PIECES`] words by `order`; leaves off when cancelled.
-fn sort_chunks<'a, K: Ord>(
-    words: &mut [Word<'a>],
-    threads: usize,
-    progress: &Progress,
-    order: impl Fn(&Word<'a>) -> K + Sync,
-) {
-    let chunks = words.len().div_ceil(CHECKED_PIECES);
-    let queue = Mutex::new(words.chunks_mut(CHECKED_PIECES));
-    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let work = || {
-        while let Some(chunk) = next().filter(|_| !progress.is_cancelled()) {
-            chunk.sort_unstable_by_key(&order);
-            progress.add(chunk.len() as u64);
-        }
+impl Word<'_> {
+    /// Equally frequent pieces as they lie in memory, where they are read one after another.
+    fn key(&self) -> (Reverse<u64>, *const u8) {
+        (Reverse(self.count), self.piece.as_ptr())
+    }
+}
+
+impl Ord for Word<'_> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key().cmp(&other.key())
+    }
+}
+
+impl PartialOrd for Word<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Word<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Word<'_> {}
+
+/// Lays out the words of `batch` behind the others, a part a speller.
+fn spell_batch(batch: &[Word<'_>], spellers: &mut [Speller], layout: &mut Layout) {
+    let part_words = batch.len().div_ceil(spellers.len()).max(MIN_PART_WORDS);
+    let work = |part: &[Word<'_>], speller: &mut Speller| {
+        let mut layout = Layout::default();
+        part.iter().for_each(|word| layout.push(word, speller));
+        layout
+    };
+    let mut parts = batch.chunks(part_words).zip(spellers);
+    let Some((first, own_speller)) = parts.next() else {
+        return;
     };
     thread::scope(|scope| {
-        for _ in 1..threads.min(chunks) {
-            // A thread that cannot be started leaves its share to the others.
-            let _ = thread::Builder::new().spawn_scoped(scope, work);
+        let others: Vec<_> = parts.map(|(part, speller)| scope.spawn(move || work(part, speller))).collect();
+        first.iter().for_each(|word| layout.push(word, own_speller));
+        for other in others {
+            match other.join() {
+                Ok(part) => layout.append(part),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
         }
-        work();
     });
 }
 
+impl Arena {
+    /// Lays out the pieces of `counts` as the symbols that the spellers give, one slot a symbol, with a thread a
+    /// speller. The most frequent come first; nothing depends on the order of equally frequent ones.
+    pub(super) fn new(counts: Table, mut spellers: Vec<Speller>, progress: &Progress) -> Result<Self> {
+        progress.start("order pieces", 2 * counts.len() as u64);
+        let words = counts.iter().filter(|(piece, _)| piece.len() > 1);
+        let mut words: Vec<Word<'_>> = words.map(|(piece, count)| Word { count, piece }).collect();
+        let size_bytes = counts.bytes() + counts.len() as u64;
+        let check = || Ok(progress.check()?);
+        let mut layout = Layout { symbols: vec![BORDER], classes: Vec::new() };
+        let threads = spellers.len();
+        let mut batch = Vec::with_capacity(BATCH_WORDS);
+        let mut spell = |batch: &mut Vec<Word<'_>>, layout: &mut Layout| {
+            spell_batch(batch, &mut spellers, layout);
+            progress.add(2 * batch.len() as u64);
+            batch.clear();
+            if layout.symbols.len() as u64 > MAX_SLOTS {
+                return Err(Error::CorpusTooLarge { size_bytes, limit_bytes: MAX_SLOTS });
+            }
+            Ok(())
+        };
+        let mut batch_bytes = 0;
+        in_order(&mut words, threads, &check, |&word| {
+            batch_bytes += word.piece.len();
+            batch.push(word);
+            if batch.len() < BATCH_WORDS && batch_bytes < BATCH_BYTES {
+                return Ok(());
+            }
+            batch_bytes = 0;
+            check()?;
+            spell(&mut batch, &mut layout)
+        })?;
+        spell(&mut batch, &mut layout)?;
+        layout.symbols.shrink_to_fit();
+        Ok(Self { layout, spans: Vec::new() })
+    }
+
+    /// Tells that the token `id` takes `span` slots, that of a new id, or one slot.
+    pub(super) fn set_span(&mut self, id: u32, span: u32) {
+        let index = id as usize;
+        if index >= self.spans.len() {
+            self.spans.resize(index + 1, 1);
+        }
+        self.spans[index] = span;
+    }
+
+    /// Slots of the token `id`.
+    pub(super) fn span(&self, id: u32) -> u32 {
+        self.spans[id as usize]
+    }
+
+    /// The slots.
+    pub(super) fn symbols(&self) -> &[u32] {
+        &self.layout.symbols
+    }
+
+    /// The slots, the spans by token id, and the weights by place.
+    pub(super) fn parts(&mut self) -> (&mut [u32], &[u32], Weights<'_>) {
+        (&mut self.layout.symbols, &self.spans, Weights::new(&self.layout.classes))
+    }
+
+    /// The weights by place.
+    pub(super) fn weights(&self) -> Weights<'_> {
+        Weights::new(&self.layout.classes)
+    }
+
+    /// Moves everything together: one slot a token, and no pieces of a single token.
+    pub(super) fn compact(&mut self, progress: &Progress) -> Result<()> {
+        let mut weights = Weights::new(&self.layout.classes);
+        let mut classes: Vec<(u32, u64)> = Vec::new();
+        let (mut from, mut to, mut start, mut next_check) = (1, 1, 1, 0);
+        while from < self.layout.symbols.len() {
+            let symbol = self.layout.symbols[from];
+            self.layout.symbols[to] = symbol;
+            to += 1;
+            if symbol != BORDER {
+                from += self.spans[symbol as usize] as usize;
+                continue;
+            }
+            if to - start <= 2 {
+                to = start;
+            } else {
+                let count = weights.at(from as u32 - 1) as u64;
+                if classes.last().is_none_or(|&(_, last)| last != count) {
+                    classes.push((start as u32, count));
+                }
+                start = to;
+            }
+            from += 1;
+            if from > next_check {
+                progress.check()?;
+                next_check = from + CHECKED_SLOTS;
+            }
+        }
+        self.layout.symbols.truncate(to);
+        self.layout.symbols.shrink_to_fit();
+        self.layout.classes = classes;
+        self.spans.fill(1);
+        Ok(())
+    }
+}
+
 /// The count of the piece at a place, asked for in the order of places.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Weights<'a> {
     /// Classes behind the current one.
     classes: &'a [(u32, u64)],
@@ -132,7 +242,11 @@ pub(super) struct Weights<'a> {
     end: u32,
 }
 
-impl Weights<'_> {
+impl<'a> Weights<'a> {
+    fn new(classes: &'a [(u32, u64)]) -> Self {
+        Self { classes, count: 0, end: 0 }
+    }
+
     /// Count of the piece that holds `place`; `place` is not before the last one asked for.
     #[inline]
     pub(super) fn at(&mut self, place: u32) -> i64 {

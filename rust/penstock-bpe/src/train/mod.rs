@@ -1,24 +1,39 @@
 //! Learning a vocabulary: count the pieces of a corpus, then merge the most frequent pair again and again.
 
 mod arena;
+mod base;
 mod changes;
 mod count;
+mod index;
+mod memory;
 mod merge;
+mod order;
 mod pairs;
+mod replace;
+mod report;
+mod run;
+mod sample;
+mod saved;
+mod scratch;
+mod shards;
+mod superbpe;
+mod table;
 
 use rustc_hash::FxHashSet;
 
+use base::{Base, Speller};
 pub use count::WordCounts;
+pub use memory::MemoryBudget;
+pub use report::{Counted, Report, Sampling};
+pub use superbpe::train_super;
 
-use crate::byte_level::alphabet;
 use crate::error::{Error, Result, show};
-use crate::model::Parts;
 use crate::pattern::Pattern;
 use crate::progress::Progress;
-use crate::tokenizer::{SpecialToken, Tokenizer};
+use crate::tokenizer::Tokenizer;
 
 /// What to learn.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct TrainOptions {
     /// Tokens in all: special tokens, 256 bytes and merges. Fewer come out if the corpus runs out of pairs.
     pub vocab_size: usize,
@@ -30,8 +45,13 @@ pub struct TrainOptions {
     pub min_frequency: u64,
     /// No token gets longer than this, nor than 4096 bytes.
     pub max_token_bytes: Option<usize>,
-    /// Threads to use (0 = one a core): to order the pieces; merging itself runs on one. They change nothing but the
-    /// time.
+    /// A tokenizer to extend: it keeps its ids and merges, and what is learned comes behind them. Special tokens that
+    /// it has not follow it directly. The result cuts text by `pattern`.
+    pub base: Option<Tokenizer>,
+    /// No token holds more words, or parts of words, than this.
+    pub max_token_words: Option<usize>,
+    /// Threads to use (0 = one a core): to order and spell pieces and to find pairs; merging itself runs on one. They
+    /// change nothing but the time.
     pub threads: usize,
 }
 
@@ -43,9 +63,29 @@ impl Default for TrainOptions {
             special_tokens: vec!["<|endoftext|>".to_owned()],
             min_frequency: 0,
             max_token_bytes: None,
+            base: None,
+            max_token_words: None,
             threads: 0,
         }
     }
+}
+
+impl TrainOptions {
+    fn thread_count(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, Into::into),
+            threads => threads,
+        }
+    }
+}
+
+/// What a training makes.
+#[derive(Debug)]
+pub struct Trained {
+    /// The tokenizer.
+    pub tokenizer: Tokenizer,
+    /// How it came about.
+    pub report: Report,
 }
 
 /// Learns a tokenizer from `counts`. Ids are those of HF's trainer given the byte-level alphabet: special tokens, bytes
@@ -55,37 +95,52 @@ impl Default for TrainOptions {
 /// # Errors
 ///
 /// [`Error::VocabTooSmall`], [`Error::EmptyCorpus`], [`Error::PatternMismatch`], [`Error::EmptySpecial`],
-/// [`Error::DuplicateSpecial`], [`Error::SpecialCollision`], [`Error::CorpusTooLarge`], [`Error::CountOverflow`];
+/// [`Error::DuplicateSpecial`], [`Error::SpecialCollision`], [`Error::CorpusTooLarge`], [`Error::CountOverflow`],
+/// [`Error::Spill`], [`Error::DamagedCounts`];
 /// [`Error::Cancelled`] within a fraction of a second after `progress` was cancelled.
 pub fn train(counts: WordCounts, options: &TrainOptions, progress: &Progress) -> Result<Tokenizer> {
+    train_with_report(counts, options, progress).map(|trained| trained.tokenizer)
+}
+
+/// Does what [`train`] does and reports on it.
+///
+/// # Errors
+///
+/// Those of [`train`].
+pub fn train_with_report(counts: WordCounts, options: &TrainOptions, progress: &Progress) -> Result<Trained> {
+    train_from(counts, options, None, progress)
+}
+
+/// Trains with a guess of the last merge's count. A good one saves readings of the text, and none changes the outcome.
+fn train_from(
+    counts: WordCounts,
+    options: &TrainOptions,
+    last_count: Option<u64>,
+    progress: &Progress,
+) -> Result<Trained> {
     check(&counts, options)?;
     progress.check()?;
-    let specials = options.special_tokens.iter();
-    let mut tokens: Vec<Vec<u8>> = specials.clone().map(|content| content.as_bytes().to_vec()).collect();
-    let first_byte = tokens.len() as u32;
-    let mut byte_ids = [0; 256];
-    for (id, byte) in (first_byte..).zip(alphabet()) {
-        byte_ids[usize::from(byte)] = id;
-        tokens.push(vec![byte]);
+    let base = Base::new(options)?;
+    let minimum = base.tokens.len();
+    if options.vocab_size < minimum {
+        return Err(Error::VocabTooSmall { vocab_size: options.vocab_size, minimum });
     }
-    let threads = match options.threads {
-        0 => std::thread::available_parallelism().map_or(1, Into::into),
-        threads => threads,
-    };
-    let arena = arena::Arena::new(counts, &byte_ids, threads, progress)?;
-    let mut merger = merge::Merger::new(arena, tokens, options, progress)?;
-    merger.run()?;
-    let (tokens, merges) = merger.finish();
-    let specials = specials.zip(0..).map(|(content, id)| SpecialToken::new(content, id)).collect();
-    Tokenizer::from_parts(options.pattern.clone(), Parts { tokens, merges, specials, ..Parts::default() })
+    let budget = counts.budget().cloned();
+    let (table, counted) = counts.into_table(progress)?;
+    let inner_pattern = options.base.as_ref().map_or(&options.pattern, Tokenizer::pattern);
+    let spellers = Speller::several(&base, inner_pattern, options.thread_count())?;
+    let arena = arena::Arena::new(table, spellers, progress)?;
+    let text_bytes = size_of_val(arena.symbols()) as u64;
+    let places_bytes = budget.map_or(u64::MAX, |budget| budget.bytes_beside(text_bytes));
+    let mut merger = merge::Merger::new(arena, &base, places_bytes, options, progress);
+    merger.run(last_count)?;
+    let (tokens, merges, last_count) = merger.finish();
+    let report = Report { counted, merges: merges.len(), last_count };
+    Ok(Trained { tokenizer: base.finish(options.pattern.clone(), tokens, merges)?, report })
 }
 
 fn check(counts: &WordCounts, options: &TrainOptions) -> Result<()> {
-    let minimum = 256 + options.special_tokens.len();
     let vocab_size = options.vocab_size;
-    if vocab_size < minimum {
-        return Err(Error::VocabTooSmall { vocab_size, minimum });
-    }
     if vocab_size > crate::vocab::MAX_ID as usize {
         return Err(Error::IdTooLarge { id: vocab_size as u64, limit: crate::vocab::MAX_ID });
     }
@@ -117,3 +172,8 @@ fn check(counts: &WordCounts, options: &TrainOptions) -> Result<()> {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod count_tests;
+#[cfg(test)]
+mod extend_tests;

@@ -5,9 +5,14 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::byte_level::alphabet;
 
 fn options(vocab_size: usize) -> TrainOptions {
     TrainOptions { vocab_size, pattern: Pattern::Gpt2, ..TrainOptions::default() }
+}
+
+fn trained(counts: WordCounts, options: &TrainOptions) -> Tokenizer {
+    train(counts, options, &Progress::new()).unwrap()
 }
 
 fn counted(pieces: &[(Vec<u8>, u64)]) -> WordCounts {
@@ -64,6 +69,18 @@ fn merges_of(tokenizer: &Tokenizer) -> Vec<(Vec<u8>, Vec<u8>)> {
     tokenizer.merges().iter().map(|merge| (bytes(merge.left), bytes(merge.right))).collect()
 }
 
+/// Merges with so much memory for pairs.
+fn staged(pieces: &[(Vec<u8>, u64)], budget_bytes: u64, options: &TrainOptions) -> Vec<(u32, u32)> {
+    let progress = Progress::new();
+    let (table, _) = counted(pieces).into_table(&progress).unwrap();
+    let base = Base { tokens: (0..=255).map(|byte| vec![byte]).collect(), ..Base::default() };
+    let spellers = Speller::several(&base, &Pattern::Gpt2, 1).unwrap();
+    let arena = arena::Arena::new(table, spellers, &progress).unwrap();
+    let mut merger = merge::Merger::new(arena, &base, budget_bytes, options, &progress);
+    merger.run(None).unwrap();
+    merger.finish().1
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
@@ -72,10 +89,20 @@ proptest! {
         pieces in prop::collection::vec(("[ab]{1,12}|[a-e]{1,9}|a{1,20}", 1_u64..9), 1..12)
     ) {
         let pieces: Vec<(Vec<u8>, u64)> = pieces.into_iter().map(|(piece, n)| (piece.into_bytes(), n)).collect();
-        let tokenizer = train(counted(&pieces), &options(257 + 40), &Progress::new()).unwrap();
+        let tokenizer = trained(counted(&pieces), &options(257 + 40));
         let plain = plain_merges(&pieces, 40);
         let found = merges_of(&tokenizer);
         prop_assert_eq!(&found[..plain.len()], &plain[..]);
+    }
+
+    #[test]
+    fn memory_for_few_pairs_at_a_time_changes_nothing(
+        pieces in prop::collection::vec(("[ab]{1,12}|[a-e]{1,9}|a{1,20}|[a-z]{1,30}", 1_u64..9), 1..40),
+        budget_bytes in 0_u64..20_000, most in 2_usize..12
+    ) {
+        let pieces: Vec<(Vec<u8>, u64)> = pieces.into_iter().map(|(piece, n)| (piece.into_bytes(), n)).collect();
+        let options = TrainOptions { max_token_bytes: Some(most), ..options(257 + 60) };
+        prop_assert_eq!(staged(&pieces, budget_bytes, &options), staged(&pieces, u64::MAX, &options));
     }
 
     #[test]
@@ -93,14 +120,14 @@ proptest! {
         other.merge(one).unwrap();
         prop_assert_eq!(whole.total(), other.total());
         let split = TrainOptions { threads, ..options(300) };
-        let trained = |counts, options| train(counts, &options, &Progress::new()).unwrap().to_json();
+        let trained = |counts, options| trained(counts, &options).to_json();
         prop_assert_eq!(trained(whole, options(300)), trained(other, split));
     }
 }
 
 #[test]
 fn ids_are_specials_then_bytes_then_merges() {
-    let tokenizer = train(counted(&[(b"abab".to_vec(), 3)]), &options(259), &Progress::new()).unwrap();
+    let tokenizer = trained(counted(&[(b"abab".to_vec(), 3)]), &options(259));
     assert_eq!(tokenizer.token_to_id(b"<|endoftext|>"), Some(0));
     assert_eq!(tokenizer.token_to_id(b"!"), Some(1));
     assert_eq!(tokenizer.token_to_id(b" "), Some(1 + 188 + 32));
@@ -113,10 +140,10 @@ fn ids_are_specials_then_bytes_then_merges() {
 fn limits_on_frequency_and_length_hold() {
     let pieces = [(b"abcd".to_vec(), 5), (b"xy".to_vec(), 2)];
     let rare = TrainOptions { min_frequency: 3, ..options(400) };
-    let tokenizer = train(counted(&pieces), &rare, &Progress::new()).unwrap();
+    let tokenizer = trained(counted(&pieces), &rare);
     assert_eq!((tokenizer.token_to_id(b"xy"), tokenizer.merges().len()), (None, 3));
     let short = TrainOptions { max_token_bytes: Some(2), ..options(400) };
-    let tokenizer = train(counted(&pieces), &short, &Progress::new()).unwrap();
+    let tokenizer = trained(counted(&pieces), &short);
     assert!(tokenizer.merges().iter().all(|merge| tokenizer.id_to_bytes(merge.product).unwrap().len() == 2));
     assert!(tokenizer.token_to_id(b"xy").is_some());
 }
@@ -171,7 +198,7 @@ fn pieces_beyond_one_chunk_are_ordered_alike_by_any_number_of_threads() {
         (0..300_000_u64).map(|n| (format!("{:x}", n * 7919).into_bytes(), n % 5 + 1)).collect();
     let trained = |pieces: &[(Vec<u8>, u64)], threads| {
         let options = TrainOptions { threads, ..options(400) };
-        train(counted(pieces), &options, &Progress::new()).unwrap().to_json()
+        trained(counted(pieces), &options).to_json()
     };
     let first = trained(&pieces, 1);
     pieces.reverse();
@@ -190,7 +217,6 @@ fn random_letters(len: usize) -> Vec<u8> {
 #[test]
 fn one_long_piece_costs_what_its_occurrences_cost() {
     // A trainer that rescans the piece for every merge would need a thousand million steps.
-    let tokenizer =
-        train(counted(&[(random_letters(1_000_000), 1)]), &options(257 + 1000), &Progress::new()).unwrap();
+    let tokenizer = trained(counted(&[(random_letters(1_000_000), 1)]), &options(257 + 1000));
     assert_eq!(tokenizer.merges().len(), 1000);
 }
