@@ -14,6 +14,7 @@ from penstock.cli.generate import generate
 from penstock.cli.inspect import inspect
 from penstock.cli.pack import pack
 from penstock.cli.run import run
+from penstock.cli.tokenizer_convert import convert
 from penstock.cli.train import train
 
 __all__ = ["app"]
@@ -41,6 +42,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run")(run)
+tokenizer.app.command("convert")(convert)
 app.add_typer(tokenizer.app, name="tokenizer")
 app.command("pack")(pack)
 app.command("train")(train)

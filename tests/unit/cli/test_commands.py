@@ -21,7 +21,8 @@ from .conftest import penstock
 
 COMMANDS = [
     ["run"], ["tokenizer", "train"], ["tokenizer", "encode"], ["tokenizer", "decode"],
-    ["tokenizer", "inspect"], ["pack"], ["train"], ["evaluate"], ["generate"], ["inspect"], ["doctor"],
+    ["tokenizer", "inspect"], ["tokenizer", "convert"],
+    ["pack"], ["train"], ["evaluate"], ["generate"], ["inspect"], ["doctor"],
 ]  # fmt: skip
 
 
