@@ -107,6 +107,8 @@ def _visible(data: bytes) -> Iterator[tuple[Kind, str]]:
             yield "mark", "·"
         elif char == "\n":
             yield "mark", "↵\n"
+        elif char == "\r":
+            yield "mark", "␍"
         elif char == "\t":
             yield "mark", "→"
         elif "\udc80" <= char <= "\udcff":

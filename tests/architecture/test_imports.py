@@ -24,6 +24,7 @@ LAYERS: list[list[set[str]]] = [
     [{"train"}],
     [{"evaluate"}, {"generate"}],
     [{"pipelines"}],
+    [{"compare"}],
     [{"cli"}],
     [{"__main__"}],
 ]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from penstock.cli.outcome import JsonFlag, emit, guarded
+
+if TYPE_CHECKING:
+    from penstock.decoding import Errors
 
 __all__ = ["app"]
 
@@ -102,6 +105,9 @@ def decode(
     tokenizer: TokenizerPath,
     ids: Annotated[list[str] | None, typer.Argument(help="Token ids; none reads them from stdin.")] = None,
     pattern: Pattern = None,
+    errors: Annotated[
+        str, typer.Option(help="What becomes of bytes that are no UTF-8: replace, strict or ignore.")
+    ] = "replace",
     as_json: JsonFlag = False,
 ) -> None:
     """Print the text of token ids.
@@ -118,7 +124,7 @@ def decode(
         raise TokenizerError(f"token ids are whole numbers with spaces between them: {error}") from error
     if any(number < 0 or number > 0xFFFF_FFFF for number in numbers):
         raise TokenizerError(f"token ids lie between 0 and 2**32 - 1, not {min(numbers)} to {max(numbers)}")
-    text = Tokenizer.from_file(tokenizer, pattern).decode(numbers)
+    text = Tokenizer.from_file(tokenizer, pattern).decode(numbers, cast("Errors", errors))
     emit({"text": text}, as_json, lambda: text)
 
 
