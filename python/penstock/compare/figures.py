@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from penstock.token_view import TokenPiece, TokenView
 
-__all__ = ["Comparison", "Interval", "SourceSize", "TokenizerFigures", "VocabularyUse", "as_plain"]
+__all__ = [
+    "Comparison",
+    "Interval",
+    "SourceSize",
+    "TokenizerFigures",
+    "VocabularyUse",
+    "as_plain",
+    "cut_alike",
+]
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,14 @@ class Comparison:
     def bytes(self) -> int:
         """Of text, over all sources."""
         return sum(source.bytes for source in self.sources)
+
+
+def cut_alike(views: Sequence[tuple[str, TokenView]]) -> list[tuple[list[str], TokenView]]:
+    """Names of the tokenizers that cut a text at the same places, and one of their views."""
+    groups: dict[tuple[bytes, ...], tuple[list[str], TokenView]] = {}
+    for name, view in views:
+        groups.setdefault(tuple(piece.bytes for piece in view), ([], view))[0].append(name)
+    return list(groups.values())
 
 
 def as_plain(comparison: Comparison) -> dict[str, Any]:

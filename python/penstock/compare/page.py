@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from penstock.compare import plots
-from penstock.compare.figures import Comparison, Interval
+from penstock.compare.figures import Comparison, Interval, cut_alike
 from penstock.report import track
 from penstock.report.page import escaped, facts, picture, render, section, table, write_text
 from penstock.report.quantities import show_bytes, show_count, show_rate
@@ -81,13 +81,14 @@ def _compression(comparison: Comparison) -> str:
         for source in comparison.sources
     ]
     first = comparison.tokenizers[0]
-    against = [
-        f"{figures.name} needs {_change(figures.tokens_against_first)} than {first.name}"
+    changes = [
+        f"{figures.name} needs {_change(figures.tokens_against_first)}"
         for figures in comparison.tokenizers[1:]
     ]
+    against = f" Beside {first.name}, {'; '.join(changes)}." if changes else ""
     words = (
         "How much text a token stands for. Intervals hold 95 % of 1,000 draws of as many documents, with "
-        f"replacement, source by source.{' ' + '; '.join(against) + '.' if against else ''}"
+        f"replacement, source by source.{against}"
     )
     columns = ["documents", "text", *(figures.name for figures in comparison.tokenizers)]
     body = picture(inline_svg(figure, "bytes", "bytes a token by source and tokenizer"))
@@ -163,7 +164,7 @@ def _longest(comparison: Comparison) -> str:
     words = (
         "The longest tokens and how often the corpus has them: a hint of what a vocabulary was trained on."
     )
-    return section("Longest tokens", words, f'<div class="record">{"".join(columns)}</div>')
+    return section("Longest tokens", words, f'<div class="columns">{"".join(columns)}</div>')
 
 
 def _numbers(comparison: Comparison) -> str:
@@ -202,13 +203,8 @@ def _record(comparison: Comparison) -> str:
 
 
 def _views(views: Sequence[tuple[str, TokenView]]) -> str:
-    """The same text as each tokenizer cuts it; those that cut it alike share one."""
-    groups: dict[tuple[bytes, ...], list[tuple[str, TokenView]]] = {}
-    for name, view in views:
-        groups.setdefault(tuple(piece.bytes for piece in view), []).append((name, view))
     return "".join(
-        f"<h3>{escaped(', '.join(name for name, _ in alike))}</h3>{alike[0][1].to_html()}"
-        for alike in groups.values()
+        f"<h3>{escaped(', '.join(names))}</h3>{view.to_html()}" for names, view in cut_alike(views)
     )
 
 
@@ -230,7 +226,9 @@ def _interval(value: Interval) -> str:
 
 def _change(ratio: Interval) -> str:
     """``3.1 % fewer tokens (2.9 to 3.4)``."""
-    fewer = ratio.value <= 1
+    if ratio.value == 1:
+        return "as many tokens"
+    fewer = ratio.value < 1
     percents = [100 * abs(1 - end) for end in (ratio.low, ratio.high) if end is not None]
     words = f"{100 * abs(1 - ratio.value):.1f} % {'fewer' if fewer else 'more'} tokens"
     crosses = ratio.low is not None and ratio.high is not None and ratio.low < 1 < ratio.high

@@ -91,7 +91,7 @@ def single(draw: Any, comparison: Comparison, height_inches: float, legend: bool
 def sources_inches(comparison: Comparison) -> float:
     """The height that ``bytes_plot`` needs."""
     rows = 1 + min(len(comparison.sources), MAX_SOURCES)
-    return 0.8 + rows * max(ROW_INCHES, 0.09 * len(comparison.tokenizers))
+    return 0.8 + rows * max(ROW_INCHES, 0.07 * len(comparison.tokenizers))
 
 
 def save_png(comparison: Comparison, path: Path) -> None:
@@ -99,8 +99,9 @@ def save_png(comparison: Comparison, path: Path) -> None:
     with style():
         bars = 0.8 + 0.32 * len(comparison.tokenizers)
         heights = [sources_inches(comparison), bars, 2.4]
-        figure = _figure(sum(heights) + 1.2)
-        grid = figure.add_gridspec(3, 2, height_ratios=heights, hspace=0.3, wspace=0.5)
+        figure = _figure(sum(heights) + 0.6)
+        figure.set_layout_engine("constrained", h_pad=0.15, wspace=0.06)
+        grid = figure.add_gridspec(3, 2, height_ratios=heights)
         top = figure.add_subplot(grid[0, :])
         bytes_plot(top, comparison)
         _legend(top, comparison)

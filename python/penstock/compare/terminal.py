@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from penstock.compare.figures import Comparison, Interval
+from penstock.compare.figures import Comparison, Interval, cut_alike
 from penstock.report.quantities import show_bytes, show_count
 
 __all__ = ["as_tables"]
@@ -21,10 +21,13 @@ def as_tables(comparison: Comparison, stream: IO[str]) -> str:
     with console.capture() as capture:
         console.print(_overview(comparison))
         console.print(_by_source(comparison))
-        for figures in comparison.tokenizers:
-            console.print(Text.assemble("\n", (_words(figures.name).plain, "bold")))
-            console.print(Text(str(figures.number_view)), soft_wrap=True)
-            console.print(Text(str(figures.code_view).split("\n\n")[0]), soft_wrap=True)
+        for views in (
+            [(figures.name, figures.number_view) for figures in comparison.tokenizers],
+            [(figures.name, figures.code_view) for figures in comparison.tokenizers],
+        ):
+            for names, view in cut_alike(views):
+                console.print(Text.assemble("\n", (_words(", ".join(names)).plain, "bold")))
+                console.print(Text(str(view).rstrip()), soft_wrap=True)
     return capture.get().rstrip("\n")
 
 

@@ -50,6 +50,7 @@ summary { cursor: pointer; padding: 8px 0; font: 12.5px ui-monospace, Menlo, Con
 details p { color: var(--faint); margin: 0 0 8px 16px; }
 details pre { padding: 2px 0 14px 16px; color: var(--faint); overflow-x: auto; }
 .record { display: grid; grid-template-columns: repeat(auto-fit, minmax(240px, 1fr)); gap: 0 40px; }
+.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(340px, 1fr)); gap: 0 40px; }
 @media print { body { font-size: 11px; } section { break-inside: avoid; margin-top: 28px; } }
 """
 )
