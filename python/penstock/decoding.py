@@ -19,6 +19,8 @@ Ids = Sequence[int] | NDArray[np.uint32]
 Errors = Literal["replace", "strict", "ignore"]
 """What to do with bytes that are no UTF-8: show U+FFFD, raise ``DecodeError``, leave them out."""
 
+MAX_ID = 0xFFFF_FFFF
+
 
 def decode_text(core: _core.Tokenizer, ids: Ids, errors: Errors = "replace", place: str = "") -> str:
     """The text of ``ids``; ``place`` stands before the message of an error.
@@ -56,12 +58,11 @@ class StreamDecoder:
     def __init__(self, core: _core.Tokenizer, errors: Errors = "replace") -> None:
         check_errors(errors)
         self._core = core
-        self._strict = errors == "strict"
-        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors)
-        self._ids: list[int] = []
-        """Of the tokens that hold the pending bytes, newest last; kept for messages of a strict decoder."""
-        self._owners: list[int] = []
-        """For each pending byte, the place of its token in the stream."""
+        self._errors = errors
+        self._pending = b""
+        """The start of a character that is not yet complete."""
+        self._holders: list[int] = []
+        """Ids of the tokens that hold the pending bytes, the newest last."""
         self._tokens = 0
         self._bytes = 0
         self._finished = False
@@ -78,10 +79,13 @@ class StreamDecoder:
         """
         if self._finished:
             raise ConfigError("push() after finish(): ask the tokenizer for a new stream_decoder()")
+        # Ids mostly come one at a time, where an array would cost more than all the rest.
+        if type(ids) is int and 0 <= ids <= MAX_ID:
+            data = self._core.id_to_bytes(ids)
+            if data is not None:
+                return self._decoded(data, [ids])
         chunk = as_ids([ids] if isinstance(ids, int | np.integer) else ids)
-        if self._strict:
-            return self._push_strict(chunk)
-        return self._utf8.decode(self._core.decode_bytes(chunk))
+        return self._decoded(self._core.decode_bytes(chunk), chunk)
 
     def finish(self) -> str:
         """End the stream; what an incomplete character at its end becomes.
@@ -94,7 +98,7 @@ class StreamDecoder:
         if self._finished:
             return ""
         self._finished = True
-        return self._decoded(b"", self._owners, self._ids, final=True)
+        return self._decoded(b"", [], final=True)
 
     def iterate(self, stream: Iterable[int | Ids]) -> Iterator[str]:
         """The texts, none of them empty, of a whole stream of ids or chunks of ids, the end included."""
@@ -104,29 +108,43 @@ class StreamDecoder:
         if text := self.finish():
             yield text
 
-    def _push_strict(self, chunk: NDArray[np.uint32]) -> str:
-        data = self._core.decode_bytes(chunk)
-        new = chunk.tolist()
-        sizes = [len(self._core.id_to_bytes(i) or b"") for i in new]
-        owners = self._owners + [self._tokens + i for i, size in enumerate(sizes) for _ in range(size)]
-        ids = self._ids + new
-        text = self._decoded(data, owners, ids)
-        self._tokens += len(new)
+    def _decoded(self, data: bytes, ids: Ids, final: bool = False) -> str:
+        """The text that ``data``, the bytes of ``ids``, completes."""
+        raw = self._pending + data
+        try:
+            text, used = codecs.utf_8_decode(raw, self._errors, final)
+        except UnicodeDecodeError as error:
+            raise self._located(error, ids, len(data)) from None
+        self._tokens += len(ids)
         self._bytes += len(data)
-        pending = len(self._utf8.getstate()[0])
-        self._owners = owners[len(owners) - pending :]
-        self._ids = ids[len(ids) - (self._tokens - self._owners[0]) :] if pending else []
+        if used < len(raw):
+            # At most three bytes are pending, and no token is empty.
+            newest = [int(i) for i in ids[-3:]]
+            self._holders = self._last(self._holders + newest, len(raw) - used)
+            self._pending = raw[used:]
+        elif self._pending:
+            self._holders, self._pending = [], b""
         return text
 
-    def _decoded(self, data: bytes, owners: list[int], ids: list[int], final: bool = False) -> str:
-        first_byte = self._bytes - len(self._owners)
-        first_token = self._tokens - len(self._ids)
-        try:
-            return self._utf8.decode(data, final)
-        except UnicodeDecodeError as error:
-            token = owners[error.start]
-            place = first_byte + error.start
-            raise _decode_error("", token, ids[token - first_token], place, error.reason) from None
+    def _located(self, error: UnicodeDecodeError, new: Ids, size: int) -> DecodeError:
+        """The place in the stream of what ``error`` found in the pending bytes and ``size`` new ones."""
+        byte = self._bytes - len(self._pending) + error.start
+        ids = self._holders + [int(i) for i in new]
+        ends = list(accumulate(self._size(i) for i in ids))
+        start = self._bytes + size - (ends[-1] if ends else 0)
+        index = next(i for i, end in enumerate(ends) if start + end > byte)
+        return _decode_error("", self._tokens - len(self._holders) + index, ids[index], byte, error.reason)
+
+    def _last(self, ids: list[int], size: int) -> list[int]:
+        """The ids at the end that together have at least ``size`` bytes."""
+        count = 0
+        while size > 0:
+            count += 1
+            size -= self._size(ids[-count])
+        return ids[len(ids) - count :]
+
+    def _size(self, token_id: int) -> int:
+        return len(self._core.id_to_bytes(token_id) or b"")
 
 
 def as_ids(ids: Ids) -> NDArray[np.uint32]:
@@ -140,7 +158,7 @@ def as_ids(ids: Ids) -> NDArray[np.uint32]:
     if isinstance(ids, np.ndarray) and ids.dtype == np.uint32:
         return np.ascontiguousarray(ids)
     array = np.asarray(ids)
-    if array.size and (array.dtype.kind not in "iu" or array.min() < 0 or array.max() > 0xFFFF_FFFF):
+    if array.size and (array.dtype.kind not in "iu" or array.min() < 0 or array.max() > MAX_ID):
         raise ValueError("ids must be whole numbers from 0 to 2**32 - 1")
     return np.ascontiguousarray(array, dtype=np.uint32)
 

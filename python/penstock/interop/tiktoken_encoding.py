@@ -56,7 +56,7 @@ def to_tiktoken(tokenizer: Tokenizer, name: str = "penstock") -> tiktoken.Encodi
     ------
     TokenizerError
         The tokenizer holds what tiktoken cannot express: a normaliser, added tokens that are not special, a
-        split in several steps other than DeepSeek-V3's, merges in another order than that of the ids.
+        split in several steps other than DeepSeek-V3's, merges other than those that the ids as ranks give.
     """
     import tiktoken
 
@@ -64,7 +64,10 @@ def to_tiktoken(tokenizer: Tokenizer, name: str = "penstock") -> tiktoken.Encodi
     pattern = _one_expression(tokenizer.pattern, file["pre_tokenizer"])
     refuse_beyond_ranks(file, REFUSAL)
     if not _ranks_say_all(tokenizer, file):
-        raise _refusal("its merges, in the order of the file, are not those that its ids as ranks would give")
+        raise _refusal(
+            "its merges cannot be shown to be those that its ids as ranks give; "
+            "load the rank file it was made from, if there is one"
+        )
     added = {token["id"] for token in file["added_tokens"]}
     ranks = {
         token: i
