@@ -19,6 +19,7 @@ from penstock.errors import (
     ConfigError,
     CorruptionError,
     DataError,
+    DecodeError,
     HardwareError,
     InputError,
     InternalError,
@@ -30,14 +31,15 @@ from penstock.errors import (
 if TYPE_CHECKING:
     from penstock import evaluate, generate, interop, kernels, model, pipelines, train
     from penstock.data import Batch, PackReport, StreamingDataset, pack
-    from penstock.tokenizer import StreamDecoder, TokenBatch, Tokenizer
+    from penstock.decoding import StreamDecoder
+    from penstock.tokenizer import TokenBatch, Tokenizer
 
 __version__ = "0.1.0"
 
 _OBJECTS = {
     "Batch": "penstock.data",
     "PackReport": "penstock.data",
-    "StreamDecoder": "penstock.tokenizer",
+    "StreamDecoder": "penstock.decoding",
     "StreamingDataset": "penstock.data",
     "TokenBatch": "penstock.tokenizer",
     "Tokenizer": "penstock.tokenizer",
@@ -52,6 +54,7 @@ __all__ = [
     "ConfigError",
     "CorruptionError",
     "DataError",
+    "DecodeError",
     "HardwareError",
     "InputError",
     "InternalError",

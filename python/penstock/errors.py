@@ -14,6 +14,7 @@ __all__ = [
     "ConfigError",
     "CorruptionError",
     "DataError",
+    "DecodeError",
     "HardwareError",
     "InputError",
     "InternalError",
@@ -37,6 +38,23 @@ class ConfigError(PenstockError):
 
 class TokenizerError(PenstockError):
     """A tokenizer file, a vocabulary or a pattern is not valid, or an id is outside the vocabulary."""
+
+
+class DecodeError(TokenizerError):
+    """The bytes of some ids are not UTF-8, and the caller asked for ``errors="strict"``.
+
+    Attributes
+    ----------
+    token_index : int
+        The place, among the ids, of the token that holds the first wrong byte.
+    byte_offset : int
+        The place of that byte in the bytes of all ids.
+    """
+
+    def __init__(self, message: str, token_index: int = 0, byte_offset: int = 0) -> None:
+        super().__init__(message)
+        self.token_index = token_index
+        self.byte_offset = byte_offset
 
 
 class DataError(PenstockError):

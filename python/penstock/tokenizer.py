@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock import _core
+from penstock.decoding import Errors, Ids, StreamDecoder, as_ids, check_errors, decode_text
 from penstock.errors import ConfigError, numbers_in_range
 from penstock.jobs import ProgressCallback, run_job
+from penstock.token_view import TokenView, view_tokens
 from penstock.tokenizer_training import (
     TrainingReport,
     TrainingRequest,
@@ -29,9 +31,6 @@ __all__ = ["StreamDecoder", "TokenBatch", "Tokenizer"]
 
 Paths = str | os.PathLike[str]
 AllowedSpecial = Literal["all"] | Collection[str]
-Ids = Sequence[int] | NDArray[np.uint32]
-
-StreamDecoder = _core.StreamDecoder
 
 
 @dataclass(frozen=True)
@@ -228,9 +227,16 @@ class Tokenizer:
         """``len(encode(text))`` without the list."""
         return self._core.count_tokens(text)
 
-    def decode(self, ids: Ids, errors: str = "replace") -> str:
-        """The text of ``ids``; ``errors`` as in ``bytes.decode``."""
-        return self.decode_bytes(ids).decode("utf-8", errors)
+    def decode(self, ids: Ids, errors: Errors = "replace") -> str:
+        """The text of ``ids``; ``errors`` says what becomes of bytes that are no UTF-8.
+
+        Raises
+        ------
+        DecodeError
+            ``errors`` is strict; the error names the token and the byte.
+        """
+        check_errors(errors)
+        return decode_text(self._core, ids, errors)
 
     def decode_bytes(self, ids: Ids) -> bytes:
         """The bytes of ``ids``.
@@ -240,15 +246,22 @@ class Tokenizer:
         TokenizerError
             An id is not in the vocabulary.
         """
-        return self._core.decode_bytes(_as_ids(ids))
+        return self._core.decode_bytes(as_ids(ids))
 
-    def decode_batch(self, batch: Iterable[Ids], errors: str = "replace") -> list[str]:
+    def decode_batch(self, batch: Iterable[Ids], errors: Errors = "replace") -> list[str]:
         """The texts of several lists of ids."""
-        return [self.decode(ids, errors) for ids in batch]
+        check_errors(errors)
+        return [decode_text(self._core, ids, errors, f"text {i}: ") for i, ids in enumerate(batch)]
 
-    def stream_decoder(self) -> StreamDecoder:
-        """Decodes id by id and never hands out half a character."""
-        return self._core.stream_decoder()
+    def stream_decoder(self, errors: Errors = "replace") -> StreamDecoder:
+        """Decodes ids as they come, one or several at a time, and never hands out half a character."""
+        return StreamDecoder(self._core, errors)
+
+    def show(self, text: str | Ids, *, allowed_special: AllowedSpecial = ()) -> TokenView:
+        """The token boundaries of a text, or of ids: in colour in a notebook, as bars in a terminal."""
+        if isinstance(text, str):
+            return view_tokens(self._core, self.encode_to_numpy(text, allowed_special=allowed_special))
+        return view_tokens(self._core, text)
 
     def token_to_id(self, token: str | bytes) -> int | None:
         """The id of a token given as text or bytes, or None."""
@@ -324,12 +337,3 @@ def _pattern_of(extend: Tokenizer | None, pattern: str | None) -> str:
 def _allowed(allowed: AllowedSpecial) -> list[str] | None:
     """None for all, else the list."""
     return None if allowed == "all" else list(allowed)
-
-
-def _as_ids(ids: Ids) -> NDArray[np.uint32]:
-    if isinstance(ids, np.ndarray) and ids.dtype == np.uint32:
-        return np.ascontiguousarray(ids)
-    array = np.asarray(ids)
-    if array.size and (array.dtype.kind not in "iu" or array.min() < 0 or array.max() > 0xFFFF_FFFF):
-        raise ValueError("ids must be whole numbers from 0 to 2**32 - 1")
-    return np.ascontiguousarray(array, dtype=np.uint32)

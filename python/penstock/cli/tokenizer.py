@@ -6,13 +6,14 @@ import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from penstock.cli.outcome import JsonFlag, emit, guarded
 
 if TYPE_CHECKING:
+    from penstock.decoding import Errors
     from penstock.tokenizer import Tokenizer
 
 __all__ = ["app"]
@@ -186,6 +187,9 @@ def decode(
     tokenizer: TokenizerPath,
     ids: Annotated[list[str] | None, typer.Argument(help="Token ids; none reads them from stdin.")] = None,
     pattern: Pattern = None,
+    errors: Annotated[
+        str, typer.Option(help="What becomes of bytes that are no UTF-8: replace, strict or ignore.")
+    ] = "replace",
     as_json: JsonFlag = False,
 ) -> None:
     """Print the text of token ids.
@@ -202,7 +206,7 @@ def decode(
         raise TokenizerError(f"token ids are whole numbers with spaces between them: {error}") from error
     if any(number < 0 or number > 0xFFFF_FFFF for number in numbers):
         raise TokenizerError(f"token ids lie between 0 and 2**32 - 1, not {min(numbers)} to {max(numbers)}")
-    text = Tokenizer.from_file(tokenizer, pattern).decode(numbers)
+    text = Tokenizer.from_file(tokenizer, pattern).decode(numbers, cast("Errors", errors))
     emit({"text": text}, as_json, lambda: text)
 
 

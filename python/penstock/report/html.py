@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from penstock.report import plots
-from penstock.report.page_style import PAGE_STYLE
+from penstock.report.page import escaped, facts, picture, render, section, table, write_text
 from penstock.report.quantities import show_bytes, show_count, show_rate, show_seconds
 from penstock.report.theme import inline_svg, style
 
@@ -78,15 +77,13 @@ class RunPage:
 
 def write_page(page: RunPage, path: Path) -> None:
     """Write the page, by rename."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(render_page(page), encoding="utf-8")
-    part.replace(path)
+    write_text(path, render_page(page))
 
 
 def render_page(page: RunPage) -> str:
     """The page as text."""
     sections = [
-        _facts(page.facts),
+        facts(page.facts),
         _held_out(page.held_out),
         _training(page),
         _sample(page.sample),
@@ -95,21 +92,7 @@ def render_page(page: RunPage) -> str:
         _recipe(page.recipe),
         _record(page.record),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(page.title)}</title>\n<style>{PAGE_STYLE}</style>\n</head>\n<body>\n<main>\n"
-        f"<header><h1>{_text(page.title)}</h1><p>{_text(page.subtitle)}</p></header>\n"
-        + "\n".join(s for s in sections if s)
-        + "\n</main>\n</body>\n</html>\n"
-    )
-
-
-def _facts(facts: Mapping[str, str]) -> str:
-    cells = "".join(
-        f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in facts.items()
-    )
-    return f'<dl class="facts">{cells}</dl>' if cells else ""
+    return render(page.title, page.subtitle, [s for s in sections if s])
 
 
 def _held_out(held: HeldOut | None) -> str:
@@ -127,33 +110,33 @@ def _held_out(held: HeldOut | None) -> str:
             " The dashed line is a smoothed bigram model, which knows how often each token follows each "
             "other one, counted over the same training tokens and scored on the same held-out tokens."
         )
-    return _section("Held-out text", words, _figure(svg))
+    return section("Held-out text", words, picture(svg))
 
 
 def _training(page: RunPage) -> str:
     if not page.metrics:
         return ""
     with style():
-        body = _figure(inline_svg(plots.loss_plot(page.metrics), "loss", "training loss by step"))
+        body = picture(inline_svg(plots.loss_plot(page.metrics), "loss", "training loss by step"))
         loads = [(m["step"], m["expert_load"]) for m in page.metrics if m.get("expert_load")]
         if loads:
             figure = plots.expert_load_plot([load for _, load in loads], [step for step, _ in loads])
             svg = inline_svg(figure, "experts", "expert load by layer and step")
-            body += _figure(
+            body += picture(
                 svg,
                 "Expert load: the fullest expert's tokens over the mean, by layer. The router's bias moves "
                 "once a step against the load.",
             )
     tokens = sum(m.get("tokens", 0) for m in page.metrics)
     words = f"{len(page.metrics):,} steps over {show_count(tokens)} tokens; thin lines are single steps."
-    return _section("Training", words, body)
+    return section("Training", words, body)
 
 
 def _sample(sample: Sample | None) -> str:
     if sample is None:
         return ""
-    body = f'<pre class="sample"><b>{_text(sample.prompt)}</b>{_text(sample.text)}</pre>'
-    return _section("A sample", "The prompt is bold; the rest is the model's.", body)
+    body = f'<pre class="sample"><b>{escaped(sample.prompt)}</b>{escaped(sample.text)}</pre>'
+    return section("A sample", "The prompt is bold; the rest is the model's.", body)
 
 
 def _speed(stages: Sequence[StageSpeed]) -> str:
@@ -161,16 +144,16 @@ def _speed(stages: Sequence[StageSpeed]) -> str:
         return ""
     longest = max(stage.seconds for stage in stages) or 1.0
     rows = "".join(
-        f"<tr><th>{_text(s.name)}</th><td class=n>{_text(show_seconds(s.seconds))}</td>"
+        f"<tr><th>{escaped(s.name)}</th><td class=n>{escaped(show_seconds(s.seconds))}</td>"
         f'<td class=bar><i style="width:{100 * s.seconds / longest:.1f}%"></i></td>'
-        f"<td class=n>{_text(_amount(s))}</td>"
-        f"<td class=n>{_text(show_rate(s.amount, s.seconds, s.unit) if s.amount else '')}</td>"
-        f"<td>{_text(s.note)}</td></tr>"
+        f"<td class=n>{escaped(_amount(s))}</td>"
+        f"<td class=n>{escaped(show_rate(s.amount, s.seconds, s.unit) if s.amount else '')}</td>"
+        f"<td>{escaped(s.note)}</td></tr>"
         for s in stages
     )
     total = show_seconds(sum(s.seconds for s in stages))
     head = "<tr><th>stage<th class=n>time<th><th class=n>amount<th class=n>speed<th></tr>"
-    return _section("Speed", f"{total} in all, as measured when each stage ran.", _table(head, rows))
+    return section("Speed", f"{total} in all, as measured when each stage ran.", table(head, rows))
 
 
 def _amount(stage: StageSpeed) -> str:
@@ -187,8 +170,8 @@ def _compression(sources: Sequence[SourceSize]) -> str:
         figure = plots.compression_plot({s.label: s.text_bytes / s.tokens for s in sources})
         svg = inline_svg(figure, "compression", "bytes a token by source")
     rows = "".join(
-        f"<tr><th>{_text(s.label)}</th><td class=n>{s.documents:,}</td>"
-        f"<td class=n>{_text(show_bytes(s.text_bytes))}</td><td class=n>{s.tokens:,}</td>"
+        f"<tr><th>{escaped(s.label)}</th><td class=n>{s.documents:,}</td>"
+        f"<td class=n>{escaped(show_bytes(s.text_bytes))}</td><td class=n>{s.tokens:,}</td>"
         f"<td class=n>{s.text_bytes / s.tokens:.3f}</td></tr>"
         for s in sources
     )
@@ -196,41 +179,26 @@ def _compression(sources: Sequence[SourceSize]) -> str:
         "<tr><th>source<th class=n>documents<th class=n>text<th class=n>tokens<th class=n>bytes a token</tr>"
     )
     words = "How much text a token stands for, by the source labels of the documents."
-    return _section("Compression", words, _figure(svg) + _table(head, rows))
+    return section("Compression", words, picture(svg) + table(head, rows))
 
 
 def _recipe(recipe: Mapping[str, Mapping[str, Any]]) -> str:
     blocks = []
     for name, values in recipe.items():
         lines = "\n".join(f"{key} = {_toml(value)}" for key, value in values.items())
-        blocks.append(f"<details><summary>[{_text(name)}]</summary><pre>{_text(lines)}</pre></details>")
+        blocks.append(f"<details><summary>[{escaped(name)}]</summary><pre>{escaped(lines)}</pre></details>")
     words = "Every setting of this run, defaults included; a recipe file needs only what differs from them."
-    return _section("Recipe", words, "".join(blocks)) if blocks else ""
+    return section("Recipe", words, "".join(blocks)) if blocks else ""
 
 
 def _record(record: Mapping[str, Mapping[str, str]]) -> str:
     tables = "".join(
-        f"<div><h3>{_text(name)}</h3>"
-        + _table("", "".join(f"<tr><th>{_text(k)}</th><td>{_text(v)}</td></tr>" for k, v in rows.items()))
+        f"<div><h3>{escaped(name)}</h3>"
+        + table("", "".join(f"<tr><th>{escaped(k)}</th><td>{escaped(v)}</td></tr>" for k, v in rows.items()))
         + "</div>"
         for name, rows in record.items()
     )
-    return _section("Record", "", f'<div class="record">{tables}</div>') if tables else ""
-
-
-def _section(title: str, words: str, body: str) -> str:
-    lead = f"<p>{_text(words)}</p>" if words else ""
-    return f"<section><h2>{_text(title)}</h2>{lead}{body}</section>"
-
-
-def _figure(svg: str, caption: str = "") -> str:
-    words = f"<figcaption>{_text(caption)}</figcaption>" if caption else ""
-    return f"<figure>{svg}{words}</figure>"
-
-
-def _table(head: str, rows: str) -> str:
-    thead = f"<thead>{head}</thead>" if head else ""
-    return f'<div class="scroll"><table>{thead}<tbody>{rows}</tbody></table></div>'
+    return section("Record", "", f'<div class="record">{tables}</div>') if tables else ""
 
 
 def _toml(value: Any) -> str:
@@ -243,7 +211,3 @@ def _toml(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + " }"
     return str(value)
-
-
-def _text(value: str) -> str:
-    return html.escape(value)

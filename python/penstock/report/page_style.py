@@ -37,16 +37,20 @@ tbody th { white-space: nowrap; }
 td:last-child, th:last-child { padding-right: 0; color: var(--faint); }
 td.n:last-child { color: inherit; }
 .n { text-align: right; white-space: nowrap; }
+td small { color: var(--faint); font-size: 11.5px; }
 .bar { width: 22%; min-width: 90px; vertical-align: middle; }
 .bar i { display: block; height: 8px; background: var(--accent); border-radius: 2px; min-width: 1px; }
 pre { font: 12.5px/1.55 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; margin: 0; }
 .sample { background: var(--panel); border-left: 3px solid var(--accent); padding: 16px 18px;
   margin-top: 16px;  white-space: pre-wrap; overflow-wrap: anywhere; }
+code { font: 12.5px ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; color: var(--ink); }
 details { border-bottom: 1px solid var(--rule); }
 section > p + details { margin-top: 14px; border-top: 1px solid var(--rule); }
 summary { cursor: pointer; padding: 8px 0; font: 12.5px ui-monospace, Menlo, Consolas, monospace; }
+details p { color: var(--faint); margin: 0 0 8px 16px; }
 details pre { padding: 2px 0 14px 16px; color: var(--faint); overflow-x: auto; }
 .record { display: grid; grid-template-columns: repeat(auto-fit, minmax(240px, 1fr)); gap: 0 40px; }
+.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(340px, 1fr)); gap: 0 40px; }
 @media print { body { font-size: 11px; } section { break-inside: avoid; margin-top: 28px; } }
 """
 )

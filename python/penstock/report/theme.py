@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["ACCENT", "CSS_VARIABLES", "FAINT", "GRID", "INK", "PAPER", "inline_svg", "style"]
+__all__ = ["ACCENT", "CSS_VARIABLES", "FAINT", "GRID", "INK", "PAPER", "SERIES", "inline_svg", "style"]
 
 # Marker colours; any rare values do.
 INK = "#1c2126"
@@ -20,6 +20,8 @@ FAINT = "#6b7582"
 GRID = "#e3e7eb"
 ACCENT = "#0f766e"
 PAPER = "#fffefd"
+SERIES = (ACCENT, "#c2570b", "#2563c8", "#a8327f", "#6b7a11", "#6d4fc5")
+"""For what stands side by side, the accent first; more than these need another mark."""
 
 _VARIABLES = {
     INK: "var(--ink)",
@@ -27,14 +29,17 @@ _VARIABLES = {
     GRID: "var(--rule)",
     ACCENT: "var(--accent)",
     PAPER: "var(--paper)",
+    **{colour: f"var(--series-{i})" for i, colour in enumerate(SERIES) if colour != ACCENT},
 }
 
 CSS_VARIABLES = """
 :root { color-scheme: light dark;
-  --ink: #1c2126; --faint: #6b7582; --rule: #e3e7eb; --paper: #ffffff; --panel: #f6f8f9; --accent: #0f766e; }
+  --ink: #1c2126; --faint: #6b7582; --rule: #e3e7eb; --paper: #ffffff; --panel: #f6f8f9; --accent: #0f766e;
+  --series-1: #c2570b; --series-2: #2563c8; --series-3: #a8327f; --series-4: #6b7a11; --series-5: #6d4fc5; }
 @media (prefers-color-scheme: dark) { :root {
   --ink: #e6e9ec; --faint: #98a2ad; --rule: #2c333b; --paper: #14181c; --panel: #1b2026;
-  --accent: #2dd4bf; } }
+  --accent: #2dd4bf; --series-1: #fb923c; --series-2: #7cb0ff; --series-3: #f08ac6; --series-4: #bfd04a;
+  --series-5: #b5a0ff; } }
 """
 
 _RC: dict[str, Any] = {

@@ -21,7 +21,8 @@ from .conftest import penstock
 
 COMMANDS = [
     ["run"], ["tokenizer", "train"], ["tokenizer", "encode"], ["tokenizer", "decode"],
-    ["tokenizer", "inspect"], ["pack"], ["train"], ["evaluate"], ["generate"], ["inspect"], ["doctor"],
+    ["tokenizer", "inspect"], ["tokenizer", "convert"], ["tokenizer", "compare"],
+    ["pack"], ["train"], ["evaluate"], ["generate"], ["inspect"], ["doctor"],
 ]  # fmt: skip
 
 
@@ -59,6 +60,20 @@ def test_encode_and_decode(tokenizer: Path) -> None:
     assert decoded.json == {"text": text}
     from_pipe = penstock("tokenizer", "encode", "-t", tokenizer, text=text)
     assert from_pipe.out.split() == [str(i) for i in ids]
+
+
+def test_decode_says_what_becomes_of_broken_text(tokenizer: Path) -> None:
+    face = penstock("tokenizer", "encode", "-t", tokenizer, "a🙂", "--json").json["ids"]
+    half = [str(i) for i in face[:-1]]
+    shown = {
+        e: penstock("tokenizer", "decode", "-t", tokenizer, *half, "--errors", e)
+        for e in ("replace", "ignore")
+    }
+    assert [ended.out for ended in shown.values()] == ["a\ufffd\n", "a\n"]
+    refused = penstock("tokenizer", "decode", "-t", tokenizer, *half, "--errors", "strict", "--json")
+    assert json.loads(refused.err)["type"] == "DecodeError"
+    assert "not UTF-8 at byte 1" in refused.err
+    assert "expected replace" in penstock("tokenizer", "decode", "-t", tokenizer, "1", "--errors", "x").err
 
 
 def test_a_special_token_in_a_text_is_text_unless_allowed(tokenizer: Path) -> None:

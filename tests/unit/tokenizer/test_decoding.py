@@ -1,0 +1,184 @@
+"""Ids back to text: whole, in batches and as streams, beside HF and tiktoken."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import random
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as Peer
+from tokenizers.decoders import DecodeStream
+
+import penstock
+from penstock import ConfigError, DecodeError, Tokenizer, TokenizerError
+from penstock.decoding import Errors
+
+JSON_FILES = ["gpt-2", "deepseek-llm", "llama3", "qwen2"]
+RANK_FILES = {"cl100k_base": "cl100k", "llama3": "llama3", "qwen": "qwen2"}
+POLICIES: list[Errors] = ["replace", "ignore"]
+TEXT = "naïve café\n\t汉字かな한국어 🏳️‍🌈👩‍👩‍👧 \u202eABC\x00 123456 ½ ﷽"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(stdlib_texts: list[str]) -> Tokenizer:
+    return Tokenizer.train(stdlib_texts[:40], vocab_size=600)
+
+
+def ids_of(tokenizer: Tokenizer, data: bytes) -> list[int]:
+    """One id a byte, so that any bytes can be asked for."""
+    return [i for b in data if (i := tokenizer.token_to_id(bytes([b]))) is not None]
+
+
+def cut(ids: list[int], cuts: list[int]) -> list[list[int]]:
+    edges = [0, *sorted(c % (len(ids) + 1) for c in cuts), len(ids)]
+    return [ids[a:b] for a, b in itertools.pairwise(edges)]
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    ids=st.lists(st.integers(0, 599), max_size=40),
+    cuts=st.lists(st.integers(0, 40), max_size=8),
+    errors=st.sampled_from(["replace", "ignore", "strict"]),
+)
+def test_a_stream_joined_is_the_whole(
+    tokenizer: Tokenizer, ids: list[int], cuts: list[int], errors: Errors
+) -> None:
+    for chunks in (cut(ids, cuts), ids):
+        streamed: Any = None
+        try:
+            streamed = "".join(tokenizer.stream_decoder(errors).iterate(chunks))
+        except DecodeError as error:
+            streamed = (error.token_index, error.byte_offset)
+        raw = tokenizer.decode_bytes(ids)
+        try:
+            assert streamed == raw.decode("utf-8", errors) == tokenizer.decode(ids, errors)
+        except UnicodeDecodeError as error:
+            ends = np.cumsum([len(tokenizer.id_to_bytes(i) or b"") for i in ids])
+            place = (int(np.searchsorted(ends, error.start, side="right")), error.start)
+            assert streamed == place
+            with pytest.raises(DecodeError) as raised:
+                tokenizer.decode(ids, errors)
+            assert (raised.value.token_index, raised.value.byte_offset) == place
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.binary(max_size=48), errors=st.sampled_from(POLICIES))
+def test_no_piece_of_a_stream_holds_half_a_character(
+    tokenizer: Tokenizer, data: bytes, errors: Errors
+) -> None:
+    decoder = tokenizer.stream_decoder(errors)
+    pieces = [decoder.push(i) for i in ids_of(tokenizer, data)]
+    assert "".join([*pieces, decoder.finish()]) == data.decode("utf-8", errors)
+    for piece in pieces:
+        piece.encode("utf-8")
+
+
+@pytest.mark.parametrize("name", JSON_FILES)
+def test_the_stream_of_hf_gives_the_same_text(shared: Path, name: str) -> None:
+    ours, peer = foreign(shared, name)
+    text = TEXT if name != "qwen2" else TEXT.replace("ï", "i").replace("é", "e")
+    ids = peer.encode(text, add_special_tokens=False).ids
+    stream, decoder = DecodeStream(skip_special_tokens=False), ours.stream_decoder()
+    theirs = "".join(stream.step(peer, i) or "" for i in ids)
+    assert "".join(map(decoder.push, ids)) + decoder.finish() == theirs == text
+
+
+@pytest.mark.parametrize("name", JSON_FILES)
+def test_arbitrary_ids_decode_as_in_hf(shared: Path, name: str) -> None:
+    ours, peer = foreign(shared, name)
+    rng = random.Random(name)
+    for _ in range(200):
+        ids = [rng.randrange(ours.vocab_size) for _ in range(rng.randrange(30))]
+        theirs = peer.decode(ids, skip_special_tokens=False)
+        assert ours.decode(ids) == theirs
+        assert "".join(ours.stream_decoder().iterate(ids)) == theirs
+
+
+@pytest.mark.parametrize("name", RANK_FILES)
+def test_arbitrary_ids_decode_as_in_tiktoken(shared: Path, name: str) -> None:
+    tiktoken = pytest.importorskip("tiktoken")
+    from tiktoken.load import load_tiktoken_bpe
+
+    path = shared / f"eval/tokenizer/vocab/{name}.tiktoken"
+    ours = Tokenizer.from_file(path, pattern=RANK_FILES[name])
+    ranks = load_tiktoken_bpe(str(path))
+    peer = tiktoken.Encoding(name, pat_str=".+", mergeable_ranks=ranks, special_tokens=ours.special_tokens)
+    rng = random.Random(name)
+    batch = [[rng.randrange(len(ranks)) for _ in range(rng.randrange(30))] for _ in range(200)]
+    batch.append(list(ours.special_tokens.values()))
+    assert [ours.decode_bytes(ids) for ids in batch] == [peer.decode_bytes(ids) for ids in batch]
+    for errors in POLICIES:
+        theirs = peer.decode_batch(batch, errors=errors)
+        assert ours.decode_batch(batch, errors) == theirs
+        assert ["".join(ours.stream_decoder(errors).iterate([ids])) for ids in batch] == theirs
+
+
+@cache
+def foreign(shared: Path, name: str) -> tuple[Tokenizer, Peer]:
+    path = shared / f"eval/tokenizer/vocab/{name}.tokenizer.json"
+    return Tokenizer.from_file(path), Peer.from_file(str(path))
+
+
+def test_a_strict_error_names_the_token_and_the_byte(tokenizer: Tokenizer) -> None:
+    ids = [*tokenizer.encode("fine "), *ids_of(tokenizer, b"\xf0\x9f")]
+    with pytest.raises(DecodeError, match=r"not UTF-8 at byte 5, in token") as raised:
+        tokenizer.decode(ids, "strict")
+    assert (raised.value.token_index, raised.value.byte_offset) == (len(ids) - 2, 5)
+    assert isinstance(raised.value, TokenizerError)
+    again = pickle.loads(pickle.dumps(raised.value))
+    assert (str(again), again.byte_offset) == (str(raised.value), 5)
+    with pytest.raises(DecodeError, match="text 1: not UTF-8 at byte 5"):
+        tokenizer.decode_batch([[], ids], "strict")
+
+
+def test_a_strict_stream_is_as_it_was_before_the_error(tokenizer: Tokenizer) -> None:
+    decoder = tokenizer.stream_decoder("strict")
+    first, second, wrong = ids_of(tokenizer, "é".encode() + b"\xff")
+    assert decoder.push(first) == ""
+    with pytest.raises(DecodeError) as raised:
+        decoder.push([wrong])
+    assert (raised.value.token_index, raised.value.byte_offset) == (0, 0)
+    assert decoder.push(second) == "é"
+    with pytest.raises(DecodeError) as raised:
+        decoder.push([first, second, wrong])
+    assert (raised.value.token_index, raised.value.byte_offset) == (4, 4)
+    decoder.push(first)
+    with pytest.raises(DecodeError, match="unexpected end") as raised:
+        decoder.finish()
+    assert (raised.value.token_index, raised.value.byte_offset) == (2, 2)
+
+
+def test_a_stream_ends_once(tokenizer: Tokenizer) -> None:
+    decoder = tokenizer.stream_decoder()
+    decoder.push(ids_of(tokenizer, b"\xe6"))
+    assert decoder.finish() == "\ufffd"
+    assert decoder.finish() == ""
+    with pytest.raises(ConfigError, match="finish"):
+        decoder.push(1)
+
+
+def test_what_is_no_id_or_no_policy_is_refused(tokenizer: Tokenizer) -> None:
+    decoder = tokenizer.stream_decoder()
+    decoder.push(ids_of(tokenizer, b"\xe6"))
+    with pytest.raises(TokenizerError, match="600"):
+        decoder.push([1, 600])
+    with pytest.raises(ValueError, match="whole numbers"):
+        decoder.push(-1)
+    assert decoder.push(ids_of(tokenizer, b"\xb1\x89")) == "汉"
+    wrong: Any = "surrogateescape"
+    for call in (tokenizer.stream_decoder, lambda e: tokenizer.decode([], e)):
+        with pytest.raises(ConfigError, match="expected replace, strict, ignore"):
+            call(wrong)
+
+
+def test_a_batch_of_one_buffer_decodes_as_its_parts(tokenizer: Tokenizer, stdlib_texts: list[str]) -> None:
+    texts = [*stdlib_texts[:5], "", TEXT]
+    assert tokenizer.decode_batch(tokenizer.encode_batch(texts), "strict") == texts
+    assert isinstance(tokenizer.stream_decoder(), penstock.StreamDecoder)
