@@ -155,26 +155,31 @@ impl WordCounts {
         }
         let overflow = || Error::CountOverflow { piece: show(piece) };
         let total = self.total.checked_add(count).ok_or_else(overflow)?;
-        match self.table.count_mut(piece) {
-            Some(known) => *known = known.checked_add(count).ok_or_else(overflow)?,
-            None => self.add_new(piece, count, progress)?,
-        }
+        let Some(known) = self.table.count_mut(piece) else {
+            return self.add_new(piece, count, progress);
+        };
+        *known = known.checked_add(count).ok_or_else(overflow)?;
         self.total = total;
         Ok(())
     }
 
     #[inline(never)]
     fn add_new(&mut self, piece: &[u8], count: u64, progress: &Progress) -> Result<()> {
-        let Some((max_bytes, _)) = self.limit else {
-            return self.table.add(piece, count);
-        };
         let mut rest = piece;
         while !rest.is_empty() {
-            let (part, behind) = rest.split_at(part_len(rest));
-            if self.table.is_full(part.len(), max_bytes) {
-                self.spill(progress)?;
+            let mut len = rest.len();
+            if let Some((max_bytes, _)) = self.limit {
+                len = part_len(rest);
+                if self.table.is_full(len, max_bytes) {
+                    self.spill(progress)?;
+                }
             }
+            let (part, behind) = rest.split_at(len);
+            // Each part counts, as each will be found in the table.
+            let overflow = || Error::CountOverflow { piece: show(part) };
+            let total = self.total.checked_add(count).ok_or_else(overflow)?;
             self.table.add(part, count)?;
+            self.total = total;
             rest = behind;
         }
         Ok(())

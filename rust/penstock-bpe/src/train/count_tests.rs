@@ -44,6 +44,22 @@ fn spilled_counts_sum_to_the_same() {
 }
 
 #[test]
+fn a_piece_counted_in_parts_can_be_merged_from_any_side() {
+    let huge = vec![b'x'; 3 << 20];
+    let counts = || {
+        let mut counts = WordCounts::within(&budget(256 << 20), 2, Pattern::Gpt2);
+        counts.add_piece(&huge, 2).unwrap();
+        counts
+    };
+    let parts = counts().total();
+    let mut sum = WordCounts::within(&budget(256 << 20), 2, Pattern::Gpt2);
+    sum.merge(counts()).unwrap();
+    sum.merge(counts()).unwrap();
+    assert_eq!(sum.total(), 2 * parts);
+    assert_eq!(sum.iter().map(|(_, count)| count).sum::<u64>(), 2 * parts);
+}
+
+#[test]
 fn a_sample_depends_on_the_content_alone() {
     // 1.5 million distinct pieces need more than the 96 MiB that a budget of 256 MiB leaves.
     let sampled = |shares: usize, is_reversed: bool| {
