@@ -14,6 +14,7 @@ mod normalize;
 mod pattern;
 mod pretokenize;
 pub mod progress;
+mod simd;
 mod tokenizer;
 pub mod train;
 mod unicode;

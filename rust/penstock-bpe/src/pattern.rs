@@ -92,8 +92,9 @@ impl Family {
         self != Self::DeepseekV3
     }
 
+    /// Calls `emit` with where each piece starts and ends.
     #[inline]
-    pub(crate) fn for_each_piece(self, text: &str, emit: &mut impl FnMut(&str)) {
+    pub(crate) fn for_each_span(self, text: &str, emit: &mut impl FnMut(usize, usize)) {
         match self {
             Self::Gpt2 => gpt2::scan(text, emit),
             Self::Cl100k => cl100k::scan::<3, true>(text, emit),
@@ -175,16 +176,29 @@ impl Pattern {
     /// Calls `emit` with each piece of `text`, in order; together they are the text.
     #[inline]
     pub fn for_each_piece(&self, text: &str, mut emit: impl FnMut(&str)) {
+        self.for_each_span(text, |start, end| emit(&text[start..end]));
+    }
+
+    /// Calls `emit` with where each piece of `text` starts and ends, in order and without a gap.
+    #[inline]
+    pub(crate) fn for_each_span(&self, text: &str, mut emit: impl FnMut(usize, usize)) {
         match self {
-            Self::Gpt2 => Family::Gpt2.for_each_piece(text, &mut emit),
-            Self::Cl100k => Family::Cl100k.for_each_piece(text, &mut emit),
-            Self::O200k => Family::O200k.for_each_piece(text, &mut emit),
-            Self::Llama3 => Family::Llama3.for_each_piece(text, &mut emit),
-            Self::Qwen2 => Family::Qwen2.for_each_piece(text, &mut emit),
-            Self::DeepseekV3 => Family::DeepseekV3.for_each_piece(text, &mut emit),
+            Self::Gpt2 => Family::Gpt2.for_each_span(text, &mut emit),
+            Self::Cl100k => Family::Cl100k.for_each_span(text, &mut emit),
+            Self::O200k => Family::O200k.for_each_span(text, &mut emit),
+            Self::Llama3 => Family::Llama3.for_each_span(text, &mut emit),
+            Self::Qwen2 => Family::Qwen2.for_each_span(text, &mut emit),
+            Self::DeepseekV3 => Family::DeepseekV3.for_each_span(text, &mut emit),
             // The empty text has no pieces, whatever the steps.
             Self::Custom(_) if text.is_empty() => {}
-            Self::Custom(custom) => sequence::scan(&custom.steps, text, &mut emit),
+            Self::Custom(custom) => {
+                let mut start = 0;
+                sequence::scan(&custom.steps, text, &mut |piece| {
+                    let end = start + piece.len();
+                    emit(start, end);
+                    start = end;
+                });
+            }
         }
     }
 

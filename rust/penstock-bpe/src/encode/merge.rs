@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use super::cuts::Cuts;
 use super::pairs::{NONE, Pairs};
 
 /// Up to this many symbols, looking for the least rank anew beats a heap.
@@ -24,42 +25,20 @@ pub(crate) struct Workspace {
 
 impl Workspace {
     /// Merges `piece` and appends its tokens to `out`. A piece is at most `u32::MAX - 1` bytes long.
-    pub(crate) fn merge(&mut self, piece: &[u8], pairs: &Pairs, out: &mut Vec<u32>) {
-        self.symbols.clear();
-        self.symbols.extend(piece.iter().map(|&byte| pairs.byte_id(byte)));
-        self.ranks.clear();
-        self.ranks.extend(piece.windows(2).map(|pair| pairs.byte_rank(pair[0], pair[1])));
-        self.ranks.push(NONE);
-        if piece.len() <= SCANNED_SYMBOLS {
-            self.merge_by_scanning(pairs);
+    pub(crate) fn merge(&mut self, piece: &[u8], pairs: &Pairs, cuts: Option<&Cuts>, out: &mut Vec<u32>) {
+        let whole = cuts.filter(|_| !piece.is_ascii());
+        if whole.is_some_and(|cuts| cuts.start_symbols(piece, pairs, &mut self.symbols)) {
+            self.ranks.clear();
+            self.ranks.extend(self.symbols.windows(2).map(|pair| pairs.rank(pair[0], pair[1])));
+            self.ranks.push(NONE);
+        } else {
+            start_from_bytes(piece, pairs, &mut self.symbols, &mut self.ranks);
+        }
+        if self.symbols.len() <= SCANNED_SYMBOLS {
+            merge_by_scanning(pairs, &mut self.symbols, &mut self.ranks);
             out.extend_from_slice(&self.symbols);
         } else {
             self.merge_by_heap(pairs, out);
-        }
-    }
-
-    fn merge_by_scanning(&mut self, pairs: &Pairs) {
-        let (symbols, ranks) = (&mut self.symbols, &mut self.ranks);
-        loop {
-            let mut least = NONE;
-            let mut at = 0;
-            for (place, &rank) in ranks.iter().enumerate() {
-                if rank < least {
-                    (least, at) = (rank, place);
-                }
-            }
-            if least == NONE {
-                return;
-            }
-            symbols[at] = pairs.product(least);
-            symbols.remove(at + 1);
-            ranks.remove(at);
-            if at > 0 {
-                ranks[at - 1] = pairs.rank(symbols[at - 1], symbols[at]);
-            }
-            if at + 1 < symbols.len() {
-                ranks[at] = pairs.rank(symbols[at], symbols[at + 1]);
-            }
         }
     }
 
@@ -109,6 +88,45 @@ impl Workspace {
         self.ranks[place as usize] = rank;
         if rank != NONE {
             self.heap.push(Reverse(pack(rank, place)));
+        }
+    }
+}
+
+/// The tokens of a short `piece`.
+pub(crate) fn merge_plainly(piece: &[u8], pairs: &Pairs, symbols: &mut Vec<u32>) {
+    let mut ranks = Vec::with_capacity(piece.len());
+    start_from_bytes(piece, pairs, symbols, &mut ranks);
+    merge_by_scanning(pairs, symbols, &mut ranks);
+}
+
+fn start_from_bytes(piece: &[u8], pairs: &Pairs, symbols: &mut Vec<u32>, ranks: &mut Vec<u32>) {
+    symbols.clear();
+    symbols.extend(piece.iter().map(|&byte| pairs.byte_id(byte)));
+    ranks.clear();
+    ranks.extend(piece.windows(2).map(|pair| pairs.byte_rank(pair[0], pair[1])));
+    ranks.push(NONE);
+}
+
+fn merge_by_scanning(pairs: &Pairs, symbols: &mut Vec<u32>, ranks: &mut Vec<u32>) {
+    loop {
+        let mut least = NONE;
+        let mut at = 0;
+        for (place, &rank) in ranks.iter().enumerate() {
+            if rank < least {
+                (least, at) = (rank, place);
+            }
+        }
+        if least == NONE {
+            return;
+        }
+        symbols[at] = pairs.product(least);
+        symbols.remove(at + 1);
+        ranks.remove(at);
+        if at > 0 {
+            ranks[at - 1] = pairs.rank(symbols[at - 1], symbols[at]);
+        }
+        if at + 1 < symbols.len() {
+            ranks[at] = pairs.rank(symbols[at], symbols[at + 1]);
         }
     }
 }

@@ -2,14 +2,19 @@
 
 pub(crate) mod added;
 mod batch;
+mod block;
 mod cache;
+pub(crate) mod cuts;
 pub(crate) mod merge;
 pub(crate) mod pairs;
+mod table;
 
 use std::collections::HashSet;
 
 use added::{Matcher, Part};
+use block::Block;
 use cache::Cache;
+use cuts::Cuts;
 use merge::Workspace;
 
 use crate::model::Model;
@@ -65,11 +70,12 @@ impl Matchers {
 pub(crate) struct State {
     cache: Cache,
     workspace: Workspace,
+    block: Block,
 }
 
 impl State {
     pub(crate) fn new() -> Self {
-        Self { cache: Cache::new(), workspace: Workspace::default() }
+        Self { cache: Cache::new(), workspace: Workspace::default(), block: Block::new() }
     }
 
     /// Appends the ids of `text` to `out`.
@@ -94,16 +100,17 @@ impl State {
         });
     }
 
-    #[inline]
     fn encode_text(&mut self, model: &Model, text: &str, out: &mut Vec<u32>) {
-        model.pattern.for_each_piece(text, |piece| self.encode_piece(model, piece.as_bytes(), out));
-    }
-
-    #[inline]
-    fn encode_piece(&mut self, model: &Model, piece: &[u8], out: &mut Vec<u32>) {
-        if !self.cache.get(piece, out) {
-            self.encode_new_piece(model, piece, out);
-        }
+        let bytes = text.as_bytes();
+        model.pattern.for_each_span(text, |start, end| match &model.cuts {
+            Some(cuts) if Cuts::are_likely(bytes, start, end) => {
+                cuts.for_each_part(bytes, start, end, |start, end| {
+                    self.gather(model, bytes, start, end, out)
+                });
+            }
+            _ => self.gather(model, bytes, start, end, out),
+        });
+        self.look_up(model, bytes, out);
     }
 
     #[inline(never)]
@@ -112,9 +119,9 @@ impl State {
         match model.whole_piece(piece) {
             Some(id) => out.push(id),
             // Places are 32-bit numbers. No machine of today could merge a longer piece in one.
-            None => {
-                piece.chunks(MAX_MERGED_BYTES).for_each(|part| self.workspace.merge(part, &model.pairs, out))
-            }
+            None => piece
+                .chunks(MAX_MERGED_BYTES)
+                .for_each(|part| self.workspace.merge(part, &model.pairs, model.cuts.as_ref(), out)),
         }
         self.cache.put(piece, &out[start..]);
     }

@@ -3,13 +3,13 @@
 use super::{SpaceRun, contraction, run_of, run_outside};
 use crate::unicode::{LETTER, NUMBER, SPACE, class_at};
 
-/// Hands out the pieces of `text`.
-pub(crate) fn scan(text: &str, emit: &mut impl FnMut(&str)) {
+/// Hands out where each piece of `text` starts and ends.
+pub(crate) fn scan(text: &str, emit: &mut impl FnMut(usize, usize)) {
     let end = text.len();
     let mut at = 0;
     while at < end {
         let next = piece_end(text, at, end);
-        emit(&text[at..next]);
+        emit(at, next);
         at = next;
     }
 }

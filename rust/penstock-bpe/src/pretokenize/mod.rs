@@ -8,6 +8,7 @@ pub(crate) mod deepseek_v3;
 pub(crate) mod gpt2;
 pub(crate) mod o200k;
 pub(crate) mod sequence;
+mod window;
 
 use crate::unicode::{SPACE, class_at};
 

@@ -8,13 +8,13 @@ const EITHER: u8 = OTHER_LETTER | MARK;
 const UPPER_HALF: u8 = UPPER | EITHER;
 const LOWER_HALF: u8 = LOWER | EITHER;
 
-/// Hands out the pieces of `text`.
-pub(crate) fn scan(text: &str, emit: &mut impl FnMut(&str)) {
+/// Hands out where each piece of `text` starts and ends.
+pub(crate) fn scan(text: &str, emit: &mut impl FnMut(usize, usize)) {
     let end = text.len();
     let mut at = 0;
     while at < end {
         let next = piece_end(text, at, end);
-        emit(&text[at..next]);
+        emit(at, next);
         at = next;
     }
 }

@@ -1,0 +1,110 @@
+//! A table from packed pieces to their tokens: keys stored and compared whole, bounded, the older of two making room.
+
+use crate::simd::prefetch;
+
+/// A key and its tokens, side by side in memory.
+#[derive(Debug, Clone, Copy)]
+struct Entry<K, const TOKENS: usize> {
+    key: K,
+    tokens: [u32; TOKENS],
+    len: u32,
+}
+
+/// One or two cache lines: the newer piece first.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+struct Set<K, const TOKENS: usize>([Entry<K, TOKENS>; 2]);
+
+/// A packed piece.
+pub(crate) trait Key: Copy + Eq {
+    /// Marks a free place. No piece packs to it.
+    const FREE: Self;
+
+    fn hash(self) -> u64;
+}
+
+impl Key for u128 {
+    const FREE: Self = 0;
+
+    #[inline]
+    fn hash(self) -> u64 {
+        let folded = (self as u64) ^ ((self >> 64) as u64).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+        (folded ^ folded >> 32).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+    }
+}
+
+impl Key for [u128; 2] {
+    const FREE: Self = [0; 2];
+
+    #[inline]
+    fn hash(self) -> u64 {
+        (self[0] ^ self[1].rotate_left(59)).hash() ^ self[1].hash().rotate_left(29)
+    }
+}
+
+/// Grows while pieces push each other out, up to a bound.
+#[derive(Debug, Clone)]
+pub(crate) struct Table<K, const TOKENS: usize> {
+    sets: Vec<Set<K, TOKENS>>,
+    /// Entries pushed out since the table last grew.
+    evicted: usize,
+    max_sets: usize,
+}
+
+impl<K: Key, const TOKENS: usize> Table<K, TOKENS> {
+    /// A table of `sets` that grows to at most `max_sets`, both powers of two.
+    pub(crate) fn new(sets: usize, max_sets: usize) -> Self {
+        Self { sets: vec![Self::EMPTY; sets], evicted: 0, max_sets }
+    }
+
+    const EMPTY: Set<K, TOKENS> = Set([Entry { key: K::FREE, tokens: [0; TOKENS], len: 0 }; 2]);
+
+    #[inline]
+    fn set_of(&self, key: K) -> usize {
+        // The upper bits are mixed best.
+        (key.hash() >> 32) as usize & (self.sets.len() - 1)
+    }
+
+    /// Brings near what [`get`](Self::get) will look at.
+    #[inline]
+    pub(crate) fn prefetch(&self, key: K) {
+        prefetch(&self.sets, self.set_of(key));
+    }
+
+    /// The tokens of `key` as they are stored, and how many of them count.
+    #[inline]
+    pub(crate) fn get(&self, key: K) -> Option<(&[u32; TOKENS], usize)> {
+        let set = &self.sets[self.set_of(key)].0;
+        let entry = if set[0].key == key {
+            &set[0]
+        } else if set[1].key == key {
+            &set[1]
+        } else {
+            return None;
+        };
+        Some((&entry.tokens, entry.len as usize))
+    }
+
+    /// Remembers `tokens`, at most `TOKENS`, for `key`.
+    pub(crate) fn put(&mut self, key: K, tokens: &[u32]) {
+        let mut entry = Entry { key, tokens: [0; TOKENS], len: tokens.len() as u32 };
+        entry.tokens[..tokens.len()].copy_from_slice(tokens);
+        self.put_entry(entry);
+        if self.evicted > self.sets.len() / 8 && self.sets.len() < self.max_sets {
+            let grown = vec![Self::EMPTY; self.sets.len() * 2];
+            let old = std::mem::replace(&mut self.sets, grown);
+            old.iter().flat_map(|set| set.0.iter().rev()).for_each(|&entry| self.put_entry(entry));
+            self.evicted = 0;
+        }
+    }
+
+    fn put_entry(&mut self, entry: Entry<K, TOKENS>) {
+        if entry.key == K::FREE {
+            return;
+        }
+        let place = self.set_of(entry.key);
+        let set = &mut self.sets[place].0;
+        self.evicted += usize::from(set[1].key != K::FREE);
+        *set = [entry, set[0]];
+    }
+}
