@@ -1,14 +1,14 @@
-"""Encoding beside the fast tokenizers of today: same vocabulary, same texts, interleaved, a fresh process a visit.
+"""Encoding beside the fast tokenizers of today: same vocabulary and texts, interleaved, fresh processes.
 
     python3 dev.py bench encode --tokenizer tokenizer.json --corpus train-*.jsonl.zst --megabytes 52 \
         --peers fastokens=peers/bin/python gigatoken=peers/bin/python tokenizers1=hf1/bin/python
 
 Peers live in virtual environments of their own (pip install numpy and fastokens, gigatoken, tokie, or
-tokenizers==1.0.0rc3), named with their Python; each is optional. Texts are drawn by the corpus's `source` field:
-English, Chinese, code, mixed. The ids of Hugging Face tokenizers 0.23, which the environment of this program
-has, are made once a sample and kept; a program whose ids differ gets no time. Cold is the first pass of a process over
-the texts, warm the second over the same; MB are 10^6 bytes of UTF-8. `--single` measures one 12 MB string
-instead, `--hostile` nanoseconds per byte of texts that break merge loops, by size.
+tokenizers==1.0.0rc3), named with their Python; each is optional. Texts are drawn by the corpus's `source`
+field: English, Chinese, code, mixed. The ids of Hugging Face tokenizers 0.23, which the environment of this
+program has, are made once a sample and kept; a program whose ids differ gets no time. Cold is the first pass
+of a process over the texts, warm the second over the same; MB are 10^6 bytes of UTF-8. `--single` measures
+one 12 MB string instead, `--hostile` nanoseconds per byte of texts that break merge loops, by size.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peers", nargs="*", default=[], metavar="NAME=PYTHON")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--visits", type=int, default=3)
-    parser.add_argument("--single", action="store_true", help="one 12 MB string a sample")
+    parser.add_argument("--single", action="store_true", help="one 12 MB string")
     parser.add_argument("--hostile", action="store_true", help="ns per byte of hostile texts by size")
     parser.add_argument(
         "--seconds", type=float, default=20, help="a hostile text that takes longer ends a row"

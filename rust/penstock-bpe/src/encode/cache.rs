@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn packs_of_different_pieces_differ() {
-        let bytes = vec![7; 40];
+        let bytes = [7; 40];
         let mut packs: Vec<_> = (16..=MIDDLING_BYTES).map(|len| pack_middling(&bytes[..len])).collect();
         packs.dedup();
         assert_eq!(packs.len(), MIDDLING_BYTES - 15);

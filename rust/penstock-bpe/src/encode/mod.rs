@@ -63,6 +63,14 @@ impl Matchers {
         };
         Self { raw: matcher(false), normalized: matcher(true) }
     }
+
+    /// Calls `emit` with the parts of a text that no normaliser changes.
+    fn for_each_part<'t>(&self, text: &'t str, mut emit: impl FnMut(Part<'t>)) {
+        for_each_part(self.raw.as_ref(), text, |part| match part {
+            Part::Text(text) => for_each_part(self.normalized.as_ref(), text, &mut emit),
+            token => emit(token),
+        });
+    }
 }
 
 /// What one thread needs to encode, kept between texts.
@@ -80,23 +88,15 @@ impl State {
 
     /// Appends the ids of `text` to `out`.
     pub(crate) fn encode(&mut self, model: &Model, matchers: &Matchers, text: &str, out: &mut Vec<u32>) {
-        let Some(matcher) = &matchers.raw else {
-            return self.encode_normalized(model, matchers, text, out);
-        };
-        matcher.for_each_part(text, |part| match part {
+        for_each_part(matchers.raw.as_ref(), text, |part| match part {
             Part::Token(id) => out.push(id),
-            Part::Text(text) => self.encode_normalized(model, matchers, text, out),
-        });
-    }
-
-    fn encode_normalized(&mut self, model: &Model, matchers: &Matchers, text: &str, out: &mut Vec<u32>) {
-        let text = model.normalizer.apply(text);
-        let Some(matcher) = &matchers.normalized else {
-            return self.encode_text(model, &text, out);
-        };
-        matcher.for_each_part(&text, |part| match part {
-            Part::Token(id) => out.push(id),
-            Part::Text(text) => self.encode_text(model, text, out),
+            Part::Text(text) => {
+                let text = model.normalizer.apply(text);
+                for_each_part(matchers.normalized.as_ref(), &text, |part| match part {
+                    Part::Token(id) => out.push(id),
+                    Part::Text(text) => self.encode_text(model, text, out),
+                });
+            }
         });
     }
 
@@ -127,6 +127,14 @@ impl State {
     }
 }
 
+/// The parts of `text`: all of it without a matcher.
+fn for_each_part<'t>(matcher: Option<&Matcher>, text: &'t str, mut emit: impl FnMut(Part<'t>)) {
+    match matcher {
+        Some(matcher) => matcher.for_each_part(text, emit),
+        None => emit(Part::Text(text)),
+    }
+}
+
 /// A tokenizer with the memory of one thread. Keep one a thread where many texts are encoded.
 #[derive(Debug)]
 pub struct Encoder {
@@ -152,6 +160,20 @@ impl Encoder {
         let model = self.tokenizer.model();
         if let Some(state) = &mut self.state {
             model.with_matchers(allowed, |matchers| state.encode(model, matchers, text, out));
+        }
+    }
+
+    /// Appends the ids of `text` to `out`, where added tokens are found by `matchers`.
+    fn encode_matched_into(&mut self, text: &str, matchers: &Matchers, out: &mut Vec<u32>) {
+        if let Some(state) = &mut self.state {
+            state.encode(self.tokenizer.model(), matchers, text, out);
+        }
+    }
+
+    /// Appends the ids of a part of a text to `out`; nothing in it is an added token.
+    fn encode_part_into(&mut self, text: &str, out: &mut Vec<u32>) {
+        if let Some(state) = &mut self.state {
+            state.encode_text(self.tokenizer.model(), text, out);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A table from packed pieces to their tokens: keys stored and compared whole, bounded, the older of two making room.
 
-use crate::simd::prefetch;
+use crate::machine::{prefetch, with_huge_pages};
 
 /// A key and its tokens, side by side in memory.
 #[derive(Debug, Clone, Copy)]
@@ -54,10 +54,16 @@ pub(crate) struct Table<K, const TOKENS: usize> {
 impl<K: Key, const TOKENS: usize> Table<K, TOKENS> {
     /// A table of `sets` that grows to at most `max_sets`, both powers of two.
     pub(crate) fn new(sets: usize, max_sets: usize) -> Self {
-        Self { sets: vec![Self::EMPTY; sets], evicted: 0, max_sets }
+        Self { sets: Self::empty_sets(sets), evicted: 0, max_sets }
     }
 
     const EMPTY: Set<K, TOKENS> = Set([Entry { key: K::FREE, tokens: [0; TOKENS], len: 0 }; 2]);
+
+    fn empty_sets(count: usize) -> Vec<Set<K, TOKENS>> {
+        let mut sets = with_huge_pages(count);
+        sets.resize(count, Self::EMPTY);
+        sets
+    }
 
     #[inline]
     fn set_of(&self, key: K) -> usize {
@@ -91,7 +97,7 @@ impl<K: Key, const TOKENS: usize> Table<K, TOKENS> {
         entry.tokens[..tokens.len()].copy_from_slice(tokens);
         self.put_entry(entry);
         if self.evicted > self.sets.len() / 8 && self.sets.len() < self.max_sets {
-            let grown = vec![Self::EMPTY; self.sets.len() * 2];
+            let grown = Self::empty_sets(self.sets.len() * 2);
             let old = std::mem::replace(&mut self.sets, grown);
             old.iter().flat_map(|set| set.0.iter().rev()).for_each(|&entry| self.put_entry(entry));
             self.evicted = 0;

@@ -3,7 +3,7 @@
 //! A window begins where a piece does and carries nothing over from the one before. What it cannot decide (a character
 //! outside plain ASCII, white space that goes on beyond it) is left to the next window or to the scanner by characters.
 
-use crate::simd::{BLOCK_BYTES, Bits, bits_of};
+use crate::machine::{BLOCK_BYTES, Bits, bits_of};
 
 /// Fewer bytes than this are not worth a window.
 const LEAST_BYTES: usize = 8;
