@@ -54,6 +54,8 @@ pub(crate) struct Model {
     pub(crate) sha256: String,
     text_matchers: OnceLock<Matchers>,
     all_matchers: OnceLock<Matchers>,
+    /// What new states are copies of.
+    seeded_state: OnceLock<State>,
     states: Mutex<Vec<State>>,
 }
 
@@ -86,6 +88,7 @@ impl Model {
             sha256: String::new(),
             text_matchers: OnceLock::new(),
             all_matchers: OnceLock::new(),
+            seeded_state: OnceLock::new(),
             states: Mutex::new(Vec::new()),
         };
         model.sha256 = model.digest();
@@ -141,7 +144,9 @@ impl Model {
 
     pub(crate) fn take_state(&self) -> State {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        states.pop().unwrap_or_else(State::new)
+        let state = states.pop();
+        drop(states);
+        state.unwrap_or_else(|| self.seeded_state.get_or_init(|| State::seeded(self)).clone())
     }
 
     pub(crate) fn give_state(&self, state: State) {

@@ -16,7 +16,7 @@ struct Piece {
 }
 
 /// Pieces of one text, not yet looked up.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Block {
     pieces: Box<[Piece; PIECES]>,
     len: usize,
@@ -67,9 +67,8 @@ impl State {
         let mut ready = 0;
         for index in 0..count {
             let Piece { key, start, end } = self.block.pieces[index];
-            if key != 0
-                && let Some((tokens, len)) = self.cache.short(key)
-            {
+            let found = if key == 0 { None } else { self.cache.short(key) };
+            if let Some((tokens, len @ 1..)) = found {
                 // All places are copied, as that needs no loop; those in use stay.
                 self.block.tokens[ready..ready + SHORT_TOKENS].copy_from_slice(tokens);
                 ready += len;
@@ -78,7 +77,8 @@ impl State {
             out.extend_from_slice(&self.block.tokens[..ready]);
             ready = 0;
             let piece = &bytes[start..end];
-            if !self.cache.append(piece, out) {
+            let is_new = key != 0 && found.is_none();
+            if is_new || !self.cache.append(piece, out) {
                 self.encode_new_piece(model, piece, out);
             }
         }

@@ -12,6 +12,10 @@ pub(crate) const SHORT_TOKENS: usize = 3;
 /// The longest piece of the table of middling ones, and the most tokens of its entries.
 const MIDDLING_BYTES: usize = 31;
 const MIDDLING_TOKENS: usize = 7;
+/// Bounds of the two tables, in sets of two entries.
+const MAX_SHORT_SETS: usize = 1 << 19;
+const MAX_MIDDLING_SETS: usize = 1 << 16;
+const FIRST_MIDDLING: usize = 1 << 12;
 /// Longer pieces than this repeat too rarely to be kept.
 const LONG_BYTES: usize = 512;
 /// The table of other pieces starts anew beyond this many bytes of them.
@@ -26,10 +30,11 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
-    pub(crate) fn new() -> Self {
+    /// A cache that will soon hold `pieces` short ones.
+    pub(crate) fn new(pieces: usize) -> Self {
         Self {
-            short: Table::new(1 << 15, 1 << 19),
-            middling: Table::new(1 << 12, 1 << 16),
+            short: Table::new(pieces, MAX_SHORT_SETS),
+            middling: Table::new(FIRST_MIDDLING, MAX_MIDDLING_SETS),
             long: Long::default(),
         }
     }
@@ -48,7 +53,8 @@ impl Cache {
         }
     }
 
-    /// The tokens of a short piece by its [`pack`]: all places of the entry, and how many of them count.
+    /// The tokens of a short piece by its [`pack`]: all places of the entry, and how many of them count; 0 where they are
+    /// too many and [`append`](Self::append) knows them.
     #[inline]
     pub(crate) fn short(&self, key: u128) -> Option<(&[u32; SHORT_TOKENS], usize)> {
         self.short.get(key)
@@ -68,8 +74,12 @@ impl Cache {
 
     /// Remembers the tokens of `piece`, in place of older ones if need be.
     pub(crate) fn put(&mut self, piece: &[u8], tokens: &[u32]) {
-        if piece.len() <= SHORT_BYTES && tokens.len() <= SHORT_TOKENS {
-            self.short.put(pack(piece, 0, piece.len()), tokens);
+        if piece.len() <= SHORT_BYTES {
+            let is_elsewhere = tokens.len() > SHORT_TOKENS;
+            self.short.put(pack(piece, 0, piece.len()), if is_elsewhere { &[] } else { tokens });
+            if is_elsewhere {
+                self.long.put(piece, tokens);
+            }
         } else if piece.len() > SHORT_BYTES
             && piece.len() <= MIDDLING_BYTES
             && tokens.len() <= MIDDLING_TOKENS

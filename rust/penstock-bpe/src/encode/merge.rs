@@ -10,7 +10,7 @@ use super::pairs::{NONE, Pairs};
 const SCANNED_SYMBOLS: usize = 40;
 
 /// Memory of the merge loop, kept between pieces.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Workspace {
     /// The tokens; in the long form a merged-away place keeps an old one.
     symbols: Vec<u32>,
@@ -107,28 +107,51 @@ fn start_from_bytes(piece: &[u8], pairs: &Pairs, symbols: &mut Vec<u32>, ranks: 
     ranks.push(NONE);
 }
 
-fn merge_by_scanning(pairs: &Pairs, symbols: &mut Vec<u32>, ranks: &mut Vec<u32>) {
+/// Merges at most [`SCANNED_SYMBOLS`], looking at all of them for the next merge. A symbol that is merged away keeps its
+/// place, without a rank, until the end.
+fn merge_by_scanning(pairs: &Pairs, symbols: &mut Vec<u32>, ranks: &mut [u32]) {
+    let len = ranks.len().min(symbols.len());
+    let mut after: [u8; SCANNED_SYMBOLS] = std::array::from_fn(|place| place as u8 + 1);
+    let mut before: [u8; SCANNED_SYMBOLS] = std::array::from_fn(|place| (place as u8).wrapping_sub(1));
     loop {
-        let mut least = NONE;
-        let mut at = 0;
-        for (place, &rank) in ranks.iter().enumerate() {
-            if rank < least {
-                (least, at) = (rank, place);
-            }
-        }
+        let (least, at) = least_of(&ranks[..len]);
         if least == NONE {
-            return;
+            break;
         }
-        symbols[at] = pairs.product(least);
-        symbols.remove(at + 1);
-        ranks.remove(at);
-        if at > 0 {
-            ranks[at - 1] = pairs.rank(symbols[at - 1], symbols[at]);
-        }
-        if at + 1 < symbols.len() {
-            ranks[at] = pairs.rank(symbols[at], symbols[at + 1]);
+        let product = pairs.product(least);
+        let gone = usize::from(after[at]);
+        let next = usize::from(after[gone]);
+        symbols[at] = product;
+        ranks[gone] = NONE;
+        after[at] = next as u8;
+        ranks[at] = if next < len {
+            before[next] = at as u8;
+            pairs.rank(product, symbols[next])
+        } else {
+            NONE
+        };
+        let previous = usize::from(before[at]);
+        if previous < len {
+            ranks[previous] = pairs.rank(symbols[previous], product);
         }
     }
+    let (mut place, mut kept) = (0, 0);
+    while place < len {
+        symbols[kept] = symbols[place];
+        kept += 1;
+        place = usize::from(after[place]);
+    }
+    symbols.truncate(kept);
+}
+
+/// The least rank and the first place that has it.
+#[inline]
+fn least_of(ranks: &[u32]) -> (u32, usize) {
+    let mut least = u64::from(NONE) << 32;
+    for (place, &rank) in (0..).zip(ranks) {
+        least = least.min(u64::from(rank) << 32 | place);
+    }
+    ((least >> 32) as u32, least as u32 as usize)
 }
 
 fn pack(rank: u32, place: u32) -> u64 {

@@ -13,7 +13,7 @@ use std::collections::HashSet;
 
 use added::{Matcher, Part};
 use block::Block;
-use cache::Cache;
+use cache::{Cache, SHORT_BYTES};
 use cuts::Cuts;
 use merge::Workspace;
 
@@ -74,7 +74,7 @@ impl Matchers {
 }
 
 /// What one thread needs to encode, kept between texts.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct State {
     cache: Cache,
     workspace: Workspace,
@@ -82,8 +82,20 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new() -> Self {
-        Self { cache: Cache::new(), workspace: Workspace::default(), block: Block::new() }
+    /// A state that knows the short tokens of `model`, as merging makes them of their own text.
+    pub(crate) fn seeded(model: &Model) -> Self {
+        let ids = 0..model.vocab.len() as u32;
+        let mut state =
+            Self { cache: Cache::new(ids.len()), workspace: Workspace::default(), block: Block::new() };
+        let mut tokens = Vec::new();
+        for id in ids {
+            let token = model.vocab.get(id);
+            if (1..=SHORT_BYTES).contains(&token.len()) && std::str::from_utf8(token).is_ok() {
+                tokens.clear();
+                state.encode_new_piece(model, token, &mut tokens);
+            }
+        }
+        state
     }
 
     /// Appends the ids of `text` to `out`.

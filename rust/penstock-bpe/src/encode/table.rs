@@ -10,7 +10,7 @@ struct Entry<K, const TOKENS: usize> {
     len: u32,
 }
 
-/// One or two cache lines: the newer piece first.
+/// One or two cache lines. The first entry stays while others come and go in the second.
 #[derive(Debug, Clone, Copy)]
 #[repr(align(64))]
 struct Set<K, const TOKENS: usize>([Entry<K, TOKENS>; 2]);
@@ -42,8 +42,11 @@ impl Key for [u128; 2] {
     }
 }
 
+/// How often a piece that is pushed out pushes out the first of its set instead, so that no piece stays for ever.
+const EVICTIONS_A_TURN: usize = 16;
+
 /// Grows while pieces push each other out, up to a bound.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Table<K, const TOKENS: usize> {
     sets: Vec<Set<K, TOKENS>>,
     /// Entries pushed out since the table last grew.
@@ -51,9 +54,18 @@ pub(crate) struct Table<K, const TOKENS: usize> {
     max_sets: usize,
 }
 
+impl<K: Key, const TOKENS: usize> Clone for Table<K, TOKENS> {
+    fn clone(&self) -> Self {
+        let mut sets = with_huge_pages(self.sets.len());
+        sets.extend_from_slice(&self.sets);
+        Self { sets, evicted: self.evicted, max_sets: self.max_sets }
+    }
+}
+
 impl<K: Key, const TOKENS: usize> Table<K, TOKENS> {
-    /// A table of `sets` that grows to at most `max_sets`, both powers of two.
-    pub(crate) fn new(sets: usize, max_sets: usize) -> Self {
+    /// A table for about `pieces` that grows to at most `max_sets`, a power of two.
+    pub(crate) fn new(pieces: usize, max_sets: usize) -> Self {
+        let sets = pieces.next_power_of_two().min(max_sets);
         Self { sets: Self::empty_sets(sets), evicted: 0, max_sets }
     }
 
@@ -99,7 +111,7 @@ impl<K: Key, const TOKENS: usize> Table<K, TOKENS> {
         if self.evicted > self.sets.len() / 8 && self.sets.len() < self.max_sets {
             let grown = Self::empty_sets(self.sets.len() * 2);
             let old = std::mem::replace(&mut self.sets, grown);
-            old.iter().flat_map(|set| set.0.iter().rev()).for_each(|&entry| self.put_entry(entry));
+            old.iter().flat_map(|set| &set.0).for_each(|&entry| self.put_entry(entry));
             self.evicted = 0;
         }
     }
@@ -110,7 +122,16 @@ impl<K: Key, const TOKENS: usize> Table<K, TOKENS> {
         }
         let place = self.set_of(entry.key);
         let set = &mut self.sets[place].0;
-        self.evicted += usize::from(set[1].key != K::FREE);
-        *set = [entry, set[0]];
+        if set[0].key == K::FREE {
+            set[0] = entry;
+            return;
+        }
+        if set[1].key != K::FREE {
+            self.evicted += 1;
+            if self.evicted.is_multiple_of(EVICTIONS_A_TURN) {
+                set[0] = set[1];
+            }
+        }
+        set[1] = entry;
     }
 }
