@@ -147,7 +147,7 @@ fn atoms(vocab: &Vocab, pairs: &Pairs) -> Vec<u32> {
 fn code_point(character: &[u8]) -> usize {
     let low = |byte: u8| usize::from(byte & 0x3F);
     match *character {
-        [a] => usize::from(a),
+        [a] if a.is_ascii() => usize::from(a),
         [a, b] => usize::from(a & 0x1F) << 6 | low(b),
         [a, b, c] => usize::from(a & 0x0F) << 12 | low(b) << 6 | low(c),
         _ => usize::MAX,

@@ -5,6 +5,7 @@ mod batch;
 mod block;
 mod cache;
 pub(crate) mod cuts;
+mod long;
 pub(crate) mod merge;
 pub(crate) mod pairs;
 mod table;
@@ -15,13 +16,11 @@ use added::{Matcher, Part};
 use block::Block;
 use cache::{Cache, SHORT_BYTES};
 use cuts::Cuts;
+use long::LONG_PIECE_BYTES;
 use merge::Workspace;
 
 use crate::model::Model;
 use crate::tokenizer::{SpecialToken, Tokenizer};
-
-/// The longest piece that is merged as one.
-const MAX_MERGED_BYTES: usize = u32::MAX as usize - 1;
 
 /// Which special tokens a text may name. The others are ordinary text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -130,10 +129,8 @@ impl State {
         let start = out.len();
         match model.whole_piece(piece) {
             Some(id) => out.push(id),
-            // Places are 32-bit numbers. No machine of today could merge a longer piece in one.
-            None => piece
-                .chunks(MAX_MERGED_BYTES)
-                .for_each(|part| self.workspace.merge(part, &model.pairs, model.cuts.as_ref(), out)),
+            None if piece.len() > LONG_PIECE_BYTES => self.workspace.merge_long(piece, model, out),
+            None => self.workspace.merge(piece, &model.pairs, model.cuts.as_ref(), out),
         }
         self.cache.put(piece, &out[start..]);
     }

@@ -9,7 +9,7 @@ use crate::train::{TrainOptions, WordCounts, train};
 use crate::{Merge, Progress};
 
 /// A tokenizer with overlapping merges over a small alphabet.
-fn tokenizer() -> Tokenizer {
+pub(super) fn tokenizer() -> Tokenizer {
     let mut counts = WordCounts::new(Pattern::Gpt2);
     for (piece, count) in
         [("abcabcab", 9), ("aaaaaa", 7), ("bcabca", 5), (" cab", 4), ("ééaé", 3), ("cccabb", 2)]

@@ -1,0 +1,96 @@
+//! Merging long pieces window by window, so that the memory of one merge stays near and time grows with length alone.
+//!
+//! A sequence of tokens is what merging makes of their bytes if it is so for every two neighbours: as long as no merge
+//! has crossed a border, what lies between two borders merges as it would alone, so the first to cross one would also
+//! cross it when its two tokens stand alone. And what merging makes of some bytes it makes, token by token, of any run of
+//! its tokens. So two windows may be joined where they share a token: each pair of neighbours is in one of them.
+
+use super::merge::Workspace;
+use crate::model::Model;
+
+/// Bytes merged at a time.
+const WINDOW_BYTES: usize = 1 << 12;
+/// Pieces beyond this length are merged in windows.
+pub(crate) const LONG_PIECE_BYTES: usize = 2 * WINDOW_BYTES;
+/// Tokens at the end of a window that what follows may change, at most a quarter of them.
+const HELD_TOKENS: usize = 32;
+/// The longest piece that is merged as one: places are 32-bit numbers.
+const MAX_MERGED_BYTES: usize = u32::MAX as usize - 1;
+
+impl Workspace {
+    /// Appends the tokens of `piece`, of any length, to `out`.
+    pub(crate) fn merge_long(&mut self, piece: &[u8], model: &Model, out: &mut Vec<u32>) {
+        let start = out.len();
+        if !self.merge_windows(piece, model, out) {
+            out.truncate(start);
+            // No machine of today could merge a longer piece in one.
+            for part in piece.chunks(MAX_MERGED_BYTES) {
+                self.merge(part, &model.pairs, model.cuts.as_ref(), out);
+            }
+        }
+    }
+
+    /// `false` where a window does not begin with the token that it shares with the one before: what follows reached
+    /// further back than the tokens held.
+    fn merge_windows(&mut self, piece: &[u8], model: &Model, out: &mut Vec<u32>) -> bool {
+        // The last token in `out`, and where it starts in the piece.
+        let mut shared = None;
+        let mut at = 0;
+        loop {
+            let end = char_border(piece, at + WINDOW_BYTES);
+            let start = out.len();
+            self.merge(&piece[at..end], &model.pairs, model.cuts.as_ref(), out);
+            if shared.is_some_and(|token| out[start] != token) {
+                return false;
+            }
+            if shared.is_some() {
+                out.remove(start);
+            }
+            if end == piece.len() {
+                return true;
+            }
+            let made = out.len() - start;
+            out.truncate(out.len() - HELD_TOKENS.min(made / 4).max(1));
+            let [.., last] = out[start..] else { return false };
+            let shared_bytes = shared.map_or(0, |token| model.vocab.get(token).len());
+            let kept: usize = out[start..].iter().map(|&token| model.vocab.get(token).len()).sum();
+            at += shared_bytes + kept - model.vocab.get(last).len();
+            shared = Some(last);
+        }
+    }
+}
+
+/// The last border of characters up to `at`, or the end.
+fn char_border(piece: &[u8], at: usize) -> usize {
+    let is_border = |&at: &usize| piece.get(at).is_none_or(|byte| byte & 0xC0 != 0x80);
+    let at = at.min(piece.len());
+    (at.saturating_sub(3)..=at).rev().find(is_border).unwrap_or(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::encode::tests::tokenizer;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+
+        #[test]
+        fn windows_merge_as_the_whole(
+            unit in "a|[abc]{1,9}|[abcé]{30,60}|[a-d]{2000,3000}",
+            other in "[abcé]{0,9}",
+            len in 8_000_usize..30_000,
+        ) {
+            let tokenizer = tokenizer();
+            let model = tokenizer.model();
+            let text = unit.repeat(len / unit.len()) + &other + &unit.repeat(len / unit.len() / 2);
+            let (mut whole, mut windows) = (Vec::new(), vec![7]);
+            let mut workspace = Workspace::default();
+            workspace.merge(text.as_bytes(), &model.pairs, model.cuts.as_ref(), &mut whole);
+            workspace.merge_long(text.as_bytes(), model, &mut windows);
+            prop_assert_eq!(&windows[1..], &whole[..]);
+        }
+    }
+}
