@@ -45,7 +45,7 @@ impl Tokenizer {
         let threads =
             if threads == 0 { thread::available_parallelism().map_or(1, Into::into) } else { threads };
         let bytes: usize = texts.iter().map(|text| text.len()).sum();
-        if threads == 1 || bytes <= CHUNK_BYTES {
+        if threads == 1 || bytes < LONG_TEXT_BYTES {
             return self.encode_in_turn(texts, allowed, bytes);
         }
         let mut result = Default::default();
