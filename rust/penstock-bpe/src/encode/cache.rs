@@ -39,10 +39,10 @@ impl Cache {
         }
     }
 
-    /// Brings near what [`short`](Self::short) will look at.
+    /// Brings near what [`short`](Self::short) will look at. Returns the hash to give it.
     #[inline]
-    pub(crate) fn prefetch_short(&self, key: u128) {
-        self.short.prefetch(key);
+    pub(crate) fn prefetch_short(&self, key: u128) -> u32 {
+        self.short.prefetch(key)
     }
 
     /// Brings near what [`append`](Self::append) will look at.
@@ -56,18 +56,18 @@ impl Cache {
     /// The tokens of a short piece by its [`pack`]: all places of the entry, and how many of them count; 0 where they are
     /// too many and [`append`](Self::append) knows them.
     #[inline]
-    pub(crate) fn short(&self, key: u128) -> Option<(&[u32; SHORT_TOKENS], usize)> {
-        self.short.get(key)
+    pub(crate) fn short(&self, key: u128, hash: u32) -> Option<(&[u32; SHORT_TOKENS], usize)> {
+        self.short.get(key, hash)
     }
 
     /// Appends the tokens of `piece` to `out` if they are known, wherever they are kept but in the table of short ones.
     pub(crate) fn append(&self, piece: &[u8], out: &mut Vec<u32>) -> bool {
-        if piece.len() > SHORT_BYTES
-            && piece.len() <= MIDDLING_BYTES
-            && let Some((tokens, len)) = self.middling.get(pack_middling(piece))
-        {
-            out.extend_from_slice(&tokens[..len]);
-            return true;
+        if piece.len() > SHORT_BYTES && piece.len() <= MIDDLING_BYTES {
+            let key = pack_middling(piece);
+            if let Some((tokens, len)) = self.middling.get(key, self.middling.prefetch(key)) {
+                out.extend_from_slice(&tokens[..len]);
+                return true;
+            }
         }
         piece.len() <= LONG_BYTES && self.long.append(piece, out)
     }

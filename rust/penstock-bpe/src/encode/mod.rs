@@ -13,9 +13,8 @@ mod table;
 use std::collections::HashSet;
 
 use added::{Matcher, Part};
-use block::Block;
+use block::{Block, Gather};
 use cache::{Cache, SHORT_BYTES};
-use cuts::Cuts;
 use long::LONG_PIECE_BYTES;
 use merge::Workspace;
 
@@ -113,14 +112,7 @@ impl State {
 
     fn encode_text(&mut self, model: &Model, text: &str, out: &mut Vec<u32>) {
         let bytes = text.as_bytes();
-        model.pattern.for_each_span(text, |start, end| match &model.cuts {
-            Some(cuts) if Cuts::are_likely(bytes, start, end) => {
-                cuts.for_each_part(bytes, start, end, |start, end| {
-                    self.gather(model, bytes, start, end, out)
-                });
-            }
-            _ => self.gather(model, bytes, start, end, out),
-        });
+        model.pattern.hand_out(text, &mut Gather { state: self, model, bytes, out });
         self.look_up(model, bytes, out);
     }
 

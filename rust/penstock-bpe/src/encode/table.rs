@@ -78,29 +78,25 @@ impl<K: Key, const TOKENS: usize> Table<K, TOKENS> {
     }
 
     #[inline]
-    fn set_of(&self, key: K) -> usize {
-        // The upper bits are mixed best.
-        (key.hash() >> 32) as usize & (self.sets.len() - 1)
+    fn set_of(&self, hash: u32) -> usize {
+        hash as usize & (self.sets.len() - 1)
     }
 
-    /// Brings near what [`get`](Self::get) will look at.
+    /// Brings near what [`get`](Self::get) will look at. Returns the hash of `key`.
     #[inline]
-    pub(crate) fn prefetch(&self, key: K) {
-        prefetch(&self.sets, self.set_of(key));
+    pub(crate) fn prefetch(&self, key: K) -> u32 {
+        let hash = upper(key.hash());
+        prefetch(&self.sets, self.set_of(hash));
+        hash
     }
 
     /// The tokens of `key` as they are stored, and how many of them count.
     #[inline]
-    pub(crate) fn get(&self, key: K) -> Option<(&[u32; TOKENS], usize)> {
-        let set = &self.sets[self.set_of(key)].0;
-        let entry = if set[0].key == key {
-            &set[0]
-        } else if set[1].key == key {
-            &set[1]
-        } else {
-            return None;
-        };
-        Some((&entry.tokens, entry.len as usize))
+    pub(crate) fn get(&self, key: K, hash: u32) -> Option<(&[u32; TOKENS], usize)> {
+        let set = &self.sets[self.set_of(hash)].0;
+        // Which of the two it is cannot be foreseen, so there is no branch for it.
+        let entry = &set[usize::from(set[1].key == key)];
+        (entry.key == key).then_some((&entry.tokens, entry.len as usize))
     }
 
     /// Remembers `tokens`, at most `TOKENS`, for `key`.
@@ -120,7 +116,7 @@ impl<K: Key, const TOKENS: usize> Table<K, TOKENS> {
         if entry.key == K::FREE {
             return;
         }
-        let place = self.set_of(entry.key);
+        let place = self.set_of(upper(entry.key.hash()));
         let set = &mut self.sets[place].0;
         if set[0].key == K::FREE {
             set[0] = entry;
@@ -134,4 +130,10 @@ impl<K: Key, const TOKENS: usize> Table<K, TOKENS> {
         }
         set[1] = entry;
     }
+}
+
+/// The half of a hash that is mixed best.
+#[inline]
+fn upper(hash: u64) -> u32 {
+    (hash >> 32) as u32
 }

@@ -4,28 +4,28 @@
 //! Done in one pass: the third split reads what ends its part as a number, which none of its rules takes.
 
 use super::window::Window;
-use super::{SpaceRun, run_of_bytes, run_up_to};
+use super::{SpaceRun, Spans, run_of_bytes, run_up_to};
 use crate::unicode::{LETTER, MARK, NUMBER, PUNCTUATION, SPACE, SYMBOL, class_at};
 
 const WORD: u8 = LETTER | MARK;
 const SIGN: u8 = PUNCTUATION | SYMBOL;
 
 /// Hands out where each piece of `text` starts and ends.
-pub(crate) fn scan(text: &str, emit: &mut impl FnMut(usize, usize)) {
+pub(crate) fn scan(text: &str, spans: &mut impl Spans) {
     let bytes = text.as_bytes();
     let mut at = 0;
     while at < bytes.len() {
         if bytes[at].is_ascii()
             && let Some(window) = Window::read(bytes, at)
         {
-            let next = window.for_each_span(starts(&window), at, emit);
+            let next = window.hand_out(starts(&window), at, spans);
             if next > at {
                 at = next;
                 continue;
             }
         }
         let next = piece_end(text, at);
-        emit(at, next);
+        spans.take(at, next);
         at = next;
     }
 }

@@ -12,6 +12,19 @@ mod window;
 
 use crate::unicode::{LETTER, MARK, SPACE, class_at};
 
+/// What a scanner hands its pieces to, in order: a closure, or what wants to be built into the scanner's loop.
+pub(crate) trait Spans {
+    /// Takes the piece from `start` to `end`.
+    fn take(&mut self, start: usize, end: usize);
+}
+
+impl<F: FnMut(usize, usize)> Spans for F {
+    #[inline]
+    fn take(&mut self, start: usize, end: usize) {
+        self(start, end);
+    }
+}
+
 /// End of the run of characters of `classes` that starts at `at`; `at` itself if there is none.
 #[inline]
 fn run_of(text: &str, mut at: usize, end: usize, classes: u8) -> usize {

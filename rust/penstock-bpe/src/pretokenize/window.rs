@@ -3,6 +3,7 @@
 //! A window begins where a piece does and carries nothing over from the one before. What it cannot decide (a character
 //! outside plain ASCII, white space that goes on beyond it) is left to the next window or to the scanner by characters.
 
+use super::Spans;
 use crate::machine::{BLOCK_BYTES, Bits, bits_of};
 
 /// Fewer bytes than this are not worth a window.
@@ -64,12 +65,7 @@ impl Window {
     /// Hands out the spans between `starts`, `at` being the place of the first. What starts last is not handed out, as its
     /// end is unknown, nor is anything of white space that the window's end touches. Returns the start of what is left.
     #[inline]
-    pub(super) fn for_each_span(
-        &self,
-        mut starts: u64,
-        at: usize,
-        emit: &mut impl FnMut(usize, usize),
-    ) -> usize {
+    pub(super) fn hand_out(&self, mut starts: u64, at: usize, spans: &mut impl Spans) -> usize {
         let inside = (!self.white << (64 - self.len)).leading_zeros();
         if inside > 0 {
             // Only the start of that run is certain: the first of `inside` bits, or none of them behind signs.
@@ -80,7 +76,7 @@ impl Window {
         starts &= starts.wrapping_sub(1);
         while starts != 0 {
             let next = at + starts.trailing_zeros() as usize;
-            emit(from, next);
+            spans.take(from, next);
             from = next;
             starts &= starts - 1;
         }
