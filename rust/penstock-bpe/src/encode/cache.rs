@@ -17,11 +17,11 @@ const MAX_SHORT_SETS: usize = 1 << 19;
 const MAX_MIDDLING_SETS: usize = 1 << 16;
 const FIRST_MIDDLING: usize = 1 << 12;
 /// Longer pieces than this repeat too rarely to be kept.
-const LONG_BYTES: usize = 512;
+const LONG_BYTES: usize = 1 << 12;
 /// The table of other pieces starts anew beyond this many bytes of them.
-const LONG_ARENA_BYTES: usize = 4 << 20;
+const LONG_ARENA_BYTES: usize = 8 << 20;
 
-/// A cache of one thread: at most about 32 MiB of short pieces, 8 MiB of middling ones, 8 MiB of others.
+/// A cache of one thread: at most about 32 MiB of short pieces, 8 MiB of middling ones, 16 MiB of others.
 #[derive(Debug, Clone)]
 pub(crate) struct Cache {
     short: Table<u128, SHORT_TOKENS>,

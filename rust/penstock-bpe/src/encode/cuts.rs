@@ -19,6 +19,8 @@ pub(crate) struct Cuts {
     pairs: Vec<u64>,
     /// A bit for each two bytes at a border of characters in some token that holds one of these in part.
     borders: Vec<u64>,
+    /// A bit for each two bytes that stand side by side in some token.
+    neighbours: Vec<u64>,
     /// The token of each character of the basic plane that is one, whose own merges go before all others of it.
     atoms: Vec<u32>,
 }
@@ -26,8 +28,12 @@ pub(crate) struct Cuts {
 impl Cuts {
     /// Looks at all tokens of `vocab`, which `pairs` merges in the order of `merges`.
     pub(crate) fn new(vocab: &Vocab, merges: &[Merge], pairs: &Pairs, rank_by_product: bool) -> Self {
-        let mut cuts =
-            Self { pairs: vec![0; 1 << (PAIR_BITS - 6)], borders: vec![0; 1 << (16 - 6)], atoms: Vec::new() };
+        let mut cuts = Self {
+            pairs: vec![0; 1 << (PAIR_BITS - 6)],
+            borders: vec![0; 1 << (16 - 6)],
+            neighbours: vec![0; 1 << (16 - 6)],
+            atoms: Vec::new(),
+        };
         for id in 0..vocab.len() as u32 {
             cuts.keep_token(vocab.get(id));
         }
@@ -38,6 +44,9 @@ impl Cuts {
     }
 
     fn keep_token(&mut self, token: &[u8]) {
+        for pair in token.windows(2) {
+            set(&mut self.neighbours, border_place(pair[0], pair[1]));
+        }
         let mut before = None;
         let mut at = 0;
         while at < token.len() {
@@ -86,6 +95,13 @@ impl Cuts {
             at += length_of(bytes[at]);
         }
         emit(from, end);
+    }
+
+    /// Length of the first part of `piece`: up to two bytes that stand side by side in no token, or all of it.
+    #[inline]
+    pub(crate) fn first_part(&self, piece: &[u8]) -> usize {
+        let is_cut = |pair: &[u8]| !get(&self.neighbours, border_place(pair[0], pair[1]));
+        piece.windows(2).position(is_cut).map_or(piece.len(), |before| before + 1)
     }
 
     /// Fills `symbols` with the tokens that merging `piece` may start from: whole characters where that comes to the same

@@ -11,7 +11,9 @@ use crate::model::Model;
 /// Bytes merged at a time.
 const WINDOW_BYTES: usize = 1 << 11;
 /// Pieces beyond this length are merged in windows.
-pub(crate) const LONG_PIECE_BYTES: usize = 2 * WINDOW_BYTES;
+const LONG_PIECE_BYTES: usize = 2 * WINDOW_BYTES;
+/// The same for runs of one byte, which then cost next to nothing.
+const RUN_WINDOW_BYTES: usize = 1 << 8;
 /// Tokens at the end of a window that what follows may change, at most a quarter of them.
 const HELD_TOKENS: usize = 32;
 /// The longest piece that is merged as one: places are 32-bit numbers.
@@ -19,9 +21,18 @@ const MAX_MERGED_BYTES: usize = u32::MAX as usize - 1;
 
 impl Workspace {
     /// Appends the tokens of `piece`, of any length, to `out`.
-    pub(crate) fn merge_long(&mut self, piece: &[u8], model: &Model, out: &mut Vec<u32>) {
+    pub(crate) fn merge_any(&mut self, piece: &[u8], model: &Model, out: &mut Vec<u32>) {
+        if piece.len() <= RUN_WINDOW_BYTES {
+            return self.merge(piece, &model.pairs, model.cuts.as_ref(), out);
+        }
+        let is_run = piece.iter().all(|&byte| byte == piece[0]);
+        let window_bytes = match piece.len() {
+            _ if is_run => RUN_WINDOW_BYTES,
+            LONG_PIECE_BYTES.. => WINDOW_BYTES,
+            _ => usize::MAX,
+        };
         let start = out.len();
-        if !self.merge_windows(piece, model, out) {
+        if !self.merge_windows(piece, window_bytes, model, out) {
             out.truncate(start);
             // No machine of today could merge a longer piece in one.
             for part in piece.chunks(MAX_MERGED_BYTES) {
@@ -32,15 +43,21 @@ impl Workspace {
 
     /// `false` where a window does not begin with the token that it shares with the one before: what follows reached
     /// further back than the tokens held.
-    fn merge_windows(&mut self, piece: &[u8], model: &Model, out: &mut Vec<u32>) -> bool {
+    fn merge_windows(
+        &mut self,
+        piece: &[u8],
+        window_bytes: usize,
+        model: &Model,
+        out: &mut Vec<u32>,
+    ) -> bool {
         let size_of = |token: &u32| model.vocab.get(*token).len();
         // The last token in `out`, which is also the first of the window.
         let mut shared = None;
         let mut window: &[u8] = &[];
         let mut tokens = Vec::new();
-        let mut at = 0;
+        let mut at = 0_usize;
         loop {
-            let end = char_border(piece, at + WINDOW_BYTES);
+            let end = char_border(piece, at.saturating_add(window_bytes));
             // Runs of one letter, and all that repeats in step with the windows, need no second merge.
             if window != &piece[at..end] {
                 window = &piece[at..end];
@@ -85,7 +102,7 @@ mod tests {
         fn windows_merge_as_the_whole(
             unit in "a|[abc]{1,9}|[abcé]{30,60}|[a-d]{2000,3000}",
             other in "[abcé]{0,9}",
-            len in 8_000_usize..30_000,
+            len in 300_usize..20_000,
         ) {
             let tokenizer = tokenizer();
             let model = tokenizer.model();
@@ -93,7 +110,7 @@ mod tests {
             let (mut whole, mut windows) = (Vec::new(), vec![7]);
             let mut workspace = Workspace::default();
             workspace.merge(text.as_bytes(), &model.pairs, model.cuts.as_ref(), &mut whole);
-            workspace.merge_long(text.as_bytes(), model, &mut windows);
+            workspace.merge_any(text.as_bytes(), model, &mut windows);
             prop_assert_eq!(&windows[1..], &whole[..]);
         }
     }

@@ -9,6 +9,9 @@ use super::pairs::{NONE, Pairs};
 /// Up to this many symbols, looking for the least rank anew beats a heap.
 const SCANNED_SYMBOLS: usize = 40;
 
+/// Pieces of up to this many bytes are not worth a look for places to cut.
+const UNCUT_BYTES: usize = 15;
+
 /// Memory of the merge loop, kept between pieces.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Workspace {
@@ -26,6 +29,16 @@ pub(crate) struct Workspace {
 impl Workspace {
     /// Merges `piece` and appends its tokens to `out`. A piece is at most `u32::MAX - 1` bytes long.
     pub(crate) fn merge(&mut self, piece: &[u8], pairs: &Pairs, cuts: Option<&Cuts>, out: &mut Vec<u32>) {
+        let mut rest = piece;
+        while let Some(cuts) = cuts.filter(|_| rest.len() > UNCUT_BYTES) {
+            let (part, behind) = rest.split_at(cuts.first_part(rest));
+            self.merge_part(part, pairs, Some(cuts), out);
+            rest = behind;
+        }
+        self.merge_part(rest, pairs, cuts, out);
+    }
+
+    fn merge_part(&mut self, piece: &[u8], pairs: &Pairs, cuts: Option<&Cuts>, out: &mut Vec<u32>) {
         let whole = cuts.filter(|_| !piece.is_ascii());
         if whole.is_some_and(|cuts| cuts.start_symbols(piece, pairs, &mut self.symbols)) {
             self.ranks.clear();

@@ -15,7 +15,6 @@ use std::collections::HashSet;
 use added::{Matcher, Part};
 use block::{Block, Gather};
 use cache::{Cache, SHORT_BYTES};
-use long::LONG_PIECE_BYTES;
 use merge::Workspace;
 
 use crate::model::Model;
@@ -121,8 +120,7 @@ impl State {
         let start = out.len();
         match model.whole_piece(piece) {
             Some(id) => out.push(id),
-            None if piece.len() > LONG_PIECE_BYTES => self.workspace.merge_long(piece, model, out),
-            None => self.workspace.merge(piece, &model.pairs, model.cuts.as_ref(), out),
+            None => self.workspace.merge_any(piece, model, out),
         }
         self.cache.put(piece, &out[start..]);
     }

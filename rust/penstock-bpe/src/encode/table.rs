@@ -104,7 +104,7 @@ impl<K: Key, const TOKENS: usize> Table<K, TOKENS> {
         let mut entry = Entry { key, tokens: [0; TOKENS], len: tokens.len() as u32 };
         entry.tokens[..tokens.len()].copy_from_slice(tokens);
         self.put_entry(entry);
-        if self.evicted > self.sets.len() / 8 && self.sets.len() < self.max_sets {
+        if self.evicted > self.sets.len() / 16 && self.sets.len() < self.max_sets {
             let grown = Self::empty_sets(self.sets.len() * 2);
             let old = std::mem::replace(&mut self.sets, grown);
             old.iter().flat_map(|set| &set.0).for_each(|&entry| self.put_entry(entry));
