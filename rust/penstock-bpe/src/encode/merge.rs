@@ -124,8 +124,8 @@ fn start_from_bytes(piece: &[u8], pairs: &Pairs, symbols: &mut Vec<u32>, ranks: 
 /// place, without a rank, until the end.
 fn merge_by_scanning(pairs: &Pairs, symbols: &mut Vec<u32>, ranks: &mut [u32]) {
     let len = ranks.len().min(symbols.len());
-    let mut after: [u8; SCANNED_SYMBOLS] = std::array::from_fn(|place| place as u8 + 1);
-    let mut before: [u8; SCANNED_SYMBOLS] = std::array::from_fn(|place| (place as u8).wrapping_sub(1));
+    let mut after = const { neighbours(1) };
+    let mut before = const { neighbours(u8::MAX) };
     loop {
         let (least, at) = least_of(&ranks[..len]);
         if least == NONE {
@@ -155,6 +155,17 @@ fn merge_by_scanning(pairs: &Pairs, symbols: &mut Vec<u32>, ranks: &mut [u32]) {
         place = usize::from(after[place]);
     }
     symbols.truncate(kept);
+}
+
+/// Each place plus `step`, round the end of numbers.
+const fn neighbours(step: u8) -> [u8; SCANNED_SYMBOLS] {
+    let mut places = [0; SCANNED_SYMBOLS];
+    let mut place = 0;
+    while place < SCANNED_SYMBOLS {
+        places[place] = (place as u8).wrapping_add(step);
+        place += 1;
+    }
+    places
 }
 
 /// The least rank and the first place that has it.

@@ -1,6 +1,7 @@
 //! The merge rules: which two neighbours become which token, and which of them first.
 
 use crate::error::{Error, Result};
+use crate::machine::with_huge_pages;
 
 /// No rule for a pair.
 pub(crate) const NONE: u32 = u32::MAX;
@@ -59,9 +60,10 @@ impl Pairs {
         products: Vec<u32>,
     ) -> Result<Self> {
         let capacity = (len * 2).next_power_of_two().max(8);
-        let empty = Slot { key: 0, rank: NONE };
+        let mut slots = with_huge_pages(capacity);
+        slots.resize(capacity, Slot { key: 0, rank: NONE });
         let mut pairs = Self {
-            slots: vec![empty; capacity],
+            slots,
             shift: 64 - capacity.trailing_zeros(),
             filter: vec![0; capacity << FILTER_BITS >> 6],
             products,
