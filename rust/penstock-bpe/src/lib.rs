@@ -9,6 +9,7 @@ mod decode;
 mod encode;
 mod error;
 mod format;
+mod machine;
 mod model;
 mod normalize;
 mod pattern;

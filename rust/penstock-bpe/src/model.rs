@@ -6,6 +6,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use sha2::{Digest, Sha256};
 
 use crate::byte_level;
+use crate::encode::cuts::Cuts;
 use crate::encode::pairs::{Merge, Pairs};
 use crate::encode::{Allowed, Matchers, State};
 use crate::error::{Error, Result, show};
@@ -43,6 +44,8 @@ pub(crate) struct Model {
     pub(crate) vocab: Vocab,
     pub(crate) merges: Vec<Merge>,
     pub(crate) pairs: Pairs,
+    /// Unless pieces are looked up whole first, in which case a part of one may be a token that no merge makes.
+    pub(crate) cuts: Option<Cuts>,
     pub(crate) rank_by_product: bool,
     pub(crate) ignore_merges: bool,
     /// By id.
@@ -51,6 +54,8 @@ pub(crate) struct Model {
     pub(crate) sha256: String,
     text_matchers: OnceLock<Matchers>,
     all_matchers: OnceLock<Matchers>,
+    /// What new states are copies of.
+    seeded_state: OnceLock<State>,
     states: Mutex<Vec<State>>,
 }
 
@@ -68,12 +73,14 @@ impl Model {
         } else {
             Pairs::by_place(&merges, byte_ids)?
         };
+        let cuts = (!parts.ignore_merges).then(|| Cuts::new(&vocab, &merges, &pairs, parts.rank_by_product));
         let mut model = Self {
             pattern,
             normalizer: parts.normalizer,
             vocab,
             merges,
             pairs,
+            cuts,
             rank_by_product: parts.rank_by_product,
             ignore_merges: parts.ignore_merges,
             specials: parts.specials,
@@ -81,6 +88,7 @@ impl Model {
             sha256: String::new(),
             text_matchers: OnceLock::new(),
             all_matchers: OnceLock::new(),
+            seeded_state: OnceLock::new(),
             states: Mutex::new(Vec::new()),
         };
         model.sha256 = model.digest();
@@ -136,7 +144,9 @@ impl Model {
 
     pub(crate) fn take_state(&self) -> State {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        states.pop().unwrap_or_else(State::new)
+        let state = states.pop();
+        drop(states);
+        state.unwrap_or_else(|| self.seeded_state.get_or_init(|| State::seeded(self)).clone())
     }
 
     pub(crate) fn give_state(&self, state: State) {

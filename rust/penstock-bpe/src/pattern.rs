@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::pretokenize::sequence::{self, CustomRegex, Step};
-use crate::pretokenize::{cl100k, deepseek_v3, gpt2, o200k};
+use crate::pretokenize::{Spans, cl100k, deepseek_v3, gpt2, o200k};
 
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const CL100K: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+\z|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -92,15 +92,16 @@ impl Family {
         self != Self::DeepseekV3
     }
 
+    /// Hands out where each piece starts and ends.
     #[inline]
-    pub(crate) fn for_each_piece(self, text: &str, emit: &mut impl FnMut(&str)) {
+    pub(crate) fn hand_out(self, text: &str, spans: &mut impl Spans) {
         match self {
-            Self::Gpt2 => gpt2::scan(text, emit),
-            Self::Cl100k => cl100k::scan::<3, true>(text, emit),
-            Self::Llama3 => cl100k::scan::<3, false>(text, emit),
-            Self::Qwen2 => cl100k::scan::<1, false>(text, emit),
-            Self::O200k => o200k::scan(text, emit),
-            Self::DeepseekV3 => deepseek_v3::scan(text, emit),
+            Self::Gpt2 => gpt2::scan(text, spans),
+            Self::Cl100k => cl100k::scan::<3, true>(text, spans),
+            Self::Llama3 => cl100k::scan::<3, false>(text, spans),
+            Self::Qwen2 => cl100k::scan::<1, false>(text, spans),
+            Self::O200k => o200k::scan(text, spans),
+            Self::DeepseekV3 => deepseek_v3::scan(text, spans),
         }
     }
 }
@@ -175,16 +176,29 @@ impl Pattern {
     /// Calls `emit` with each piece of `text`, in order; together they are the text.
     #[inline]
     pub fn for_each_piece(&self, text: &str, mut emit: impl FnMut(&str)) {
+        self.hand_out(text, &mut |start, end| emit(&text[start..end]));
+    }
+
+    /// Hands out where each piece of `text` starts and ends, in order and without a gap.
+    #[inline]
+    pub(crate) fn hand_out(&self, text: &str, spans: &mut impl Spans) {
         match self {
-            Self::Gpt2 => Family::Gpt2.for_each_piece(text, &mut emit),
-            Self::Cl100k => Family::Cl100k.for_each_piece(text, &mut emit),
-            Self::O200k => Family::O200k.for_each_piece(text, &mut emit),
-            Self::Llama3 => Family::Llama3.for_each_piece(text, &mut emit),
-            Self::Qwen2 => Family::Qwen2.for_each_piece(text, &mut emit),
-            Self::DeepseekV3 => Family::DeepseekV3.for_each_piece(text, &mut emit),
+            Self::Gpt2 => Family::Gpt2.hand_out(text, spans),
+            Self::Cl100k => Family::Cl100k.hand_out(text, spans),
+            Self::O200k => Family::O200k.hand_out(text, spans),
+            Self::Llama3 => Family::Llama3.hand_out(text, spans),
+            Self::Qwen2 => Family::Qwen2.hand_out(text, spans),
+            Self::DeepseekV3 => Family::DeepseekV3.hand_out(text, spans),
             // The empty text has no pieces, whatever the steps.
             Self::Custom(_) if text.is_empty() => {}
-            Self::Custom(custom) => sequence::scan(&custom.steps, text, &mut emit),
+            Self::Custom(custom) => {
+                let mut start = 0;
+                sequence::scan(&custom.steps, text, &mut |piece| {
+                    let end = start + piece.len();
+                    spans.take(start, end);
+                    start = end;
+                });
+            }
         }
     }
 

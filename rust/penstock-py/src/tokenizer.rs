@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
 use penstock_bpe::Allowed;
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedStr;
 use pyo3::types::PyBytes;
 
 use crate::boundary::guarded;
@@ -65,13 +66,13 @@ impl Tokenizer {
     fn encode_batch<'py>(
         &self,
         py: Python<'py>,
-        texts: Vec<String>,
+        texts: Vec<PyBackedStr>,
         allowed: Option<Vec<String>>,
         threads: Option<usize>,
     ) -> PyResult<(Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<i64>>)> {
         let allowed = allowed_special(allowed);
         let (ids, offsets) = guarded::<_, Fault>(py, || {
-            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+            let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
             Ok(self.0.encode_batch(&texts, &allowed, thread_count(threads)))
         })?;
         Ok((ids.into_pyarray(py), offsets.into_pyarray(py)))

@@ -1,6 +1,8 @@
 //! Added tokens, found in the text before it is split.
 
-use aho_corasick::{AhoCorasick, MatchKind};
+use std::collections::BTreeSet;
+
+use aho_corasick::{AhoCorasick, Anchored, Input, Match, MatchKind, StartKind};
 
 use crate::tokenizer::SpecialToken;
 use crate::unicode::{LETTER, MARK, NUMBER, SPACE, class_of};
@@ -9,6 +11,7 @@ use crate::unicode::{LETTER, MARK, NUMBER, SPACE, class_of};
 #[derive(Debug)]
 pub(crate) struct Matcher {
     automaton: AhoCorasick,
+    starts: Starts,
     /// Each token, and whether it is active. One that is not stays text, but hides the shorter ones within it, as in HF.
     tokens: Vec<(SpecialToken, bool)>,
 }
@@ -30,15 +33,19 @@ impl Matcher {
         }
         let (spellings, tokens): (Vec<_>, Vec<_>) =
             entries.into_iter().map(|(spelling, token, is_active)| (spelling, (token, is_active))).unzip();
-        let builder = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(spellings);
+        let starts = Starts::new(&spellings);
+        let mut builder = AhoCorasick::builder();
+        let builder = builder.match_kind(MatchKind::LeftmostLongest).start_kind(StartKind::Both);
         // Building fails only beyond 2^31 states, which the limits on vocabularies exclude.
-        builder.ok().map(|automaton| Self { automaton, tokens })
+        builder.build(spellings).ok().map(|automaton| Self { automaton, starts, tokens })
     }
 
     /// Calls `emit` with each part of `text`, in order.
     pub(crate) fn for_each_part<'t>(&self, text: &'t str, mut emit: impl FnMut(Part<'t>)) {
         let mut done = 0;
-        for found in self.automaton.find_iter(text) {
+        let mut from = 0;
+        while let Some(found) = self.find(text, from) {
+            from = found.end();
             let (token, is_active) = &self.tokens[found.pattern().as_usize()];
             let (before, behind) = (&text[..found.start()], &text[found.end()..]);
             if !is_active {
@@ -69,6 +76,60 @@ impl Matcher {
         if done < text.len() {
             emit(Part::Text(&text[done..]));
         }
+    }
+}
+
+impl Matcher {
+    /// The first token in `text` from `from` on, the longest of those that start there.
+    fn find(&self, text: &str, mut from: usize) -> Option<Match> {
+        let Starts::Few { first, pairs } = &self.starts else {
+            return self.automaton.find(Input::new(text).range(from..));
+        };
+        let bytes = text.as_bytes();
+        loop {
+            let rest = &bytes[from..];
+            from += match first[..] {
+                [a] => memchr::memchr(a, rest),
+                [a, b] => memchr::memchr2(a, b, rest),
+                [a, b, c] => memchr::memchr3(a, b, c, rest),
+                _ => None,
+            }?;
+            let behind = bytes.get(from + 1).copied().unwrap_or_default();
+            if pairs.contains(&[bytes[from], behind]) {
+                let here = Input::new(text).range(from..).anchored(Anchored::Yes);
+                if let Some(found) = self.automaton.find(here) {
+                    return Some(found);
+                }
+            }
+            from += 1;
+        }
+    }
+}
+
+/// More beginnings than this are left to the automaton.
+const MOST_PAIRS: usize = 16;
+
+/// How the tokens that are looked for begin. Nearly all text is passed over by that alone: the automaton is for the rest.
+#[derive(Debug)]
+enum Starts {
+    /// At most three first bytes, and the two bytes that each token begins with.
+    Few { first: Vec<u8>, pairs: Vec<[u8; 2]> },
+    /// The automaton looks itself.
+    Many,
+}
+
+impl Starts {
+    fn new(spellings: &[String]) -> Self {
+        // A token of one byte has no second.
+        let pair = |spelling: &String| spelling.as_bytes().first_chunk::<2>().copied();
+        let Some(pairs) = spellings.iter().map(pair).collect::<Option<BTreeSet<_>>>() else {
+            return Self::Many;
+        };
+        let first: BTreeSet<u8> = pairs.iter().map(|pair| pair[0]).collect();
+        if first.len() > 3 || pairs.len() > MOST_PAIRS {
+            return Self::Many;
+        }
+        Self::Few { first: first.into_iter().collect(), pairs: pairs.into_iter().collect() }
     }
 }
 

@@ -1,19 +1,40 @@
-//! Many texts on several threads.
+//! Many texts, or one long one, on several threads.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use super::{Allowed, Encoder};
+use super::added::Part;
+use super::{Allowed, Encoder, Matchers};
+use crate::machine::with_huge_pages;
+use crate::normalize::Normalizer;
+use crate::pretokenize::safe_cut;
 use crate::tokenizer::Tokenizer;
 
-/// Texts are handed to threads in chunks of about this many bytes.
+/// Threads are handed texts, and parts of long ones, of about this many bytes at a time.
 const CHUNK_BYTES: usize = 1 << 18;
+/// Longer texts are cut.
+const LONG_TEXT_BYTES: usize = 4 * CHUNK_BYTES;
+/// A text of this many bytes for each token needs no more room than is reserved.
+const LEAST_BYTES_A_TOKEN: usize = 3;
 
-/// The ids of one chunk of texts, and how many each text has.
-struct Encoded {
-    chunk: usize,
+/// What a thread takes at a time.
+enum Chunk<'t> {
+    /// Whole texts.
+    Texts(Range<usize>),
+    /// A part of a long text in which no added token is looked for.
+    Text(&'t str),
+    /// An added token in a long text.
+    Token(u32),
+    /// The end of a long text.
+    End,
+}
+
+/// What one thread has made: ids end to end, and for each chunk its number, its ids and how many each of its texts has.
+#[derive(Default)]
+struct Share {
     ids: Vec<u32>,
-    lens: Vec<usize>,
+    chunks: Vec<(usize, Range<usize>, Vec<usize>)>,
 }
 
 impl Tokenizer {
@@ -21,75 +42,151 @@ impl Tokenizer {
     /// `texts.len() + 1` offsets: text `i` has `ids[offsets[i]..offsets[i + 1]]`. The number of threads changes nothing.
     #[must_use]
     pub fn encode_batch(&self, texts: &[&str], allowed: &Allowed, threads: usize) -> (Vec<u32>, Vec<i64>) {
-        let chunks = chunks_of(texts);
         let threads =
             if threads == 0 { thread::available_parallelism().map_or(1, Into::into) } else { threads };
-        let next = AtomicUsize::new(0);
-        let work = || self.encode_chunks(texts, &chunks, allowed, &next);
-        let mut parts = thread::scope(|scope| {
-            // A thread that cannot be started leaves its share to the others.
-            let helpers: Vec<_> = (1..threads.min(chunks.len()))
-                .map_while(|_| thread::Builder::new().spawn_scoped(scope, work).ok())
-                .collect();
-            let mut parts = work();
-            for helper in helpers {
-                match helper.join() {
-                    Ok(more) => parts.extend(more),
-                    Err(panic) => std::panic::resume_unwind(panic),
-                }
-            }
-            parts
+        let bytes: usize = texts.iter().map(|text| text.len()).sum();
+        if threads == 1 || bytes < LONG_TEXT_BYTES {
+            return self.encode_in_turn(texts, allowed, bytes);
+        }
+        let mut result = Default::default();
+        self.model().with_matchers(allowed, |matchers| {
+            let chunks = self.chunks_of(texts, matchers);
+            result = join(&self.encode_chunks(texts, &chunks, matchers, threads), &chunks, texts.len());
         });
-        parts.sort_unstable_by_key(|part| part.chunk);
-        join(&parts, texts.len())
+        result
+    }
+
+    fn encode_in_turn(&self, texts: &[&str], allowed: &Allowed, bytes: usize) -> (Vec<u32>, Vec<i64>) {
+        let mut ids = with_huge_pages(bytes / LEAST_BYTES_A_TOKEN);
+        let mut offsets = Vec::with_capacity(texts.len() + 1);
+        offsets.push(0);
+        let mut encoder = Encoder::new(self);
+        self.model().with_matchers(allowed, |matchers| {
+            for text in texts {
+                encoder.encode_matched_into(text, matchers, &mut ids);
+                offsets.push(ids.len() as i64);
+            }
+        });
+        (ids, offsets)
+    }
+
+    fn chunks_of<'t>(&self, texts: &[&'t str], matchers: &Matchers) -> Vec<Chunk<'t>> {
+        let mut chunks = Vec::new();
+        let (mut start, mut bytes) = (0, 0);
+        for (index, text) in texts.iter().enumerate() {
+            if text.len() >= LONG_TEXT_BYTES && self.can_be_cut() {
+                if start < index {
+                    chunks.push(Chunk::Texts(start..index));
+                }
+                self.cut(text, matchers, &mut chunks);
+                (start, bytes) = (index + 1, 0);
+                continue;
+            }
+            bytes += text.len() + 16;
+            if bytes >= CHUNK_BYTES {
+                chunks.push(Chunk::Texts(start..index + 1));
+                (start, bytes) = (index + 1, 0);
+            }
+        }
+        if start < texts.len() {
+            chunks.push(Chunk::Texts(start..texts.len()));
+        }
+        chunks
+    }
+
+    fn can_be_cut(&self) -> bool {
+        self.model().normalizer == Normalizer::None && self.pattern().family().is_some()
+    }
+
+    /// Cuts a long text into its added tokens and parts of what lies between.
+    fn cut<'t>(&self, text: &'t str, matchers: &Matchers, chunks: &mut Vec<Chunk<'t>>) {
+        matchers.for_each_part(text, |part| match part {
+            Part::Token(id) => chunks.push(Chunk::Token(id)),
+            Part::Text(mut text) => {
+                while let Some(at) = safe_cut(text, CHUNK_BYTES) {
+                    let (chunk, rest) = text.split_at(at);
+                    chunks.push(Chunk::Text(chunk));
+                    text = rest;
+                }
+                chunks.push(Chunk::Text(text));
+            }
+        });
+        chunks.push(Chunk::End);
     }
 
     fn encode_chunks(
         &self,
         texts: &[&str],
-        chunks: &[std::ops::Range<usize>],
-        allowed: &Allowed,
-        next: &AtomicUsize,
-    ) -> Vec<Encoded> {
-        let mut encoder = Encoder::new(self);
-        let mut done = Vec::new();
-        while let Some(range) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let mut ids = Vec::new();
-            let mut lens = Vec::with_capacity(range.len());
-            for text in &texts[range.clone()] {
-                let before = ids.len();
-                encoder.encode_allowed_into(text, allowed, &mut ids);
-                lens.push(ids.len() - before);
+        chunks: &[Chunk<'_>],
+        matchers: &Matchers,
+        threads: usize,
+    ) -> Vec<Share> {
+        let next = AtomicUsize::new(0);
+        let work = || self.encode_share(texts, chunks, matchers, &next);
+        thread::scope(|scope| {
+            // A thread that cannot be started leaves its share to the others.
+            let helpers: Vec<_> = (1..threads.min(chunks.len()))
+                .map_while(|_| thread::Builder::new().spawn_scoped(scope, work).ok())
+                .collect();
+            let mut shares = vec![work()];
+            for helper in helpers {
+                match helper.join() {
+                    Ok(share) => shares.push(share),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
             }
-            done.push(Encoded { chunk: range.start, ids, lens });
+            shares
+        })
+    }
+
+    fn encode_share(
+        &self,
+        texts: &[&str],
+        chunks: &[Chunk<'_>],
+        matchers: &Matchers,
+        next: &AtomicUsize,
+    ) -> Share {
+        let mut encoder = Encoder::new(self);
+        let mut share = Share::default();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(chunk) = chunks.get(number) else { return share };
+            let start = share.ids.len();
+            let mut lens = Vec::new();
+            match chunk {
+                Chunk::Texts(range) => {
+                    for text in &texts[range.clone()] {
+                        let before = share.ids.len();
+                        encoder.encode_matched_into(text, matchers, &mut share.ids);
+                        lens.push(share.ids.len() - before);
+                    }
+                }
+                Chunk::Text(text) => encoder.encode_part_into(text, &mut share.ids),
+                Chunk::Token(id) => share.ids.push(*id),
+                Chunk::End => {}
+            }
+            share.chunks.push((number, start..share.ids.len(), lens));
         }
-        done
     }
 }
 
-fn chunks_of(texts: &[&str]) -> Vec<std::ops::Range<usize>> {
-    let mut chunks = Vec::new();
-    let (mut start, mut bytes) = (0, 0);
-    for (index, text) in texts.iter().enumerate() {
-        bytes += text.len() + 16;
-        if bytes >= CHUNK_BYTES || index + 1 == texts.len() {
-            chunks.push(start..index + 1);
-            (start, bytes) = (index + 1, 0);
-        }
-    }
-    chunks
-}
-
-fn join(parts: &[Encoded], texts: usize) -> (Vec<u32>, Vec<i64>) {
-    let mut ids = Vec::with_capacity(parts.iter().map(|part| part.ids.len()).sum());
+/// Puts the chunks of all shares in order.
+fn join(shares: &[Share], chunks: &[Chunk<'_>], texts: usize) -> (Vec<u32>, Vec<i64>) {
+    let mut made: Vec<_> =
+        shares.iter().flat_map(|share| share.chunks.iter().map(move |chunk| (chunk, &share.ids))).collect();
+    made.sort_unstable_by_key(|((number, ..), _)| *number);
+    let mut ids = with_huge_pages(shares.iter().map(|share| share.ids.len()).sum());
     let mut offsets = Vec::with_capacity(texts + 1);
-    let mut end = 0_i64;
-    offsets.push(end);
-    for part in parts {
-        ids.extend_from_slice(&part.ids);
-        for &len in &part.lens {
-            end += len as i64;
-            offsets.push(end);
+    offsets.push(0);
+    for ((number, range, lens), from) in made {
+        let mut end = ids.len();
+        ids.extend_from_slice(&from[range.clone()]);
+        for &len in lens {
+            end += len;
+            offsets.push(end as i64);
+        }
+        if matches!(chunks[*number], Chunk::End) {
+            offsets.push(end as i64);
         }
     }
     (ids, offsets)

@@ -2,146 +2,164 @@
 
 use hashbrown::HashTable;
 
+use super::table::Table;
 use crate::vocab::hash;
 
-/// The longest piece that fits the table of short ones.
-const SHORT_BYTES: usize = 15;
-/// The most tokens that an entry of that table holds.
-const SHORT_TOKENS: usize = 3;
-const SHORT_SETS: usize = 1 << 16;
+/// The longest piece of the table of short ones.
+pub(crate) const SHORT_BYTES: usize = 15;
+/// The most tokens an entry of that table holds.
+pub(crate) const SHORT_TOKENS: usize = 3;
+/// The longest piece of the table of middling ones, and the most tokens of its entries.
+const MIDDLING_BYTES: usize = 31;
+const MIDDLING_TOKENS: usize = 7;
+/// Bounds of the two tables, in sets of two entries.
+const MAX_SHORT_SETS: usize = 1 << 19;
+const MAX_MIDDLING_SETS: usize = 1 << 16;
+const FIRST_MIDDLING: usize = 1 << 12;
 /// Longer pieces than this repeat too rarely to be kept.
-const LONG_BYTES: usize = 512;
-/// The table of long pieces starts anew beyond this many bytes of pieces.
-const LONG_ARENA_BYTES: usize = 4 << 20;
+const LONG_BYTES: usize = 1 << 12;
+/// The table of other pieces starts anew beyond this many bytes of them.
+const LONG_ARENA_BYTES: usize = 8 << 20;
 
-/// A short piece, packed with its length, and its tokens.
-#[derive(Debug, Clone, Copy, Default)]
-struct Short {
-    /// 0 when free.
-    key: u128,
-    tokens: [u32; SHORT_TOKENS],
-    len: u32,
-}
-
-/// One cache line: the newer piece first.
-#[derive(Debug, Clone, Copy, Default)]
-#[repr(align(64))]
-struct Set([Short; 2]);
-
-#[derive(Debug)]
-struct Long {
-    bytes: std::ops::Range<usize>,
-    tokens: std::ops::Range<usize>,
-}
-
-/// A cache of one thread: at most about 4 MiB of short pieces and as much of long ones.
-#[derive(Debug)]
+/// A cache of one thread: at most about 32 MiB of short pieces, 8 MiB of middling ones, 16 MiB of others.
+#[derive(Debug, Clone)]
 pub(crate) struct Cache {
-    sets: Vec<Set>,
-    long: HashTable<Long>,
-    long_bytes: Vec<u8>,
-    long_tokens: Vec<u32>,
+    short: Table<u128, SHORT_TOKENS>,
+    middling: Table<[u128; 2], MIDDLING_TOKENS>,
+    long: Long,
 }
 
 impl Cache {
-    pub(crate) fn new() -> Self {
+    /// A cache that will soon hold `pieces` short ones.
+    pub(crate) fn new(pieces: usize) -> Self {
         Self {
-            sets: vec![Set::default(); SHORT_SETS],
-            long: HashTable::new(),
-            long_bytes: Vec::new(),
-            long_tokens: Vec::new(),
+            short: Table::new(pieces, MAX_SHORT_SETS),
+            middling: Table::new(FIRST_MIDDLING, MAX_MIDDLING_SETS),
+            long: Long::default(),
         }
     }
 
-    /// Appends the tokens of `piece` to `out` if they are known.
+    /// Brings near what [`short`](Self::short) will look at. Returns the hash to give it.
     #[inline]
-    pub(crate) fn get(&self, piece: &[u8], out: &mut Vec<u32>) -> bool {
-        if piece.len() > SHORT_BYTES {
-            return self.get_long(piece, out);
+    pub(crate) fn prefetch_short(&self, key: u128) -> u32 {
+        self.short.prefetch(key)
+    }
+
+    /// Brings near what [`append`](Self::append) will look at.
+    #[inline]
+    pub(crate) fn prefetch_longer(&self, bytes: &[u8], start: usize, end: usize) {
+        if end - start <= MIDDLING_BYTES {
+            self.middling.prefetch(pack_middling(&bytes[start..end]));
         }
-        let key = pack(piece);
-        let set = &self.sets[set_of(key)];
-        for entry in &set.0 {
-            if entry.key == key {
-                // All places are copied, as that needs no loop, and those in use kept.
-                let end = out.len() + entry.len as usize;
-                out.extend_from_slice(&entry.tokens);
-                out.truncate(end);
+    }
+
+    /// The tokens of a short piece by its [`pack`]: all places of the entry, and how many of them count; 0 where they are
+    /// too many and [`append`](Self::append) knows them.
+    #[inline]
+    pub(crate) fn short(&self, key: u128, hash: u32) -> Option<(&[u32; SHORT_TOKENS], usize)> {
+        self.short.get(key, hash)
+    }
+
+    /// Appends the tokens of `piece` to `out` if they are known, wherever they are kept but in the table of short ones.
+    pub(crate) fn append(&self, piece: &[u8], out: &mut Vec<u32>) -> bool {
+        if piece.len() > SHORT_BYTES && piece.len() <= MIDDLING_BYTES {
+            let key = pack_middling(piece);
+            if let Some((tokens, len)) = self.middling.get(key, self.middling.prefetch(key)) {
+                out.extend_from_slice(&tokens[..len]);
                 return true;
             }
         }
-        false
-    }
-
-    fn get_long(&self, piece: &[u8], out: &mut Vec<u32>) -> bool {
-        if piece.len() > LONG_BYTES {
-            return false;
-        }
-        let found = self.long.find(hash(piece), |entry| &self.long_bytes[entry.bytes.clone()] == piece);
-        if let Some(entry) = found {
-            out.extend_from_slice(&self.long_tokens[entry.tokens.clone()]);
-        }
-        found.is_some()
+        piece.len() <= LONG_BYTES && self.long.append(piece, out)
     }
 
     /// Remembers the tokens of `piece`, in place of older ones if need be.
     pub(crate) fn put(&mut self, piece: &[u8], tokens: &[u32]) {
-        if piece.len() > SHORT_BYTES {
-            self.put_long(piece, tokens);
-            return;
+        if piece.len() <= SHORT_BYTES {
+            let is_elsewhere = tokens.len() > SHORT_TOKENS;
+            self.short.put(pack(piece, 0, piece.len()), if is_elsewhere { &[] } else { tokens });
+            if is_elsewhere {
+                self.long.put(piece, tokens);
+            }
+        } else if piece.len() > SHORT_BYTES
+            && piece.len() <= MIDDLING_BYTES
+            && tokens.len() <= MIDDLING_TOKENS
+        {
+            self.middling.put(pack_middling(piece), tokens);
+        } else if piece.len() <= LONG_BYTES {
+            self.long.put(piece, tokens);
         }
-        if tokens.len() > SHORT_TOKENS {
-            return;
-        }
-        let key = pack(piece);
-        let mut entry = Short { key, len: tokens.len() as u32, ..Short::default() };
-        entry.tokens[..tokens.len()].copy_from_slice(tokens);
-        let set = &mut self.sets[set_of(key)];
-        set.0 = [entry, set.0[0]];
-    }
-
-    fn put_long(&mut self, piece: &[u8], tokens: &[u32]) {
-        if piece.len() > LONG_BYTES {
-            return;
-        }
-        if self.long_bytes.len() + piece.len() > LONG_ARENA_BYTES {
-            self.long.clear();
-            self.long_bytes.clear();
-            self.long_tokens.clear();
-        }
-        let bytes = self.long_bytes.len()..self.long_bytes.len() + piece.len();
-        let kept = self.long_tokens.len()..self.long_tokens.len() + tokens.len();
-        self.long_bytes.extend_from_slice(piece);
-        self.long_tokens.extend_from_slice(tokens);
-        let arena = &self.long_bytes;
-        let entry = Long { bytes, tokens: kept };
-        self.long.insert_unique(hash(piece), entry, |entry| hash(&arena[entry.bytes.clone()]));
     }
 }
 
-/// The piece and, in the top byte, its length, which is never 0. Loads of fixed size that overlap where they must are
-/// several times quicker than a copy of any length.
-#[inline]
-fn pack(piece: &[u8]) -> u128 {
-    let len = piece.len();
-    let (low, high) = if let (Some(first), Some(last)) = (piece.first_chunk::<8>(), piece.last_chunk::<8>()) {
-        let last = u128::from(u64::from_le_bytes(*last)) >> (8 * (16 - len));
-        (u64::from_le_bytes(*first), last as u64)
-    } else if let (Some(first), Some(last)) = (piece.first_chunk::<4>(), piece.last_chunk::<4>()) {
-        let last = u64::from(u32::from_le_bytes(*last)) << (8 * (len - 4));
-        (u64::from(u32::from_le_bytes(*first)) | last, 0)
-    } else {
-        let byte = |place: usize| u64::from(piece[place]) << (8 * place);
-        (byte(0) | byte(len / 2) | byte(len - 1), 0)
-    };
-    u128::from(low) | u128::from(high) << 64 | (len as u128) << 120
+/// Pieces of any length, or of many tokens.
+#[derive(Debug, Clone, Default)]
+struct Long {
+    table: HashTable<Kept>,
+    bytes: Vec<u8>,
+    tokens: Vec<u32>,
 }
 
+#[derive(Debug, Clone)]
+struct Kept {
+    bytes: std::ops::Range<usize>,
+    tokens: std::ops::Range<usize>,
+}
+
+impl Long {
+    fn append(&self, piece: &[u8], out: &mut Vec<u32>) -> bool {
+        let found = self.table.find(hash(piece), |kept| &self.bytes[kept.bytes.clone()] == piece);
+        if let Some(kept) = found {
+            out.extend_from_slice(&self.tokens[kept.tokens.clone()]);
+        }
+        found.is_some()
+    }
+
+    fn put(&mut self, piece: &[u8], tokens: &[u32]) {
+        if self.bytes.len() + piece.len() > LONG_ARENA_BYTES {
+            self.table.clear();
+            self.bytes.clear();
+            self.tokens.clear();
+        }
+        let bytes = self.bytes.len()..self.bytes.len() + piece.len();
+        let kept = self.tokens.len()..self.tokens.len() + tokens.len();
+        self.bytes.extend_from_slice(piece);
+        self.tokens.extend_from_slice(tokens);
+        let arena = &self.bytes;
+        let entry = Kept { bytes, tokens: kept };
+        self.table.insert_unique(hash(piece), entry, |kept| hash(&arena[kept.bytes.clone()]));
+    }
+}
+
+/// The lowest bytes of a number, by how many.
+static MASKS: [u128; 17] = {
+    let mut masks = [0; 17];
+    let mut len = 1;
+    while len <= 16 {
+        masks[len] = u128::MAX >> (128 - 8 * len);
+        len += 1;
+    }
+    masks
+};
+
+/// The short piece `bytes[start..end]` and, in the top byte, its length, which is never 0.
 #[inline]
-fn set_of(key: u128) -> usize {
-    let folded = (key as u64) ^ ((key >> 64) as u64).wrapping_mul(0xD6E8_FEB8_6659_FD93);
-    let mixed = (folded ^ folded >> 32).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    (mixed >> 48) as usize & (SHORT_SETS - 1)
+pub(crate) fn pack(bytes: &[u8], start: usize, end: usize) -> u128 {
+    load(bytes, start, end) | ((end - start) as u128) << 120
+}
+
+/// A piece of 16 to 31 bytes and, in the top byte, its length.
+#[inline]
+fn pack_middling(piece: &[u8]) -> [u128; 2] {
+    [load(piece, 0, 16), load(piece, 16, piece.len()) | (piece.len() as u128) << 120]
+}
+
+/// `bytes[start..end]`, at most 16, as a number: by one load where behind them there is enough to read.
+#[inline]
+fn load(bytes: &[u8], start: usize, end: usize) -> u128 {
+    if let Some(all) = bytes[start..].first_chunk::<16>() {
+        return u128::from_le_bytes(*all) & MASKS[end - start];
+    }
+    bytes[start..end].iter().rev().fold(0, |number, &byte| number << 8 | u128::from(byte))
 }
 
 #[cfg(test)]
@@ -150,12 +168,23 @@ mod tests {
 
     #[test]
     fn packing_keeps_every_byte_and_the_length() {
+        let bytes: Vec<u8> = (1..=40).map(|byte| byte * 6).collect();
         for len in 1..=SHORT_BYTES {
-            let piece: Vec<u8> = (1..=len as u8).map(|byte| byte * 17).collect();
-            let mut plain = [0; 16];
-            plain[..len].copy_from_slice(&piece);
-            plain[15] = len as u8;
-            assert_eq!(pack(&piece), u128::from_le_bytes(plain), "{len}");
+            for start in [0, 20, 40 - len] {
+                let mut plain = [0; 16];
+                plain[..len].copy_from_slice(&bytes[start..start + len]);
+                plain[15] = len as u8;
+                assert_eq!(pack(&bytes, start, start + len), u128::from_le_bytes(plain), "{len} {start}");
+            }
         }
+    }
+
+    #[test]
+    fn packs_of_different_pieces_differ() {
+        let bytes = [7; 40];
+        let mut packs: Vec<_> = (16..=MIDDLING_BYTES).map(|len| pack_middling(&bytes[..len])).collect();
+        packs.dedup();
+        assert_eq!(packs.len(), MIDDLING_BYTES - 15);
+        assert_ne!(pack_middling(&[7; 16])[1], 0);
     }
 }

@@ -3,13 +3,17 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use super::cuts::Cuts;
 use super::pairs::{NONE, Pairs};
 
 /// Up to this many symbols, looking for the least rank anew beats a heap.
 const SCANNED_SYMBOLS: usize = 40;
 
+/// Pieces of up to this many bytes are not worth a look for places to cut.
+const UNCUT_BYTES: usize = 15;
+
 /// Memory of the merge loop, kept between pieces.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Workspace {
     /// The tokens; in the long form a merged-away place keeps an old one.
     symbols: Vec<u32>,
@@ -24,42 +28,30 @@ pub(crate) struct Workspace {
 
 impl Workspace {
     /// Merges `piece` and appends its tokens to `out`. A piece is at most `u32::MAX - 1` bytes long.
-    pub(crate) fn merge(&mut self, piece: &[u8], pairs: &Pairs, out: &mut Vec<u32>) {
-        self.symbols.clear();
-        self.symbols.extend(piece.iter().map(|&byte| pairs.byte_id(byte)));
-        self.ranks.clear();
-        self.ranks.extend(piece.windows(2).map(|pair| pairs.byte_rank(pair[0], pair[1])));
-        self.ranks.push(NONE);
-        if piece.len() <= SCANNED_SYMBOLS {
-            self.merge_by_scanning(pairs);
+    pub(crate) fn merge(&mut self, piece: &[u8], pairs: &Pairs, cuts: Option<&Cuts>, out: &mut Vec<u32>) {
+        let mut rest = piece;
+        while let Some(cuts) = cuts.filter(|_| rest.len() > UNCUT_BYTES) {
+            let (part, behind) = rest.split_at(cuts.first_part(rest));
+            self.merge_part(part, pairs, Some(cuts), out);
+            rest = behind;
+        }
+        self.merge_part(rest, pairs, cuts, out);
+    }
+
+    fn merge_part(&mut self, piece: &[u8], pairs: &Pairs, cuts: Option<&Cuts>, out: &mut Vec<u32>) {
+        let whole = cuts.filter(|_| !piece.is_ascii());
+        if whole.is_some_and(|cuts| cuts.start_symbols(piece, pairs, &mut self.symbols)) {
+            self.ranks.clear();
+            self.ranks.extend(self.symbols.windows(2).map(|pair| pairs.rank(pair[0], pair[1])));
+            self.ranks.push(NONE);
+        } else {
+            start_from_bytes(piece, pairs, &mut self.symbols, &mut self.ranks);
+        }
+        if self.symbols.len() <= SCANNED_SYMBOLS {
+            merge_by_scanning(pairs, &mut self.symbols, &mut self.ranks);
             out.extend_from_slice(&self.symbols);
         } else {
             self.merge_by_heap(pairs, out);
-        }
-    }
-
-    fn merge_by_scanning(&mut self, pairs: &Pairs) {
-        let (symbols, ranks) = (&mut self.symbols, &mut self.ranks);
-        loop {
-            let mut least = NONE;
-            let mut at = 0;
-            for (place, &rank) in ranks.iter().enumerate() {
-                if rank < least {
-                    (least, at) = (rank, place);
-                }
-            }
-            if least == NONE {
-                return;
-            }
-            symbols[at] = pairs.product(least);
-            symbols.remove(at + 1);
-            ranks.remove(at);
-            if at > 0 {
-                ranks[at - 1] = pairs.rank(symbols[at - 1], symbols[at]);
-            }
-            if at + 1 < symbols.len() {
-                ranks[at] = pairs.rank(symbols[at], symbols[at + 1]);
-            }
         }
     }
 
@@ -111,6 +103,79 @@ impl Workspace {
             self.heap.push(Reverse(pack(rank, place)));
         }
     }
+}
+
+/// The tokens of a short `piece`.
+pub(crate) fn merge_plainly(piece: &[u8], pairs: &Pairs, symbols: &mut Vec<u32>) {
+    let mut ranks = Vec::with_capacity(piece.len());
+    start_from_bytes(piece, pairs, symbols, &mut ranks);
+    merge_by_scanning(pairs, symbols, &mut ranks);
+}
+
+fn start_from_bytes(piece: &[u8], pairs: &Pairs, symbols: &mut Vec<u32>, ranks: &mut Vec<u32>) {
+    symbols.clear();
+    symbols.extend(piece.iter().map(|&byte| pairs.byte_id(byte)));
+    ranks.clear();
+    ranks.extend(piece.windows(2).map(|pair| pairs.byte_rank(pair[0], pair[1])));
+    ranks.push(NONE);
+}
+
+/// Merges at most [`SCANNED_SYMBOLS`], looking at all of them for the next merge. A symbol that is merged away keeps its
+/// place, without a rank, until the end.
+fn merge_by_scanning(pairs: &Pairs, symbols: &mut Vec<u32>, ranks: &mut [u32]) {
+    let len = ranks.len().min(symbols.len());
+    let mut after = const { neighbours(1) };
+    let mut before = const { neighbours(u8::MAX) };
+    loop {
+        let (least, at) = least_of(&ranks[..len]);
+        if least == NONE {
+            break;
+        }
+        let product = pairs.product(least);
+        let gone = usize::from(after[at]);
+        let next = usize::from(after[gone]);
+        symbols[at] = product;
+        ranks[gone] = NONE;
+        after[at] = next as u8;
+        ranks[at] = if next < len {
+            before[next] = at as u8;
+            pairs.rank(product, symbols[next])
+        } else {
+            NONE
+        };
+        let previous = usize::from(before[at]);
+        if previous < len {
+            ranks[previous] = pairs.rank(symbols[previous], product);
+        }
+    }
+    let (mut place, mut kept) = (0, 0);
+    while place < len {
+        symbols[kept] = symbols[place];
+        kept += 1;
+        place = usize::from(after[place]);
+    }
+    symbols.truncate(kept);
+}
+
+/// Each place plus `step`, round the end of numbers.
+const fn neighbours(step: u8) -> [u8; SCANNED_SYMBOLS] {
+    let mut places = [0; SCANNED_SYMBOLS];
+    let mut place = 0;
+    while place < SCANNED_SYMBOLS {
+        places[place] = (place as u8).wrapping_add(step);
+        place += 1;
+    }
+    places
+}
+
+/// The least rank and the first place that has it.
+#[inline]
+fn least_of(ranks: &[u32]) -> (u32, usize) {
+    let mut least = u64::from(NONE) << 32;
+    for (place, &rank) in (0..).zip(ranks) {
+        least = least.min(u64::from(rank) << 32 | place);
+    }
+    ((least >> 32) as u32, least as u32 as usize)
 }
 
 fn pack(rank: u32, place: u32) -> u64 {

@@ -2,21 +2,23 @@
 
 pub(crate) mod added;
 mod batch;
+mod block;
 mod cache;
+pub(crate) mod cuts;
+mod long;
 pub(crate) mod merge;
 pub(crate) mod pairs;
+mod table;
 
 use std::collections::HashSet;
 
 use added::{Matcher, Part};
-use cache::Cache;
+use block::{Block, Gather};
+use cache::{Cache, SHORT_BYTES};
 use merge::Workspace;
 
 use crate::model::Model;
 use crate::tokenizer::{SpecialToken, Tokenizer};
-
-/// The longest piece that is merged as one.
-const MAX_MERGED_BYTES: usize = u32::MAX as usize - 1;
 
 /// Which special tokens a text may name. The others are ordinary text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -58,52 +60,59 @@ impl Matchers {
         };
         Self { raw: matcher(false), normalized: matcher(true) }
     }
+
+    /// Calls `emit` with the parts of a text that no normaliser changes.
+    fn for_each_part<'t>(&self, text: &'t str, mut emit: impl FnMut(Part<'t>)) {
+        for_each_part(self.raw.as_ref(), text, |part| match part {
+            Part::Text(text) => for_each_part(self.normalized.as_ref(), text, &mut emit),
+            token => emit(token),
+        });
+    }
 }
 
 /// What one thread needs to encode, kept between texts.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct State {
     cache: Cache,
     workspace: Workspace,
+    block: Block,
 }
 
 impl State {
-    pub(crate) fn new() -> Self {
-        Self { cache: Cache::new(), workspace: Workspace::default() }
+    /// A state that knows the short tokens of `model`, as merging makes them of their own text.
+    pub(crate) fn seeded(model: &Model) -> Self {
+        let ids = 0..model.vocab.len() as u32;
+        let mut state =
+            Self { cache: Cache::new(ids.len()), workspace: Workspace::default(), block: Block::new() };
+        let mut tokens = Vec::new();
+        for id in ids {
+            let token = model.vocab.get(id);
+            if (1..=SHORT_BYTES).contains(&token.len()) && std::str::from_utf8(token).is_ok() {
+                tokens.clear();
+                state.encode_new_piece(model, token, &mut tokens);
+            }
+        }
+        state
     }
 
     /// Appends the ids of `text` to `out`.
     pub(crate) fn encode(&mut self, model: &Model, matchers: &Matchers, text: &str, out: &mut Vec<u32>) {
-        let Some(matcher) = &matchers.raw else {
-            return self.encode_normalized(model, matchers, text, out);
-        };
-        matcher.for_each_part(text, |part| match part {
+        for_each_part(matchers.raw.as_ref(), text, |part| match part {
             Part::Token(id) => out.push(id),
-            Part::Text(text) => self.encode_normalized(model, matchers, text, out),
+            Part::Text(text) => {
+                let text = model.normalizer.apply(text);
+                for_each_part(matchers.normalized.as_ref(), &text, |part| match part {
+                    Part::Token(id) => out.push(id),
+                    Part::Text(text) => self.encode_text(model, text, out),
+                });
+            }
         });
     }
 
-    fn encode_normalized(&mut self, model: &Model, matchers: &Matchers, text: &str, out: &mut Vec<u32>) {
-        let text = model.normalizer.apply(text);
-        let Some(matcher) = &matchers.normalized else {
-            return self.encode_text(model, &text, out);
-        };
-        matcher.for_each_part(&text, |part| match part {
-            Part::Token(id) => out.push(id),
-            Part::Text(text) => self.encode_text(model, text, out),
-        });
-    }
-
-    #[inline]
     fn encode_text(&mut self, model: &Model, text: &str, out: &mut Vec<u32>) {
-        model.pattern.for_each_piece(text, |piece| self.encode_piece(model, piece.as_bytes(), out));
-    }
-
-    #[inline]
-    fn encode_piece(&mut self, model: &Model, piece: &[u8], out: &mut Vec<u32>) {
-        if !self.cache.get(piece, out) {
-            self.encode_new_piece(model, piece, out);
-        }
+        let bytes = text.as_bytes();
+        model.pattern.hand_out(text, &mut Gather { state: self, model, bytes, out });
+        self.look_up(model, bytes, out);
     }
 
     #[inline(never)]
@@ -111,12 +120,17 @@ impl State {
         let start = out.len();
         match model.whole_piece(piece) {
             Some(id) => out.push(id),
-            // Places are 32-bit numbers. No machine of today could merge a longer piece in one.
-            None => {
-                piece.chunks(MAX_MERGED_BYTES).for_each(|part| self.workspace.merge(part, &model.pairs, out))
-            }
+            None => self.workspace.merge_any(piece, model, out),
         }
         self.cache.put(piece, &out[start..]);
+    }
+}
+
+/// The parts of `text`: all of it without a matcher.
+fn for_each_part<'t>(matcher: Option<&Matcher>, text: &'t str, mut emit: impl FnMut(Part<'t>)) {
+    match matcher {
+        Some(matcher) => matcher.for_each_part(text, emit),
+        None => emit(Part::Text(text)),
     }
 }
 
@@ -145,6 +159,20 @@ impl Encoder {
         let model = self.tokenizer.model();
         if let Some(state) = &mut self.state {
             model.with_matchers(allowed, |matchers| state.encode(model, matchers, text, out));
+        }
+    }
+
+    /// Appends the ids of `text` to `out`, where added tokens are found by `matchers`.
+    fn encode_matched_into(&mut self, text: &str, matchers: &Matchers, out: &mut Vec<u32>) {
+        if let Some(state) = &mut self.state {
+            state.encode(self.tokenizer.model(), matchers, text, out);
+        }
+    }
+
+    /// Appends the ids of a part of a text to `out`; nothing in it is an added token.
+    fn encode_part_into(&mut self, text: &str, out: &mut Vec<u32>) {
+        if let Some(state) = &mut self.state {
+            state.encode_text(self.tokenizer.model(), text, out);
         }
     }
 }

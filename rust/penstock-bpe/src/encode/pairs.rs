@@ -1,6 +1,7 @@
 //! The merge rules: which two neighbours become which token, and which of them first.
 
 use crate::error::{Error, Result};
+use crate::machine::with_huge_pages;
 
 /// No rule for a pair.
 pub(crate) const NONE: u32 = u32::MAX;
@@ -18,16 +19,20 @@ pub struct Merge {
 
 #[derive(Debug, Clone, Copy)]
 struct Slot {
-    left: u32,
-    right: u32,
+    key: u64,
     rank: u32,
 }
+
+/// log2 of the filter's bits for each slot.
+const FILTER_BITS: u32 = 3;
 
 /// Pair -> rank, by open addressing; rank -> product.
 #[derive(Debug)]
 pub(crate) struct Pairs {
     slots: Vec<Slot>,
     shift: u32,
+    /// A bit for every pair with a rule, by hash. Most questions are about pairs without, and end here.
+    filter: Vec<u64>,
     products: Vec<u32>,
     byte_ids: [u32; 256],
     /// Ranks of the pairs of two bytes, which every new piece asks for first.
@@ -54,21 +59,26 @@ impl Pairs {
         ranked: impl Iterator<Item = (u32, Merge)>,
         products: Vec<u32>,
     ) -> Result<Self> {
-        let capacity = (len * 2).next_power_of_two().max(2);
-        let empty = Slot { left: 0, right: 0, rank: NONE };
+        let capacity = (len * 2).next_power_of_two().max(8);
+        let mut slots = with_huge_pages(capacity);
+        slots.resize(capacity, Slot { key: 0, rank: NONE });
         let mut pairs = Self {
-            slots: vec![empty; capacity],
+            slots,
             shift: 64 - capacity.trailing_zeros(),
+            filter: vec![0; capacity << FILTER_BITS >> 6],
             products,
             byte_ids,
             byte_ranks: Vec::new(),
         };
         for (index, (rank, merge)) in ranked.enumerate() {
-            let slot = pairs.slot_of(merge.left, merge.right);
+            let key = key_of(merge.left, merge.right);
+            let slot = pairs.slot_of(key);
             if pairs.slots[slot].rank != NONE {
                 return Err(Error::DuplicateMerge { index, first: pairs.slots[slot].rank as usize });
             }
-            pairs.slots[slot] = Slot { left: merge.left, right: merge.right, rank };
+            pairs.slots[slot] = Slot { key, rank };
+            let bit = pairs.filter_bit(key);
+            pairs.filter[bit >> 6] |= 1 << (bit & 63);
         }
         let ranks = |left: &u32| byte_ids.map(|right| pairs.rank(*left, right));
         pairs.byte_ranks = byte_ids.iter().flat_map(ranks).collect();
@@ -88,23 +98,31 @@ impl Pairs {
     }
 
     #[inline]
-    fn slot_of(&self, left: u32, right: u32) -> usize {
-        let key = u64::from(left) << 32 | u64::from(right);
-        let mixed = (key ^ key >> 29).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let mut slot = (mixed >> self.shift) as usize;
+    fn slot_of(&self, key: u64) -> usize {
+        let mut slot = (mixed(key) >> self.shift) as usize;
         loop {
             let found = &self.slots[slot];
-            if found.rank == NONE || (found.left == left && found.right == right) {
+            if found.rank == NONE || found.key == key {
                 return slot;
             }
             slot = (slot + 1) & (self.slots.len() - 1);
         }
     }
 
+    #[inline]
+    fn filter_bit(&self, key: u64) -> usize {
+        (mixed(key) >> (self.shift - FILTER_BITS)) as usize
+    }
+
     /// Rank of the rule for this pair, the smallest first; [`NONE`] without one.
     #[inline]
     pub(crate) fn rank(&self, left: u32, right: u32) -> u32 {
-        self.slots[self.slot_of(left, right)].rank
+        let key = key_of(left, right);
+        let bit = self.filter_bit(key);
+        if self.filter[bit >> 6] >> (bit & 63) & 1 == 0 {
+            return NONE;
+        }
+        self.slots[self.slot_of(key)].rank
     }
 
     /// The token that the rule of `rank` makes.
@@ -112,4 +130,14 @@ impl Pairs {
     pub(crate) fn product(&self, rank: u32) -> u32 {
         self.products[rank as usize]
     }
+}
+
+#[inline]
+fn key_of(left: u32, right: u32) -> u64 {
+    u64::from(left) << 32 | u64::from(right)
+}
+
+#[inline]
+fn mixed(key: u64) -> u64 {
+    (key ^ key >> 29).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }

@@ -1,17 +1,17 @@
 //! cl100k and its relatives Llama 3 and Qwen 2, which differ in how many digits stand together and in what white space
 //! at the very end of the text does.
 
-use super::{SpaceRun, contraction, run_of, run_of_bytes, run_outside, run_up_to};
+use super::{SpaceRun, Spans, contraction, run_of, run_of_bytes, run_outside, run_up_to};
 use crate::unicode::{LETTER, NUMBER, SPACE, class_at};
 
-/// Hands out the pieces of `text`. At most `DIGITS` numbers make a piece; with `WHOLE_TAIL`, white space that ends the
+/// Hands out where each piece of `text` starts and ends. At most `DIGITS` numbers make a piece; with `WHOLE_TAIL`, white space that ends the
 /// text is one piece even if it holds line breaks.
-pub(crate) fn scan<const DIGITS: usize, const WHOLE_TAIL: bool>(text: &str, emit: &mut impl FnMut(&str)) {
+pub(crate) fn scan<const DIGITS: usize, const WHOLE_TAIL: bool>(text: &str, spans: &mut impl Spans) {
     let end = text.len();
     let mut at = 0;
     while at < end {
         let next = piece_end::<DIGITS, WHOLE_TAIL>(text, at, end);
-        emit(&text[at..next]);
+        spans.take(at, next);
         at = next;
     }
 }

@@ -1,15 +1,15 @@
 //! GPT-2: contractions, then runs of letters, numbers or the rest with one space before them.
 
-use super::{SpaceRun, contraction, run_of, run_outside};
+use super::{SpaceRun, Spans, contraction, run_of, run_outside};
 use crate::unicode::{LETTER, NUMBER, SPACE, class_at};
 
-/// Hands out the pieces of `text`.
-pub(crate) fn scan(text: &str, emit: &mut impl FnMut(&str)) {
+/// Hands out where each piece of `text` starts and ends.
+pub(crate) fn scan(text: &str, spans: &mut impl Spans) {
     let end = text.len();
     let mut at = 0;
     while at < end {
         let next = piece_end(text, at, end);
-        emit(&text[at..next]);
+        spans.take(at, next);
         at = next;
     }
 }

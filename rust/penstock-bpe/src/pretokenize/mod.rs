@@ -8,8 +8,22 @@ pub(crate) mod deepseek_v3;
 pub(crate) mod gpt2;
 pub(crate) mod o200k;
 pub(crate) mod sequence;
+mod window;
 
-use crate::unicode::{SPACE, class_at};
+use crate::unicode::{LETTER, MARK, SPACE, class_at};
+
+/// What a scanner hands its pieces to, in order: a closure, or what wants to be built into the scanner's loop.
+pub(crate) trait Spans {
+    /// Takes the piece from `start` to `end`.
+    fn take(&mut self, start: usize, end: usize);
+}
+
+impl<F: FnMut(usize, usize)> Spans for F {
+    #[inline]
+    fn take(&mut self, start: usize, end: usize) {
+        self(start, end);
+    }
+}
 
 /// End of the run of characters of `classes` that starts at `at`; `at` itself if there is none.
 #[inline]
@@ -120,6 +134,22 @@ fn contraction(text: &str, at: usize, end: usize, any_case: bool) -> usize {
         (0xC5, _) if any_case && bytes.get(2) == Some(&0xBF) => 3,
         _ => 0,
     }
+}
+
+/// The first place behind the first `least` bytes of `text` where cutting it changes no piece of any family: behind a
+/// letter, and before what neither goes on with a word nor starts a contraction.
+pub(crate) fn safe_cut(text: &str, least: usize) -> Option<usize> {
+    let mut at = (least..text.len()).find(|&at| text.is_char_boundary(at))?;
+    let mut is_behind_letter = false;
+    while at < text.len() {
+        let (class, length) = class_at(text, at);
+        if is_behind_letter && class & (LETTER | MARK) == 0 && text.as_bytes()[at] != b'\'' {
+            return Some(at);
+        }
+        is_behind_letter = class & LETTER != 0;
+        at += length;
+    }
+    None
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! o200k: words are cut where lower case turns to upper case, and take a contraction behind them.
 
-use super::{SpaceRun, contraction, run_of, run_of_bytes, run_outside, run_up_to};
+use super::{SpaceRun, Spans, contraction, run_of, run_of_bytes, run_outside, run_up_to};
 use crate::unicode::{LETTER, LOWER, MARK, NUMBER, OTHER_LETTER, SPACE, UPPER, class_at};
 
 /// Characters that may stand in either half of a word.
@@ -8,13 +8,13 @@ const EITHER: u8 = OTHER_LETTER | MARK;
 const UPPER_HALF: u8 = UPPER | EITHER;
 const LOWER_HALF: u8 = LOWER | EITHER;
 
-/// Hands out the pieces of `text`.
-pub(crate) fn scan(text: &str, emit: &mut impl FnMut(&str)) {
+/// Hands out where each piece of `text` starts and ends.
+pub(crate) fn scan(text: &str, spans: &mut impl Spans) {
     let end = text.len();
     let mut at = 0;
     while at < end {
         let next = piece_end(text, at, end);
-        emit(&text[at..next]);
+        spans.take(at, next);
         at = next;
     }
 }

@@ -112,7 +112,7 @@ pub(crate) fn scan(steps: &[Step], text: &str, emit: &mut dyn FnMut(&str)) {
     };
     let mut next = |piece: &str| scan(rest, piece, emit);
     match step {
-        Step::Family(family) => family.for_each_piece(text, &mut next),
+        Step::Family(family) => family.hand_out(text, &mut |start, end| next(&text[start..end])),
         Step::Regex(regex) => isolate(regex, text, &mut next),
         Step::Digits { individual } => isolate_digits(*individual, text, &mut next),
     }

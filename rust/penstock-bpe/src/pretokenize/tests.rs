@@ -80,6 +80,17 @@ proptest! {
             Ok(())
         })?;
     }
+
+    #[test]
+    fn cutting_where_it_is_safe_changes_no_piece(text in texts(), least in 0_usize..30) {
+        if let Some(at) = super::safe_cut(&text, least) {
+            let (before, behind) = text.split_at(at);
+            for family in FAMILIES {
+                let parts = [pieces(family, before), pieces(family, behind)].concat();
+                prop_assert_eq!(&parts, &pieces(family, &text), "{:?} {:?} at {}", family, &text, at);
+            }
+        }
+    }
 }
 
 /// Every code point at which the class changes, both sides of it, and one in sixty-one of the others.
