@@ -352,20 +352,27 @@ def write(rows: list[Any], out: Path) -> None:
 
 
 def plot(samples: list[str], programs: list[str], cells: dict[tuple[str, str], Any], path: Path) -> None:
-    import matplotlib.pyplot as plt
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-    figure, axes = plt.subplots(figsize=(8, 4))
-    width = 0.8 / len(programs)
-    for index, program in enumerate(programs):
-        rows = [cells.get((program, sample)) for sample in samples]
-        heights = [row["cold_mb_per_s"] or 0 if row else 0 for row in rows]
-        places = np.arange(len(samples)) + index * width
-        axes.bar(places, heights, width, label=program)
-    axes.set_xticks(np.arange(len(samples)) + 0.4 - width / 2, samples)
-    axes.set_ylabel("MB/s, cold, one pass")
-    axes.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    from penstock.report.theme import PAPER, SERIES, style
+
+    with style():
+        figure = Figure(figsize=(7.6, 3.2))
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        width = 0.8 / len(programs)
+        for index, (program, colour) in enumerate(zip(programs, SERIES, strict=False)):
+            rows = [cells.get((program, sample)) for sample in samples]
+            heights = [row["cold_mb_per_s"] or 0 if row else 0 for row in rows]
+            places = np.arange(len(samples)) + index * width
+            axes.bar(places, heights, width * 0.92, label=program, color=colour)
+        axes.set_xticks(np.arange(len(samples)) + 0.4 - width / 2, samples)
+        axes.set_ylabel("MB/s, cold, one pass")
+        axes.grid(axis="y")
+        axes.set_axisbelow(True)
+        axes.legend(fontsize=8)
+        figure.savefig(path, dpi=130, facecolor=PAPER, bbox_inches="tight")
 
 
 if __name__ == "__main__":
