@@ -9,7 +9,6 @@ __all__ = [
     "Dataset",
     "PackJob",
     "Stream",
-    "StreamDecoder",
     "Tokenizer",
     "TrainTokenizerJob",
     "WordCounts",
@@ -32,7 +31,6 @@ class Tokenizer:
     ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]: ...
     def count_tokens(self, text: str) -> int: ...
     def decode_bytes(self, ids: NDArray[np.uint32]) -> bytes: ...
-    def stream_decoder(self) -> StreamDecoder: ...
     def token_to_id(self, token: bytes) -> int | None: ...
     def id_to_bytes(self, token_id: int) -> bytes | None: ...
     def special_tokens(self) -> list[tuple[str, int]]: ...
@@ -45,13 +43,6 @@ class Tokenizer:
     def pattern(self) -> str: ...
     @property
     def sha256(self) -> str: ...
-
-@final
-class StreamDecoder:
-    def push(self, token_id: int) -> str:
-        """The characters that ``token_id`` completes, perhaps none."""
-    def finish(self) -> str:
-        """What is left, an incomplete character as U+FFFD."""
 
 @type_check_only
 class TrainingRequest(Protocol):

@@ -21,7 +21,7 @@ mod _core {
     #[pymodule_export]
     use super::data::{Dataset, PackJob, Stream};
     #[pymodule_export]
-    use super::tokenizer::{StreamDecoder, Tokenizer};
+    use super::tokenizer::Tokenizer;
     #[pymodule_export]
     use super::training::{TrainTokenizerJob, WordCounts};
 }

@@ -92,10 +92,6 @@ impl Tokenizer {
         Ok(PyBytes::new(py, &bytes))
     }
 
-    fn stream_decoder(&self) -> StreamDecoder {
-        StreamDecoder(Some(self.0.stream_decoder()))
-    }
-
     fn token_to_id(&self, token: &[u8]) -> Option<u32> {
         self.0.token_to_id(token)
     }
@@ -131,27 +127,5 @@ impl Tokenizer {
     #[getter]
     fn sha256(&self) -> &str {
         self.0.sha256()
-    }
-}
-
-/// Decodes id by id; holds back the bytes of an incomplete character.
-#[pyclass(module = "penstock._core")]
-pub(crate) struct StreamDecoder(Option<penstock_bpe::StreamDecoder>);
-
-#[pymethods]
-impl StreamDecoder {
-    fn push(&mut self, py: Python<'_>, token_id: u32) -> PyResult<String> {
-        guarded(py, || match &mut self.0 {
-            Some(decoder) => decoder.push(token_id).map_err(Fault::from),
-            None => Err(Fault::config(
-                "push() after finish(): ask the tokenizer for a new stream_decoder()".into(),
-            )),
-        })
-    }
-
-    fn finish(&mut self, py: Python<'_>) -> PyResult<String> {
-        guarded::<_, Fault>(py, || {
-            Ok(self.0.take().map_or_else(String::new, penstock_bpe::StreamDecoder::finish))
-        })
     }
 }
