@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import tokenizers
+from corpus import texts_of
 from rich.console import Console
 from rich.table import Table
 
@@ -61,24 +62,12 @@ def read(path: Path | None, limit_bytes: int) -> list[str]:
     """Texts until ``limit_bytes`` are read."""
     texts: list[str] = []
     size = 0
-    for text in jsonl_texts(path) if path else library_texts():
+    for text in texts_of(path) if path else library_texts():
         texts.append(text)
         size += len(text.encode())
         if size >= limit_bytes:
             break
     return texts
-
-
-def jsonl_texts(path: Path) -> Iterator[str]:
-    if path.suffix == ".zst":
-        import zstandard
-
-        lines: Any = zstandard.open(path, "rt", encoding="utf-8")
-    else:
-        lines = path.open(encoding="utf-8")
-    with lines:
-        for line in lines:
-            yield json.loads(line)["text"]
 
 
 def library_texts() -> Iterator[str]:

@@ -16,9 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from corpus import texts_of
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 END = "<|endoftext|>"
@@ -65,18 +66,6 @@ def write_corpus(sources: list[Path], target: Path, limit_bytes: float) -> int:
             if size >= limit_bytes:
                 break
     return size
-
-
-def texts_of(path: Path) -> Iterator[str]:
-    if path.suffix == ".zst":
-        import zstandard
-
-        lines: Any = zstandard.open(path, "rt", encoding="utf-8")
-    else:
-        lines = path.open(encoding="utf-8")
-    with lines:
-        for line in lines:
-            yield json.loads(line)["text"]
 
 
 def compared(merges: list[list[str]], wanted: list[list[str]]) -> str:

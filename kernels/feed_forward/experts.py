@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import registry
+from ..arguments import check_float, check_same_device, check_shape
 from ..gemm.linear import product_dtype
 from ..gemm.weights import deliver_gradient, quantized_weight
 from ..grouped_gemm.linear import grouped_linear
@@ -49,6 +50,9 @@ def expert_feed_forward(
     TypeError, ValueError
         An argument has the wrong type or shape, or the groups do not suit the precision.
     """
+    check_float("p", p)
+    check_shape("p", p, groups.token_pos.shape)
+    check_same_device(x=x, p=p, groups=groups.offsets)
     if precision == "fp8" and registry.wgrad_recipe() == "shift":
         out: Tensor = _Fp8Experts.apply(x, p, gate_up, down, groups)  # type: ignore[no-untyped-call]
         return out

@@ -12,6 +12,7 @@ from penstock.kernels import registry
 from penstock.kernels.adamw import adamw_step
 from penstock.kernels.attention import attention
 from penstock.kernels.cross_entropy import linear_cross_entropy
+from penstock.kernels.feed_forward import expert_feed_forward
 from penstock.kernels.gemm import gemm, linear, wgrad
 from penstock.kernels.grouped_gemm import grouped_gemm, grouped_linear, grouped_wgrad
 from penstock.kernels.mla import apply_rope
@@ -36,6 +37,7 @@ IDX = torch.randint(0, 8, (6, 2)).int()
 GROUPS = route_tables(IDX, 8)
 SMALL = route_tables(IDX, 8, block=4)
 EXPERTS = torch.randn(8, 16, 32)
+GATE_UP, EXPERTS_T = torch.randn(8, 32, 32), torch.randn(8, 32, 16)
 EXPERTS_Q = quantize_weight(EXPERTS)
 ROWS = torch.randn(GROUPS.n_rows, 32)
 Q4 = torch.randn(1, 4, 2, 8)
@@ -110,6 +112,8 @@ CASES: list[tuple[str, type[Exception], Callable[[], object]]] = [
     ("x", ValueError, lambda: apply_rope(X[:, :31], X, X)),
     ("cos", ValueError, lambda: apply_rope(X, X[:, :3], X)),
     ("sin", ValueError, lambda: apply_rope(X, X, X[:, :3])),
+    ("p", ValueError, lambda: expert_feed_forward(X, torch.rand(6, 3), GATE_UP, EXPERTS_T, GROUPS, "fp8")),
+    ("p", TypeError, lambda: expert_feed_forward(X, IDX, GATE_UP, EXPERTS_T, GROUPS, "fp8")),
     ("q", ValueError, lambda: attention(Q4[0], Q4, Q4, 1.0)),
     ("k", ValueError, lambda: attention(Q4, Q4[:, :3], Q4, 1.0)),
     ("v", ValueError, lambda: attention(Q4, Q4, Q4[:, :3], 1.0)),

@@ -67,12 +67,16 @@ def test_it_learns_and_goes_on(tmp_path: Path, precision: str) -> None:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp8"])
-def test_a_recorded_step_is_the_same_step(tmp_path: Path, precision: str) -> None:
+def test_a_recorded_step_is_the_same_step(
+    tmp_path: Path, precision: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """Losses of a run that replays a CUDA graph beside those of one that launches every kernel."""
     losses = {}
     for recorded in ("true", "false"):
         recipe = (*RECIPE, f"train.precision={precision}", f"train.cuda_graph={recorded}", "train.steps=12")
-        tiny.train(tmp_path / recorded, *recipe)
+        with caplog.at_level("INFO", "penstock.train"):
+            tiny.train(tmp_path / recorded, *recipe)
+        assert "no CUDA graph" not in caplog.text
         lines = (tmp_path / recorded / "metrics.jsonl").read_text().splitlines()
         losses[recorded] = [json.loads(line)["loss"] for line in lines]
     assert losses["true"] == pytest.approx(losses["false"], rel=2e-3)

@@ -1,0 +1,21 @@
+"""Texts of a corpus file. Standard library only: peers read it with a Python of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def texts_of(path: Path) -> Iterator[str]:
+    """The documents of a .jsonl or .jsonl.zst file."""
+    if path.suffix == ".zst":
+        import zstandard
+
+        lines: Any = zstandard.open(path, "rt", encoding="utf-8")
+    else:
+        lines = path.open(encoding="utf-8")
+    with lines:
+        for line in lines:
+            yield json.loads(line)["text"]
