@@ -99,6 +99,7 @@ def _pack(work: Work) -> Result:
         config.seed,
         mtp_depth=work.config.model.num_nextn_predict_layers,
         mode=config.mode,
+        boundary_split=config.boundary_split,
         compression=config.compression,
         shard_bytes=config.shard_mib << 20,
         text_field=work.config.corpus.text_field,

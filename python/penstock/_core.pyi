@@ -29,6 +29,15 @@ class Tokenizer:
     def encode_batch(
         self, texts: list[str], allowed: list[str] | None, threads: int | None
     ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]: ...
+    def encode_varied(
+        self,
+        texts: list[str],
+        allowed: list[str] | None,
+        boundary_split: float,
+        dropout: float,
+        seed: int,
+        threads: int | None,
+    ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]: ...
     def count_tokens(self, text: str) -> int: ...
     def decode_bytes(self, ids: NDArray[np.uint32]) -> bytes: ...
     def token_to_id(self, token: bytes) -> int | None: ...
@@ -107,6 +116,7 @@ class PackJob:
         mtp_depth: int,
         mode: str,
         seed: int,
+        boundary_split: float,
         compression: str,
         shard_bytes: int,
         threads: int | None,

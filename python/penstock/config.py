@@ -93,9 +93,14 @@ class PackConfig:
     """A shard's size in MiB."""
     seed: int = 0
     """Seeds what the packer decides by chance."""
+    boundary_split: float = 0.0
+    """The share of the tokens that join punctuation and line breaks that are split in two (V3 report,
+    section 4.1)."""
 
     def __post_init__(self) -> None:
-        check_least("pack", self, seq_len=2, shard_mib=1, seed=0)
+        check_least("pack", self, seq_len=2, shard_mib=1, seed=0, boundary_split=0)
+        if self.boundary_split > 1:
+            raise ConfigError(f"pack.boundary_split={self.boundary_split} must be at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -208,20 +208,77 @@ class Tokenizer:
         """Write a folder with ``tokenizer.json``, or a single .json or .tiktoken file, atomically."""
         self._core.save(os.fspath(path))
 
-    def encode(self, text: str, *, allowed_special: AllowedSpecial = ()) -> list[int]:
-        """The ids of ``text``."""
-        ids: list[int] = self.encode_to_numpy(text, allowed_special=allowed_special).tolist()
+    def encode(
+        self,
+        text: str,
+        *,
+        allowed_special: AllowedSpecial = (),
+        boundary_split: float = 0.0,
+        dropout: float = 0.0,
+        seed: int = 0,
+    ) -> list[int]:
+        """The ids of ``text``.
+
+        With ``boundary_split`` or ``dropout`` the ids vary at random and still decode to ``text``: for
+        training data. What is drawn depends on ``seed`` and on the text alone.
+
+        Parameters
+        ----------
+        allowed_special
+            The control tokens that the text may name, or "all".
+        boundary_split
+            How often a token that joins punctuation and line breaks is encoded as its two halves, against
+            token boundary bias (DeepSeek-V3 report, section 4.1).
+        dropout
+            How often a merge is left out (BPE-dropout, Provilkov and others 2020). 1 gives single bytes.
+
+        Raises
+        ------
+        ConfigError
+            A share is not a number from 0 to 1, or the seed not one from 0 to 2**64 - 1.
+        TokenizerError
+            Tokens are to be split, and none of the vocabulary joins punctuation and line breaks.
+        """
+        ids: list[int] = self.encode_to_numpy(
+            text, allowed_special=allowed_special, boundary_split=boundary_split, dropout=dropout, seed=seed
+        ).tolist()
         return ids
 
-    def encode_to_numpy(self, text: str, *, allowed_special: AllowedSpecial = ()) -> NDArray[np.uint32]:
-        """The ids of ``text`` as uint32[n], without Python integers between."""
-        return self._core.encode(text, _allowed(allowed_special))
+    def encode_to_numpy(
+        self,
+        text: str,
+        *,
+        allowed_special: AllowedSpecial = (),
+        boundary_split: float = 0.0,
+        dropout: float = 0.0,
+        seed: int = 0,
+    ) -> NDArray[np.uint32]:
+        """The same as uint32[n], without Python integers between."""
+        allowed = _allowed(allowed_special)
+        if boundary_split or dropout:
+            with numbers_in_range():
+                return self._core.encode_varied([text], allowed, boundary_split, dropout, seed, 1)[0]
+        return self._core.encode(text, allowed)
 
     def encode_batch(
-        self, texts: Sequence[str], *, allowed_special: AllowedSpecial = (), threads: int | None = None
+        self,
+        texts: Sequence[str],
+        *,
+        allowed_special: AllowedSpecial = (),
+        boundary_split: float = 0.0,
+        dropout: float = 0.0,
+        seed: int = 0,
+        threads: int | None = None,
     ) -> TokenBatch:
-        """The ids of several texts, encoded in parallel without the GIL."""
-        return TokenBatch(*self._core.encode_batch(list(texts), _allowed(allowed_special), threads))
+        """The ids of several texts, each as ``encode`` gives them, encoded in parallel without the GIL."""
+        allowed = _allowed(allowed_special)
+        if boundary_split or dropout:
+            with numbers_in_range():
+                varied = self._core.encode_varied(
+                    list(texts), allowed, boundary_split, dropout, seed, threads
+                )
+            return TokenBatch(*varied)
+        return TokenBatch(*self._core.encode_batch(list(texts), allowed, threads))
 
     def count_tokens(self, text: str) -> int:
         """``len(encode(text))`` without the list."""

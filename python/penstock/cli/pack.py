@@ -52,7 +52,13 @@ def pack(
     mode: Annotated[
         Mode, typer.Option(help="best_fit cuts only documents longer than a row.")
     ] = Mode.best_fit,
-    seed: Annotated[int, typer.Option(help="Of the order of documents in a row.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Of the order of documents in a row, and of which tokens are split.")
+    ] = 0,
+    boundary_split: Annotated[
+        float,
+        typer.Option(help="Share of the tokens joining punctuation and line breaks that are split in two."),
+    ] = 0.0,
     compression: Annotated[Compression, typer.Option(help="none can be memory-mapped.")] = Compression.none,
     shard_mib: Annotated[int, typer.Option(help="Size of a shard in MiB.", min=1)] = 128,
     text_field: Annotated[str, typer.Option(help="The JSON key or column that holds the text.")] = "text",
@@ -84,6 +90,7 @@ def pack(
             seed,
             mtp_depth=mtp_depth,
             mode=mode.value,
+            boundary_split=boundary_split,
             compression=compression.value,
             shard_bytes=shard_mib << 20,
             text_field=text_field,

@@ -168,6 +168,12 @@ def encode(
     allow_special: Annotated[
         bool, typer.Option("--allow-special", help="Special-token strings become control tokens.")
     ] = False,
+    boundary_split: Annotated[
+        float,
+        typer.Option(help="Share of the tokens joining punctuation and line breaks that are split in two."),
+    ] = 0.0,
+    dropout: Annotated[float, typer.Option(help="Share of the merges left out (BPE-dropout).")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of both.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
     """Print the token ids of a text.
@@ -177,7 +183,13 @@ def encode(
     from penstock.tokenizer import Tokenizer
 
     tok = Tokenizer.from_file(tokenizer, pattern)
-    ids = tok.encode(_text(text), allowed_special="all" if allow_special else ())
+    ids = tok.encode(
+        _text(text),
+        allowed_special="all" if allow_special else (),
+        boundary_split=boundary_split,
+        dropout=dropout,
+        seed=seed,
+    )
     emit({"ids": ids, "tokens": len(ids)}, as_json, lambda: " ".join(map(str, ids)))
 
 

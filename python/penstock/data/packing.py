@@ -60,6 +60,7 @@ def pack(
     *,
     mtp_depth: int = 1,
     mode: Literal["best_fit", "concatenate"] = "best_fit",
+    boundary_split: float = 0.0,
     compression: Literal["none", "lz4", "zstd"] = "none",
     shard_bytes: int = 128 * MIB,
     text_field: str = "text",
@@ -84,9 +85,12 @@ def pack(
     out
         The folder to write.
     seed
-        Of the order of documents in a row.
+        Of what is decided by chance: the order of documents in a row, and which tokens are split.
     mode
         best_fit cuts only documents longer than a row; concatenate cuts wherever a row ends.
+    boundary_split
+        The share of the tokens that join punctuation and line breaks that are split in two, against token
+        boundary bias (DeepSeek-V3 report, section 4.1).
     on_bad_line
         fail, or skip and count by reason.
 
@@ -97,6 +101,8 @@ def pack(
         holds any.
     ConfigError
         A number is out of range.
+    TokenizerError
+        Tokens are to be split, and none of the vocabulary joins punctuation and line breaks.
     DataError
         ``out`` holds something else: other parameters, another tokenizer, other inputs.
     """
@@ -110,6 +116,7 @@ def pack(
             mtp_depth,
             mode,
             seed,
+            boundary_split,
             compression,
             shard_bytes,
             threads,

@@ -269,6 +269,18 @@ pub enum Error {
         vocab_size: usize,
     },
 
+    /// A probability that is none.
+    #[error("{option} = {value}: expected 0 or a number from 0.000001 to 1")]
+    BadChance {
+        /// The option.
+        option: &'static str,
+        /// What was given.
+        value: f64,
+    },
+    /// Nothing to split.
+    #[error("boundary_split: no token of this vocabulary joins punctuation and line breaks; leave it at 0")]
+    NoJoins,
+
     /// The vocabulary cannot even hold bytes and specials.
     #[error("vocab_size {vocab_size} is too small: 256 bytes and the special tokens need {minimum}")]
     VocabTooSmall {

@@ -18,6 +18,7 @@ pub mod progress;
 mod tokenizer;
 pub mod train;
 mod unicode;
+mod vary;
 mod vocab;
 
 pub use decode::StreamDecoder;
@@ -27,3 +28,4 @@ pub use error::{Error, Result};
 pub use pattern::{CustomPattern, Pattern};
 pub use progress::{Cancelled, Progress};
 pub use tokenizer::{SpecialToken, Tokenizer};
+pub use vary::{BoundarySplit, Chance, Variation};

@@ -13,6 +13,7 @@ use crate::error::{Error, Result, show};
 use crate::normalize::Normalizer;
 use crate::pattern::Pattern;
 use crate::tokenizer::SpecialToken;
+use crate::vary::Joins;
 use crate::vocab::{MAX_ID, Vocab};
 
 /// States kept for later calls; more threads than this allocate anew.
@@ -54,6 +55,7 @@ pub(crate) struct Model {
     pub(crate) sha256: String,
     text_matchers: OnceLock<Matchers>,
     all_matchers: OnceLock<Matchers>,
+    pub(crate) joins: OnceLock<Joins>,
     /// What new states are copies of.
     seeded_state: OnceLock<State>,
     states: Mutex<Vec<State>>,
@@ -88,6 +90,7 @@ impl Model {
             sha256: String::new(),
             text_matchers: OnceLock::new(),
             all_matchers: OnceLock::new(),
+            joins: OnceLock::new(),
             seeded_state: OnceLock::new(),
             states: Mutex::new(Vec::new()),
         };

@@ -36,6 +36,14 @@ pub struct Parameters {
     pub max_line_bytes: u64,
     /// `fail` or `skip`.
     pub on_bad_line: String,
+    /// Millionths of the tokens that join punctuation and line breaks that are split; left out where none is.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub boundary_split_ppm: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(value: &u32) -> bool {
+    *value == 0
 }
 
 /// Which tokenizer made the tokens.

@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use penstock_bpe::progress::Progress;
 use penstock_data::{Dataset, Error, PackOptions};
-use support::{corpus, files, options, pack_quietly, paths};
+use support::{corpus, files, options, pack_splitting, paths};
 
 const FOLDER: &str = "PENSTOCK_TEST_KILLED_PACKER";
 const DOCUMENTS: usize = 1500;
+/// What is split at random must be the same after a kill.
+const SHARE: f64 = 0.3;
 
 fn inputs(folder: &std::path::Path) -> Vec<PathBuf> {
     (0..3).map(|i| folder.join(format!("part-{i}.jsonl"))).collect()
@@ -22,7 +24,7 @@ fn inputs(folder: &std::path::Path) -> Vec<PathBuf> {
 #[test]
 fn packs_when_told_to() {
     if let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) {
-        pack_quietly(&inputs(&folder), &folder.join("killed"), &options()).unwrap();
+        pack_splitting(&inputs(&folder), &folder.join("killed"), SHARE, options()).unwrap();
     }
 }
 
@@ -32,7 +34,7 @@ fn killed_packers_leave_what_the_next_one_can_finish() {
     let corpus = corpus(folder.path(), DOCUMENTS);
     assert_eq!(paths(&corpus), inputs(folder.path()));
     let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
-    pack_quietly(&paths(&corpus), &whole, &PackOptions { threads: 1, ..options() }).unwrap();
+    pack_splitting(&paths(&corpus), &whole, SHARE, PackOptions { threads: 1, ..options() }).unwrap();
     let whole = files(&whole);
     let mut unfinished = 0;
     for round in 0..4 {
@@ -55,7 +57,7 @@ fn killed_packers_leave_what_the_next_one_can_finish() {
             assert!(matches!(Dataset::open(&killed), Err(Error::NoManifest { .. })));
             unfinished += 1;
         }
-        pack_quietly(&paths(&corpus), &killed, &options()).unwrap();
+        pack_splitting(&paths(&corpus), &killed, SHARE, options()).unwrap();
         assert!(files(&killed) == whole, "round {round}");
     }
     assert!(unfinished >= 4, "only {unfinished} packers were killed while at work");

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use numpy::{IntoPyArray, PyArray1};
+use penstock_bpe::Chance;
 use penstock_bpe::progress::Progress;
 use penstock_data::{BodyCompression, OnBadLine, PackMode, PackOptions, SourceOptions, State, StreamOptions};
 use pyo3::prelude::*;
@@ -32,6 +33,7 @@ impl PackJob {
         mtp_depth: usize,
         mode: &str,
         seed: u64,
+        boundary_split: f64,
         compression: &str,
         shard_bytes: u64,
         threads: Option<usize>,
@@ -46,6 +48,7 @@ impl PackJob {
             seq_len,
             mtp_depth,
             seed,
+            boundary_split: guarded(py, || Chance::new("boundary_split", boundary_split))?,
             mode: named(py, "mode", mode, &modes, PackMode::name)?,
             compression: named(py, "compression", compression, &bodies, BodyCompression::name)?,
             shard_bytes,

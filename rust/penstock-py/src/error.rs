@@ -46,6 +46,7 @@ impl From<penstock_data::Error> for Fault {
 fn bpe_class(error: &penstock_bpe::Error) -> &'static str {
     match error {
         penstock_bpe::Error::Cancelled(_) => "Cancelled",
+        penstock_bpe::Error::BadChance { .. } => "ConfigError",
         _ => "TokenizerError",
     }
 }

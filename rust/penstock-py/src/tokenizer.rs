@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
-use penstock_bpe::Allowed;
+use penstock_bpe::{Allowed, Chance, Variation};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::PyBytes;
@@ -74,6 +74,30 @@ impl Tokenizer {
         let (ids, offsets) = guarded::<_, Fault>(py, || {
             let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
             Ok(self.0.encode_batch(&texts, &allowed, thread_count(threads)))
+        })?;
+        Ok((ids.into_pyarray(py), offsets.into_pyarray(py)))
+    }
+
+    #[allow(clippy::too_many_arguments, clippy::type_complexity)]
+    fn encode_varied<'py>(
+        &self,
+        py: Python<'py>,
+        texts: Vec<PyBackedStr>,
+        allowed: Option<Vec<String>>,
+        boundary_split: f64,
+        dropout: f64,
+        seed: u64,
+        threads: Option<usize>,
+    ) -> PyResult<(Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<i64>>)> {
+        let allowed = allowed_special(allowed);
+        let (ids, offsets) = guarded(py, || {
+            let variation = Variation {
+                boundary_split: Chance::new("boundary_split", boundary_split)?,
+                dropout: Chance::new("dropout", dropout)?,
+                seed,
+            };
+            let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
+            self.0.encode_varied(&texts, &allowed, &variation, thread_count(threads))
         })?;
         Ok((ids.into_pyarray(py), offsets.into_pyarray(py)))
     }

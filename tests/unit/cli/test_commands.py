@@ -58,6 +58,12 @@ def test_encode_and_decode(tokenizer: Path) -> None:
     assert encoded.json["tokens"] == len(ids) > 5
     decoded = penstock("tokenizer", "decode", "-t", tokenizer, *map(str, ids), "--json")
     assert decoded.json == {"text": text}
+    options = ["--dropout", "0.5", "--seed", "3", "--json"]
+    varied = penstock("tokenizer", "encode", "-t", tokenizer, text, *options).json["ids"]
+    assert varied != ids
+    assert penstock("tokenizer", "decode", "-t", tokenizer, *map(str, varied), "--json").json == {
+        "text": text
+    }
     from_pipe = penstock("tokenizer", "encode", "-t", tokenizer, text=text)
     assert from_pipe.out.split() == [str(i) for i in ids]
 

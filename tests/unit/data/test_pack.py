@@ -102,6 +102,24 @@ def test_other_parameters_are_refused(
         penstock.pack(corpus, tokenizer=tokenizer, seq_len=32, out=packed[0])
 
 
+def test_boundary_tokens_are_split_while_packing(tmp_path: Path, rebuild: Rebuild) -> None:
+    texts = [f"{i}. First.\nSecond (it is so):\n\n- and a third;\n" for i in range(300)]
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    tok = penstock.Tokenizer.train(texts, vocab_size=400)
+    plain = [[*tok.encode(text), tok.eot_id] for text in texts]
+    for share, seed in ((0.0, 1), (0.4, 1), (0.4, 2), (1.0, 1)):
+        out = tmp_path / f"{share}-{seed}"
+        penstock.pack(path, tok, SEQ_LEN, out, seed, boundary_split=share)
+        varied = tok.encode_batch(texts, boundary_split=share, seed=seed)
+        assert sorted(rebuild(out, SEQ_LEN)) == sorted([*ids, tok.eot_id] for ids in varied.tolist())
+        parameters = json.loads((out / "manifest.json").read_text())["parameters"]
+        assert parameters.get("boundary_split_ppm", 0) == share * 1_000_000
+        assert (sorted(rebuild(out, SEQ_LEN)) == sorted(plain)) == (share == 0)
+    with pytest.raises(penstock.ConfigError, match="boundary_split"):
+        penstock.pack(path, tok, SEQ_LEN, tmp_path / "none", boundary_split=2.0)
+
+
 def test_another_tokenizer_is_refused(
     packed: tuple[Path, penstock.PackReport], corpus: list[Path], documents: list[str]
 ) -> None:

@@ -18,6 +18,7 @@ use cache::{Cache, SHORT_BYTES};
 use merge::Workspace;
 
 use crate::model::Model;
+use crate::normalize::Normalizer;
 use crate::tokenizer::{SpecialToken, Tokenizer};
 
 /// Which special tokens a text may name. The others are ordinary text.
@@ -61,6 +62,19 @@ impl Matchers {
         Self { raw: matcher(false), normalized: matcher(true) }
     }
 
+    /// Calls `emit` with the parts of a text, normalised.
+    pub(crate) fn for_each_normalized_part(
+        &self,
+        normalizer: Normalizer,
+        text: &str,
+        mut emit: impl FnMut(Part<'_>),
+    ) {
+        for_each_part(self.raw.as_ref(), text, |part| match part {
+            Part::Text(text) => for_each_part(self.normalized.as_ref(), &normalizer.apply(text), &mut emit),
+            token => emit(token),
+        });
+    }
+
     /// Calls `emit` with the parts of a text that no normaliser changes.
     fn for_each_part<'t>(&self, text: &'t str, mut emit: impl FnMut(Part<'t>)) {
         for_each_part(self.raw.as_ref(), text, |part| match part {
@@ -97,15 +111,9 @@ impl State {
 
     /// Appends the ids of `text` to `out`.
     pub(crate) fn encode(&mut self, model: &Model, matchers: &Matchers, text: &str, out: &mut Vec<u32>) {
-        for_each_part(matchers.raw.as_ref(), text, |part| match part {
+        matchers.for_each_normalized_part(model.normalizer, text, |part| match part {
             Part::Token(id) => out.push(id),
-            Part::Text(text) => {
-                let text = model.normalizer.apply(text);
-                for_each_part(matchers.normalized.as_ref(), &text, |part| match part {
-                    Part::Token(id) => out.push(id),
-                    Part::Text(text) => self.encode_text(model, text, out),
-                });
-            }
+            Part::Text(text) => self.encode_text(model, text, out),
         });
     }
 
@@ -170,7 +178,7 @@ impl Encoder {
     }
 
     /// Appends the ids of a part of a text to `out`; nothing in it is an added token.
-    fn encode_part_into(&mut self, text: &str, out: &mut Vec<u32>) {
+    pub(crate) fn encode_part_into(&mut self, text: &str, out: &mut Vec<u32>) {
         if let Some(state) = &mut self.state {
             state.encode_text(self.tokenizer.model(), text, out);
         }

@@ -3,7 +3,7 @@
 use std::thread::Scope;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use penstock_bpe::Tokenizer;
+use penstock_bpe::{BoundarySplit, Tokenizer};
 
 use crate::error::{Error, Result};
 use crate::source::Document;
@@ -32,6 +32,7 @@ struct Job {
 /// Encodes batches of documents; each document ends with the end-of-text token if there is one.
 pub(super) struct EncodePool {
     tokenizer: Tokenizer,
+    split: BoundarySplit,
     jobs: Option<Sender<Job>>,
 }
 
@@ -46,28 +47,29 @@ impl EncodePool {
     pub(super) fn start<'scope>(
         scope: &'scope Scope<'scope, '_>,
         tokenizer: &Tokenizer,
+        split: BoundarySplit,
         threads: usize,
     ) -> Self {
         let tokenizer = tokenizer.clone();
         if threads < 2 {
-            return Self { tokenizer, jobs: None };
+            return Self { tokenizer, split, jobs: None };
         }
         let (jobs, queue) = bounded::<Job>(2 * threads);
         for _ in 0..threads {
-            let (queue, tokenizer) = (queue.clone(), tokenizer.clone());
+            let (queue, tokenizer, split) = (queue.clone(), tokenizer.clone(), split.clone());
             scope.spawn(move || {
-                let mut encoder = BatchEncoder::new(&tokenizer);
+                let mut encoder = BatchEncoder::new(&tokenizer, split);
                 for job in queue {
                     // A task that failed no longer listens.
                     let _ = job.reply.send(encoder.encode(job.documents));
                 }
             });
         }
-        Self { tokenizer, jobs: Some(jobs) }
+        Self { tokenizer, split, jobs: Some(jobs) }
     }
 
     pub(super) fn handle(&self) -> Submitter {
-        let encoder = self.jobs.is_none().then(|| BatchEncoder::new(&self.tokenizer));
+        let encoder = self.jobs.is_none().then(|| BatchEncoder::new(&self.tokenizer, self.split.clone()));
         Submitter { jobs: self.jobs.clone(), encoder }
     }
 }
@@ -101,12 +103,13 @@ impl Pending {
 
 struct BatchEncoder {
     encoder: penstock_bpe::Encoder,
+    split: BoundarySplit,
     eot_id: Option<u32>,
 }
 
 impl BatchEncoder {
-    fn new(tokenizer: &Tokenizer) -> Self {
-        Self { encoder: tokenizer.encoder(), eot_id: tokenizer.eot_id() }
+    fn new(tokenizer: &Tokenizer, split: BoundarySplit) -> Self {
+        Self { encoder: tokenizer.encoder(), split, eot_id: tokenizer.eot_id() }
     }
 
     fn encode(&mut self, documents: Vec<Document>) -> EncodedBatch {
@@ -114,7 +117,9 @@ impl BatchEncoder {
         let documents = documents
             .into_iter()
             .map(|Document { text, ordinal, source, id }| {
+                let start = tokens.len();
                 self.encoder.encode_into(&text, &mut tokens);
+                self.split.apply(&text, &mut tokens, start);
                 tokens.extend(self.eot_id);
                 Encoded { ordinal, source, id, text_bytes: text.len() as u64, end: tokens.len() }
             })

@@ -74,23 +74,27 @@ pub(super) fn agree_on_plan(folder: &Path, plan: &Plan, progress: &Progress) -> 
 }
 
 fn difference(folder: &Path, recorded: &Plan, given: &Plan) -> Error {
-    let flat = |plan| {
+    let leaves = |plan| {
         let mut members = Vec::new();
         flatten("", &serde_json::to_value(plan).unwrap_or_default(), &mut members);
         members
     };
-    let (recorded, given) = (flat(recorded), flat(given));
-    let absent = (String::new(), "nothing".to_owned());
-    let pairs = (0..recorded.len().max(given.len()))
-        .map(|i| (recorded.get(i).unwrap_or(&absent), given.get(i).unwrap_or(&absent)));
-    let (recorded, given) = pairs.into_iter().find(|(a, b)| a != b).unwrap_or((&absent, &absent));
-    let what = if recorded.0.is_empty() { &given.0 } else { &recorded.0 };
+    let (recorded, given) = (leaves(recorded), leaves(given));
+    let (of_recorded, of_given) = (by_name(&recorded), by_name(&given));
+    // A member may be in one of the two alone.
+    let value = |members: &BTreeMap<&str, &str>, name| (*members.get(name).unwrap_or(&"nothing")).to_owned();
+    let mut names = recorded.iter().chain(&given).map(|(name, _)| name.as_str());
+    let what = names.find(|name| of_recorded.get(name) != of_given.get(name)).unwrap_or_default();
     Error::OtherPlan {
         folder: folder.to_owned(),
-        what: what.clone(),
-        recorded: recorded.1.clone(),
-        given: given.1.clone(),
+        what: what.to_owned(),
+        recorded: value(&of_recorded, what),
+        given: value(&of_given, what),
     }
+}
+
+fn by_name(members: &[(String, String)]) -> BTreeMap<&str, &str> {
+    members.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
 }
 
 /// All leaves of a JSON value with their paths.

@@ -14,8 +14,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use penstock_bpe::Tokenizer;
 use penstock_bpe::progress::Progress;
+use penstock_bpe::{BoundarySplit, Tokenizer};
 use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -74,6 +74,7 @@ pub fn pack(
 ) -> Result<PackReport> {
     let started = Instant::now();
     let parameters = options.parameters()?;
+    let split = BoundarySplit::new(tokenizer, options.boundary_split, options.seed)?;
     let (inputs, names) = inputs::name_inputs(paths)?;
     let tokenizer_info = TokenizerInfo {
         sha256: tokenizer.sha256().to_owned(),
@@ -102,7 +103,7 @@ pub fn pack(
         batches_ahead: if threads == 1 { 1 } else { 1 + (2 * threads).div_ceil(workers) },
         stop: AtomicBool::new(false),
     };
-    let done = run_tasks(&job, tokenizer, threads, workers)?;
+    let done = run_tasks(&job, tokenizer, split, threads, workers)?;
     let reused = done.iter().filter(|(_, reused)| *reused).count() as u64;
     let fragments: Vec<Fragment> = done.into_iter().map(|(fragment, _)| fragment).collect();
     let manifest = commit_manifest(&job, &fragments)?;
@@ -130,6 +131,7 @@ fn report(counts: Counts, fragments: &[Fragment], tasks_reused: u64, duration: D
 fn run_tasks(
     job: &Job<'_>,
     tokenizer: &Tokenizer,
+    split: BoundarySplit,
     threads: usize,
     workers: usize,
 ) -> Result<Vec<(Fragment, bool)>> {
@@ -138,7 +140,7 @@ fn run_tasks(
     let results = Mutex::new((0..tasks).map(|_| None).collect::<Vec<_>>());
     let first_error = Mutex::new(None);
     std::thread::scope(|scope| {
-        let pool = EncodePool::start(scope, tokenizer, threads);
+        let pool = EncodePool::start(scope, tokenizer, split, threads);
         let pool = &pool;
         let work = || {
             // Not in the loop's head: the guard would live as long as its body.

@@ -1,5 +1,7 @@
 //! What a packing is asked for.
 
+use penstock_bpe::Chance;
+
 use crate::error::{Error, Result};
 use crate::manifest::Parameters;
 use crate::source::SourceOptions;
@@ -58,7 +60,7 @@ pub struct PackOptions {
     pub seq_len: usize,
     /// Depth of multi-token prediction; a row stores 1 + this many tokens after its input positions.
     pub mtp_depth: usize,
-    /// Seed of the order of the pieces inside a row.
+    /// Seed of the order of the pieces inside a row, and of what is split.
     pub seed: u64,
     /// How documents are laid into rows.
     pub mode: PackMode,
@@ -68,6 +70,8 @@ pub struct PackOptions {
     pub rows_per_batch: usize,
     /// A shard closes before it exceeds this many bytes of tokens, but not before its first batch.
     pub shard_bytes: u64,
+    /// How often a token that joins punctuation and line breaks is split, with the same seed.
+    pub boundary_split: Chance,
     /// Compression of the shards.
     pub compression: BodyCompression,
     /// Threads that encode; 0 = as many as there are cores. They do not change a byte.
@@ -86,6 +90,7 @@ impl Default for PackOptions {
             open_bins: 128,
             rows_per_batch: 512,
             shard_bytes: 128 << 20,
+            boundary_split: Chance::default(),
             compression: BodyCompression::None,
             threads: 0,
             source: SourceOptions::default(),
@@ -134,6 +139,7 @@ impl PackOptions {
             id_field: self.source.id_field.clone(),
             max_line_bytes: self.source.max_line_bytes,
             on_bad_line: self.source.on_bad_line.name().to_owned(),
+            boundary_split_ppm: self.boundary_split.ppm(),
         })
     }
 }

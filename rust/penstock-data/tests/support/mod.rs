@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use penstock_bpe::progress::Progress;
-use penstock_bpe::{Pattern, SpecialToken, Tokenizer};
+use penstock_bpe::{Chance, Pattern, SpecialToken, Tokenizer};
 use penstock_data::{Dataset, Error, PackOptions, PackReport, pack};
 
 pub const EOT: u32 = 256;
@@ -17,6 +17,30 @@ pub fn byte_tokenizer() -> Tokenizer {
     let tokens = (0..=255u8).map(|byte| vec![byte]).collect();
     let eot = SpecialToken::new("<|endoftext|>", EOT);
     Tokenizer::new(Pattern::from_name("gpt2").unwrap(), tokens, Vec::new(), vec![eot]).unwrap()
+}
+
+/// The token of `JOIN`.
+pub const JOIN_ID: u32 = 258;
+pub const JOIN: &str = "。\n";
+
+/// Bytes, the way to `JOIN`, and an end of text.
+pub fn joining_tokenizer() -> Tokenizer {
+    let mut tokens: Vec<Vec<u8>> = (0..=255u8).map(|byte| vec![byte]).collect();
+    tokens.extend((2..=4).map(|end| JOIN.as_bytes()[..end].to_vec()));
+    let merges = vec![(0xE3, 0x80), (256, 0x82), (257, 0x0A)];
+    let eot = SpecialToken::new("<|endoftext|>", 259);
+    Tokenizer::new(Pattern::Cl100k, tokens, merges, vec![eot]).unwrap()
+}
+
+/// Packs with [`joining_tokenizer`] and splits some of what it joins.
+pub fn pack_splitting(
+    paths: &[PathBuf],
+    out: &Path,
+    share: f64,
+    options: PackOptions,
+) -> Result<PackReport, Error> {
+    let boundary_split = Chance::new("boundary_split", share).unwrap();
+    pack(paths, &joining_tokenizer(), out, &PackOptions { boundary_split, ..options }, &Progress::new())
 }
 
 pub fn byte_tokenizer_without_eot() -> Tokenizer {
@@ -42,7 +66,7 @@ pub fn texts(count: usize, seed: u64) -> Vec<String> {
             while (text.len() as u64) < length {
                 match random(&mut state) % 50 {
                     0 => text.push_str("<|endoftext|>"),
-                    1 => text.push_str("日本語\n"),
+                    1 => text.push_str("日本語。\n"),
                     n => write!(text, "w{n} ").unwrap(),
                 }
             }
