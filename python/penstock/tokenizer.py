@@ -280,6 +280,31 @@ class Tokenizer:
             return TokenBatch(*varied)
         return TokenBatch(*self._core.encode_batch(list(texts), allowed, threads))
 
+    def encode_with_offsets(
+        self,
+        text: str,
+        *,
+        allowed_special: AllowedSpecial = (),
+        unit: Literal["characters", "bytes"] = "characters",
+    ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """The ids of ``text`` and, as int64[n, 2], where each token starts and ends in it.
+
+        Characters count as in Python and in Hugging Face tokenizers: a token that holds a part of one lies
+        over all of it, so neighbours may overlap. Bytes are those of UTF-8, where tokens lie side by side.
+
+        Raises
+        ------
+        TokenizerError
+            The tokenizer normalises text, and would change this one.
+        ConfigError
+            ``unit`` is neither.
+        """
+        if unit not in ("characters", "bytes"):
+            raise ConfigError(f"unit={unit!r}: expected characters or bytes")
+        is_characters = unit == "characters"
+        ids, offsets = self._core.encode_with_offsets(text, _allowed(allowed_special), is_characters)
+        return ids, offsets.reshape(-1, 2)
+
     def count_tokens(self, text: str) -> int:
         """``len(encode(text))`` without the list."""
         return self._core.count_tokens(text)

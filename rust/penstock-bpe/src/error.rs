@@ -269,6 +269,16 @@ pub enum Error {
         vocab_size: usize,
     },
 
+    /// Places in a text that a normaliser changes.
+    #[error(
+        "offsets: {normalizer} changes the text at {place}; normalise it before, or encode without offsets"
+    )]
+    NormalizedOffsets {
+        /// The tokenizer's normaliser.
+        normalizer: &'static str,
+        /// Where the change begins, as the text shows it.
+        place: String,
+    },
     /// A probability that is none.
     #[error("{option} = {value}: expected 0 or a number from 0.000001 to 1")]
     BadChance {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
-use penstock_bpe::{Allowed, Chance, Variation};
+use penstock_bpe::{Allowed, Chance, Unit, Variation};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::PyBytes;
@@ -14,6 +14,9 @@ use crate::error::Fault;
 /// A tokenizer; immutable and shared between threads.
 #[pyclass(frozen, module = "penstock._core")]
 pub(crate) struct Tokenizer(pub(crate) penstock_bpe::Tokenizer);
+
+/// Ids, end to end, and where texts or tokens lie.
+type IdsAndOffsets<'py> = (Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<i64>>);
 
 fn allowed_special(names: Option<Vec<String>>) -> Allowed {
     match names {
@@ -62,14 +65,13 @@ impl Tokenizer {
         Ok(ids.into_pyarray(py))
     }
 
-    #[allow(clippy::type_complexity)]
     fn encode_batch<'py>(
         &self,
         py: Python<'py>,
         texts: Vec<PyBackedStr>,
         allowed: Option<Vec<String>>,
         threads: Option<usize>,
-    ) -> PyResult<(Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<i64>>)> {
+    ) -> PyResult<IdsAndOffsets<'py>> {
         let allowed = allowed_special(allowed);
         let (ids, offsets) = guarded::<_, Fault>(py, || {
             let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
@@ -78,7 +80,7 @@ impl Tokenizer {
         Ok((ids.into_pyarray(py), offsets.into_pyarray(py)))
     }
 
-    #[allow(clippy::too_many_arguments, clippy::type_complexity)]
+    #[allow(clippy::too_many_arguments)]
     fn encode_varied<'py>(
         &self,
         py: Python<'py>,
@@ -88,7 +90,7 @@ impl Tokenizer {
         dropout: f64,
         seed: u64,
         threads: Option<usize>,
-    ) -> PyResult<(Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<i64>>)> {
+    ) -> PyResult<IdsAndOffsets<'py>> {
         let allowed = allowed_special(allowed);
         let (ids, offsets) = guarded(py, || {
             let variation = Variation {
@@ -100,6 +102,19 @@ impl Tokenizer {
             self.0.encode_varied(&texts, &allowed, &variation, thread_count(threads))
         })?;
         Ok((ids.into_pyarray(py), offsets.into_pyarray(py)))
+    }
+
+    fn encode_with_offsets<'py>(
+        &self,
+        py: Python<'py>,
+        text: &str,
+        allowed: Option<Vec<String>>,
+        characters: bool,
+    ) -> PyResult<IdsAndOffsets<'py>> {
+        let allowed = allowed_special(allowed);
+        let unit = if characters { Unit::Characters } else { Unit::Bytes };
+        let (ids, offsets) = guarded(py, || self.0.encode_with_offsets(text, &allowed, unit))?;
+        Ok((ids.into_pyarray(py), offsets.into_flattened().into_pyarray(py)))
     }
 
     fn count_tokens(&self, py: Python<'_>, text: &str) -> PyResult<usize> {

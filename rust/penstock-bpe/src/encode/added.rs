@@ -1,6 +1,7 @@
 //! Added tokens, found in the text before it is split.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use aho_corasick::{AhoCorasick, Anchored, Input, Match, MatchKind, StartKind};
 
@@ -42,6 +43,11 @@ impl Matcher {
 
     /// Calls `emit` with each part of `text`, in order.
     pub(crate) fn for_each_part<'t>(&self, text: &'t str, mut emit: impl FnMut(Part<'t>)) {
+        self.for_each_span(text, |span, token| emit(token.map_or(Part::Text(&text[span]), Part::Token)));
+    }
+
+    /// Calls `emit` with where each part of `text` lies, and the token that it is.
+    pub(crate) fn for_each_span(&self, text: &str, mut emit: impl FnMut(Range<usize>, Option<u32>)) {
         let mut done = 0;
         let mut from = 0;
         while let Some(found) = self.find(text, from) {
@@ -68,13 +74,13 @@ impl Matcher {
                 continue;
             }
             if done < start {
-                emit(Part::Text(&text[done..start]));
+                emit(done..start, None);
             }
-            emit(Part::Token(token.id));
+            emit(start..end, Some(token.id));
             done = end;
         }
         if done < text.len() {
-            emit(Part::Text(&text[done..]));
+            emit(done..text.len(), None);
         }
     }
 }

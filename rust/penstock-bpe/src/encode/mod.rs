@@ -11,12 +11,14 @@ pub(crate) mod pairs;
 mod table;
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use added::{Matcher, Part};
 use block::{Block, Gather};
 use cache::{Cache, SHORT_BYTES};
 use merge::Workspace;
 
+use crate::error::Result;
 use crate::model::Model;
 use crate::normalize::Normalizer;
 use crate::tokenizer::{SpecialToken, Tokenizer};
@@ -73,6 +75,30 @@ impl Matchers {
             Part::Text(text) => for_each_part(self.normalized.as_ref(), &normalizer.apply(text), &mut emit),
             token => emit(token),
         });
+    }
+
+    /// Calls `emit` with where the added tokens and what is between them lie in a text. `check` sees what would be
+    /// normalised, and may refuse it.
+    pub(crate) fn for_each_span(
+        &self,
+        text: &str,
+        check: impl Fn(&str) -> Result<()>,
+        mut emit: impl FnMut(Range<usize>, Option<u32>),
+    ) -> Result<()> {
+        let mut checked = Ok(());
+        for_each_span(self.raw.as_ref(), text, |span, token| {
+            if token.is_some() {
+                return emit(span, token);
+            }
+            let (start, part) = (span.start, &text[span]);
+            if checked.is_ok() {
+                checked = check(part);
+            }
+            for_each_span(self.normalized.as_ref(), part, |span, token| {
+                emit(start + span.start..start + span.end, token);
+            });
+        });
+        checked
     }
 
     /// Calls `emit` with the parts of a text that no normaliser changes.
@@ -139,6 +165,13 @@ fn for_each_part<'t>(matcher: Option<&Matcher>, text: &'t str, mut emit: impl Fn
     match matcher {
         Some(matcher) => matcher.for_each_part(text, emit),
         None => emit(Part::Text(text)),
+    }
+}
+
+fn for_each_span(matcher: Option<&Matcher>, text: &str, mut emit: impl FnMut(Range<usize>, Option<u32>)) {
+    match matcher {
+        Some(matcher) => matcher.for_each_span(text, emit),
+        None => emit(0..text.len(), None),
     }
 }
 
