@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "Dataset",
+    "EncodeFilesJob",
     "PackJob",
     "Stream",
     "Tokenizer",
@@ -108,6 +109,24 @@ class TrainTokenizerJob:
     def wait(self, timeout_seconds: float) -> bool: ...
     def result(self) -> tuple[Tokenizer, str]:
         """The tokenizer, and the report as JSON."""
+
+@final
+class EncodeFilesJob:
+    def __new__(
+        cls,
+        paths: list[str],
+        tokenizer: Tokenizer,
+        text_field: str,
+        max_line_bytes: int,
+        end_of_text: bool,
+        boundary_split: float,
+        seed: int,
+        threads: int | None,
+    ) -> EncodeFilesJob: ...
+    def progress(self) -> tuple[str, int, int]: ...
+    def cancel(self) -> None: ...
+    def wait(self, timeout_seconds: float) -> bool: ...
+    def result(self) -> tuple[NDArray[np.uint32], NDArray[np.int64]]: ...
 
 @final
 class PackJob:

@@ -280,6 +280,54 @@ class Tokenizer:
             return TokenBatch(*varied)
         return TokenBatch(*self._core.encode_batch(list(texts), allowed, threads))
 
+    def encode_files(
+        self,
+        paths: Paths | Sequence[Paths],
+        *,
+        text_field: str = "text",
+        end_of_text: bool = False,
+        boundary_split: float = 0.0,
+        seed: int = 0,
+        max_line_bytes: int = 256 << 20,
+        threads: int | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> TokenBatch:
+        """The ids of every document of files, in their order, without a Python string between.
+
+        Parameters
+        ----------
+        paths
+            .jsonl, .txt (one document), .parquet or .arrow; the first two also .gz or .zst.
+        text_field
+            The JSON key or column that holds the text.
+        end_of_text
+            Whether each document ends with the end-of-text token, if there is one.
+        boundary_split, seed
+            As in ``encode``.
+        max_line_bytes
+            The largest line, row or text file, which bounds what is read at once.
+
+        Raises
+        ------
+        InputError
+            A file cannot be read as text; the message names file, line and byte.
+        ConfigError
+            A number is out of range.
+        """
+        files = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+        with numbers_in_range():
+            job = _core.EncodeFilesJob(
+                [os.fspath(path) for path in files],
+                self._core,
+                text_field,
+                max_line_bytes,
+                end_of_text,
+                boundary_split,
+                seed,
+                threads,
+            )
+        return TokenBatch(*run_job(job, progress))
+
     def encode_with_offsets(
         self,
         text: str,

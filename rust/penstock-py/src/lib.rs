@@ -7,6 +7,7 @@ mod boundary;
 mod buffer;
 mod data;
 mod error;
+mod files;
 mod job;
 mod tokenizer;
 mod training;
@@ -20,6 +21,8 @@ mod _core {
     use super::boundary::_panic_for_tests;
     #[pymodule_export]
     use super::data::{Dataset, PackJob, Stream};
+    #[pymodule_export]
+    use super::files::EncodeFilesJob;
     #[pymodule_export]
     use super::tokenizer::Tokenizer;
     #[pymodule_export]

@@ -16,7 +16,7 @@ use crate::error::Fault;
 pub(crate) struct Tokenizer(pub(crate) penstock_bpe::Tokenizer);
 
 /// Ids, end to end, and where texts or tokens lie.
-type IdsAndOffsets<'py> = (Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<i64>>);
+pub(crate) type IdsAndOffsets<'py> = (Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<i64>>);
 
 fn allowed_special(names: Option<Vec<String>>) -> Allowed {
     match names {

@@ -2,7 +2,6 @@
 //! (docs/format.md section 5).
 
 mod bins;
-mod encode;
 mod inputs;
 mod options;
 mod task;
@@ -20,10 +19,10 @@ use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64;
 
 pub(crate) use bins::{Piece, RowSink};
-use encode::EncodePool;
 pub use options::{BodyCompression, PackMode, PackOptions};
 use task::Job;
 
+use crate::encode::{EncodePool, Encoding};
 use crate::error::{Error, Result};
 use crate::folder::{FORMAT_VERSION, commit_bytes, create_folder, hex, lock, seal, try_lock};
 use crate::manifest::{Counts, Fragment, FragmentEntry, Manifest, Plan, SourceCounts, TokenizerInfo};
@@ -74,7 +73,11 @@ pub fn pack(
 ) -> Result<PackReport> {
     let started = Instant::now();
     let parameters = options.parameters()?;
-    let split = BoundarySplit::new(tokenizer, options.boundary_split, options.seed)?;
+    let encoding = Encoding {
+        tokenizer: tokenizer.clone(),
+        split: BoundarySplit::new(tokenizer, options.boundary_split, options.seed)?,
+        end_id: tokenizer.eot_id(),
+    };
     let (inputs, names) = inputs::name_inputs(paths)?;
     let tokenizer_info = TokenizerInfo {
         sha256: tokenizer.sha256().to_owned(),
@@ -103,7 +106,7 @@ pub fn pack(
         batches_ahead: if threads == 1 { 1 } else { 1 + (2 * threads).div_ceil(workers) },
         stop: AtomicBool::new(false),
     };
-    let done = run_tasks(&job, tokenizer, split, threads, workers)?;
+    let done = run_tasks(&job, encoding, threads, workers)?;
     let reused = done.iter().filter(|(_, reused)| *reused).count() as u64;
     let fragments: Vec<Fragment> = done.into_iter().map(|(fragment, _)| fragment).collect();
     let manifest = commit_manifest(&job, &fragments)?;
@@ -130,8 +133,7 @@ fn report(counts: Counts, fragments: &[Fragment], tasks_reused: u64, duration: D
 /// All fragments in task order, each with whether it was there already.
 fn run_tasks(
     job: &Job<'_>,
-    tokenizer: &Tokenizer,
-    split: BoundarySplit,
+    encoding: Encoding,
     threads: usize,
     workers: usize,
 ) -> Result<Vec<(Fragment, bool)>> {
@@ -140,7 +142,7 @@ fn run_tasks(
     let results = Mutex::new((0..tasks).map(|_| None).collect::<Vec<_>>());
     let first_error = Mutex::new(None);
     std::thread::scope(|scope| {
-        let pool = EncodePool::start(scope, tokenizer, split, threads);
+        let pool = EncodePool::start(scope, encoding, threads);
         let pool = &pool;
         let work = || {
             // Not in the loop's head: the guard would live as long as its body.

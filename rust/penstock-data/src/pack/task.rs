@@ -11,9 +11,9 @@ use penstock_bpe::progress::Progress;
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::bins::{BestFit, Concatenate, Packer, Piece, Shape};
-use super::encode::{EncodePool, EncodedBatch, Submitter};
 use super::{PackMode, PackOptions};
 use crate::documents::{TableWriter, doc_id};
+use crate::encode::{EncodePool, EncodedBatch, Submitter};
 use crate::error::{Error, Result};
 use crate::folder::{FORMAT_VERSION, commit_bytes, hex, seal, unseal};
 use crate::manifest::{Counts, Fragment, InputContent, Plan};

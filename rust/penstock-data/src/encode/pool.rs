@@ -1,4 +1,4 @@
-//! Texts to tokens: a few threads shared by all tasks, or none when one thread is all there is.
+//! Texts to tokens: a few threads shared by all files, or none when one thread is all there is.
 
 use std::thread::Scope;
 
@@ -9,19 +9,19 @@ use crate::error::{Error, Result};
 use crate::source::Document;
 
 /// What is left of a document once it is encoded.
-pub(super) struct Encoded {
-    pub(super) ordinal: u64,
-    pub(super) source: Option<String>,
-    pub(super) id: Option<String>,
-    pub(super) text_bytes: u64,
+pub(crate) struct Encoded {
+    pub(crate) ordinal: u64,
+    pub(crate) source: Option<String>,
+    pub(crate) id: Option<String>,
+    pub(crate) text_bytes: u64,
     /// End of its tokens among those of the batch.
-    pub(super) end: usize,
+    pub(crate) end: usize,
 }
 
 /// Some documents in input order.
-pub(super) struct EncodedBatch {
-    pub(super) documents: Vec<Encoded>,
-    pub(super) tokens: Vec<u32>,
+pub(crate) struct EncodedBatch {
+    pub(crate) documents: Vec<Encoded>,
+    pub(crate) tokens: Vec<u32>,
 }
 
 struct Job {
@@ -29,59 +29,65 @@ struct Job {
     reply: Sender<EncodedBatch>,
 }
 
-/// Encodes batches of documents; each document ends with the end-of-text token if there is one.
-pub(super) struct EncodePool {
-    tokenizer: Tokenizer,
-    split: BoundarySplit,
+/// What becomes of each document.
+#[derive(Debug, Clone)]
+pub(crate) struct Encoding {
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) split: BoundarySplit,
+    /// Behind the last token.
+    pub(crate) end_id: Option<u32>,
+}
+
+/// Encodes batches of documents.
+pub(crate) struct EncodePool {
+    encoding: Encoding,
     jobs: Option<Sender<Job>>,
 }
 
 /// A batch that is, or is being, encoded.
-pub(super) enum Pending {
+pub(crate) enum Pending {
     Ready(EncodedBatch),
     Running(Receiver<EncodedBatch>),
 }
 
 impl EncodePool {
     /// Starts the threads; they end when the pool is dropped.
-    pub(super) fn start<'scope>(
+    pub(crate) fn start<'scope>(
         scope: &'scope Scope<'scope, '_>,
-        tokenizer: &Tokenizer,
-        split: BoundarySplit,
+        encoding: Encoding,
         threads: usize,
     ) -> Self {
-        let tokenizer = tokenizer.clone();
         if threads < 2 {
-            return Self { tokenizer, split, jobs: None };
+            return Self { encoding, jobs: None };
         }
         let (jobs, queue) = bounded::<Job>(2 * threads);
         for _ in 0..threads {
-            let (queue, tokenizer, split) = (queue.clone(), tokenizer.clone(), split.clone());
+            let (queue, encoding) = (queue.clone(), encoding.clone());
             scope.spawn(move || {
-                let mut encoder = BatchEncoder::new(&tokenizer, split);
+                let mut encoder = BatchEncoder::new(encoding);
                 for job in queue {
-                    // A task that failed no longer listens.
+                    // A reader that failed no longer listens.
                     let _ = job.reply.send(encoder.encode(job.documents));
                 }
             });
         }
-        Self { tokenizer, split, jobs: Some(jobs) }
+        Self { encoding, jobs: Some(jobs) }
     }
 
-    pub(super) fn handle(&self) -> Submitter {
-        let encoder = self.jobs.is_none().then(|| BatchEncoder::new(&self.tokenizer, self.split.clone()));
+    pub(crate) fn handle(&self) -> Submitter {
+        let encoder = self.jobs.is_none().then(|| BatchEncoder::new(self.encoding.clone()));
         Submitter { jobs: self.jobs.clone(), encoder }
     }
 }
 
-/// A task's access to the pool.
-pub(super) struct Submitter {
+/// One reader's access to the pool.
+pub(crate) struct Submitter {
     jobs: Option<Sender<Job>>,
     encoder: Option<BatchEncoder>,
 }
 
 impl Submitter {
-    pub(super) fn submit(&mut self, documents: Vec<Document>) -> Result<Pending> {
+    pub(crate) fn submit(&mut self, documents: Vec<Document>) -> Result<Pending> {
         if let Some(encoder) = &mut self.encoder {
             return Ok(Pending::Ready(encoder.encode(documents)));
         }
@@ -93,7 +99,7 @@ impl Submitter {
 }
 
 impl Pending {
-    pub(super) fn wait(self) -> Result<EncodedBatch> {
+    pub(crate) fn wait(self) -> Result<EncodedBatch> {
         match self {
             Self::Ready(batch) => Ok(batch),
             Self::Running(answer) => answer.recv().map_err(|_| Error::Internal("an encoder thread ended")),
@@ -103,13 +109,12 @@ impl Pending {
 
 struct BatchEncoder {
     encoder: penstock_bpe::Encoder,
-    split: BoundarySplit,
-    eot_id: Option<u32>,
+    encoding: Encoding,
 }
 
 impl BatchEncoder {
-    fn new(tokenizer: &Tokenizer, split: BoundarySplit) -> Self {
-        Self { encoder: tokenizer.encoder(), split, eot_id: tokenizer.eot_id() }
+    fn new(encoding: Encoding) -> Self {
+        Self { encoder: encoding.tokenizer.encoder(), encoding }
     }
 
     fn encode(&mut self, documents: Vec<Document>) -> EncodedBatch {
@@ -119,8 +124,8 @@ impl BatchEncoder {
             .map(|Document { text, ordinal, source, id }| {
                 let start = tokens.len();
                 self.encoder.encode_into(&text, &mut tokens);
-                self.split.apply(&text, &mut tokens, start);
-                tokens.extend(self.eot_id);
+                self.encoding.split.apply(&text, &mut tokens, start);
+                tokens.extend(self.encoding.end_id);
                 Encoded { ordinal, source, id, text_bytes: text.len() as u64, end: tokens.len() }
             })
             .collect();
