@@ -62,7 +62,8 @@ class TokenizerConfig:
     vocab_size: int = 128_000
     """Tokens in all, specials included."""
     pattern: str = "deepseek-v3"
-    """The split pattern: gpt2, cl100k, o200k, llama3, qwen2 or deepseek-v3."""
+    """The split pattern: gpt2, cl100k, o200k, llama3, qwen2, qwen3.5, tekken, deepseek-llm, deepseek-coder or
+    deepseek-v3."""
     special_tokens: tuple[str, ...] = ("<|endoftext|>",)
     """Control tokens; the first is the end-of-text token."""
     min_frequency: int = 0

@@ -114,8 +114,8 @@ class Tokenizer:
         vocab_size
             Tokens in all, specials included.
         pattern
-            gpt2, cl100k, o200k, llama3, qwen2 or deepseek-v3, which is the default; with ``extend`` that of
-            the tokenizer to be extended.
+            gpt2, cl100k, o200k, llama3, qwen2, qwen3.5, tekken, deepseek-llm, deepseek-coder or deepseek-v3,
+            which is the default; with ``extend`` that of the tokenizer to be extended.
         special_tokens
             Control tokens, which get the first ids.
         min_frequency

@@ -51,7 +51,11 @@ def train(
         typer.Option(help="A smaller size to write besides, to OUT/SIZE; may be given more than once."),
     ] = None,
     pattern: Annotated[
-        str | None, typer.Option(help="gpt2, cl100k, o200k, llama3, qwen2 or deepseek-v3 (the default).")
+        str | None,
+        typer.Option(
+            help="gpt2, cl100k, o200k, llama3, qwen2, qwen3.5, tekken, deepseek-llm, deepseek-coder or "
+            "deepseek-v3 (the default)."
+        ),
     ] = None,
     special_token: Annotated[
         list[str] | None,

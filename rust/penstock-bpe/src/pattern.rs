@@ -4,18 +4,33 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::pretokenize::sequence::{self, CustomRegex, Step};
-use crate::pretokenize::{Spans, cl100k, deepseek_v3, gpt2, o200k};
+use crate::pretokenize::{Spans, cl100k, deepseek_early, deepseek_v3, gpt2, o200k};
+use crate::unicode::{LETTER, MARK};
 
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const CL100K: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+\z|\s*[\r\n]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN3_5: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const O200K: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const DEEPSEEK_CODER: [&str; 5] = [r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", SINGLE_NUMBERS];
+const DEEPSEEK_LLM: [&str; 6] = [
+    r"[\r\n]",
+    deepseek_early::LLM_WORDS,
+    deepseek_early::LLM_SIGNS,
+    r"\s+$",
+    "[一-龥ࠀ-一가-퟿]+",
+    SINGLE_NUMBERS,
+];
 const DEEPSEEK_V3: [&str; 3] = [
     r"\p{N}{1,3}",
     "[一-龥぀-ゟ゠-ヿ]+",
     r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##,
 ];
+
+/// What a `Digits` step with `individual_digits` comes to.
+pub(crate) const SINGLE_NUMBERS: &str = r"\p{N}";
 
 /// Other spellings, found in files, of what a family's scanner does.
 const ALIASES: [(Family, &str); 4] = [
@@ -39,20 +54,38 @@ pub(crate) enum Family {
     O200k,
     Llama3,
     Qwen2,
+    Qwen3_5,
+    Tekken,
+    DeepseekLlm,
+    DeepseekCoder,
     DeepseekV3,
 }
 
 impl Family {
-    const ALL: [Self; 6] =
-        [Self::Gpt2, Self::Cl100k, Self::O200k, Self::Llama3, Self::Qwen2, Self::DeepseekV3];
+    pub(crate) const ALL: [Self; 10] = [
+        Self::Gpt2,
+        Self::Cl100k,
+        Self::O200k,
+        Self::Llama3,
+        Self::Qwen2,
+        Self::Qwen3_5,
+        Self::Tekken,
+        Self::DeepseekLlm,
+        Self::DeepseekCoder,
+        Self::DeepseekV3,
+    ];
 
-    fn name(self) -> &'static str {
+    const fn name(self) -> &'static str {
         match self {
             Self::Gpt2 => "gpt2",
             Self::Cl100k => "cl100k",
             Self::O200k => "o200k",
             Self::Llama3 => "llama3",
             Self::Qwen2 => "qwen2",
+            Self::Qwen3_5 => "qwen3.5",
+            Self::Tekken => "tekken",
+            Self::DeepseekLlm => "deepseek-llm",
+            Self::DeepseekCoder => "deepseek-coder",
             Self::DeepseekV3 => "deepseek-v3",
         }
     }
@@ -65,6 +98,10 @@ impl Family {
             Self::O200k => &[O200K],
             Self::Llama3 => &[LLAMA3],
             Self::Qwen2 => &[QWEN2],
+            Self::Qwen3_5 => &[QWEN3_5],
+            Self::Tekken => &[TEKKEN],
+            Self::DeepseekLlm => &DEEPSEEK_LLM,
+            Self::DeepseekCoder => &DEEPSEEK_CODER,
             Self::DeepseekV3 => &DEEPSEEK_V3,
         }
     }
@@ -89,7 +126,12 @@ impl Family {
 
     /// Whether some rule matches every character, so that nothing is left between matches.
     pub(crate) fn covers_everything(self) -> bool {
-        self != Self::DeepseekV3
+        self.expressions().len() == 1
+    }
+
+    /// Whether a text may be cut behind any word. Words of DeepSeek LLM are those of scripts with upper and lower case.
+    pub(crate) fn is_cut_behind_words(self) -> bool {
+        self != Self::DeepseekLlm
     }
 
     /// Hands out where each piece starts and ends.
@@ -97,10 +139,14 @@ impl Family {
     pub(crate) fn hand_out(self, text: &str, spans: &mut impl Spans) {
         match self {
             Self::Gpt2 => gpt2::scan(text, spans),
-            Self::Cl100k => cl100k::scan::<3, true>(text, spans),
-            Self::Llama3 => cl100k::scan::<3, false>(text, spans),
-            Self::Qwen2 => cl100k::scan::<1, false>(text, spans),
-            Self::O200k => o200k::scan(text, spans),
+            Self::Cl100k => cl100k::scan::<3, true, LETTER>(text, spans),
+            Self::Llama3 => cl100k::scan::<3, false, LETTER>(text, spans),
+            Self::Qwen2 => cl100k::scan::<1, false, LETTER>(text, spans),
+            Self::Qwen3_5 => cl100k::scan::<1, false, { LETTER | MARK }>(text, spans),
+            Self::O200k => o200k::scan::<3, true>(text, spans),
+            Self::Tekken => o200k::scan::<1, false>(text, spans),
+            Self::DeepseekLlm => deepseek_early::scan(&deepseek_early::LLM, text, spans),
+            Self::DeepseekCoder => deepseek_early::scan(&deepseek_early::CODER, text, spans),
             Self::DeepseekV3 => deepseek_v3::scan(text, spans),
         }
     }
@@ -119,6 +165,14 @@ pub enum Pattern {
     Llama3,
     /// `qwen2`: Llama 3's with single digits.
     Qwen2,
+    /// `qwen3.5`: Qwen 2's, whose words hold marks.
+    Qwen3_5,
+    /// `tekken`: Mistral's; o200k without contractions, with single digits.
+    Tekken,
+    /// `deepseek-llm`: lines, words, marks, white space that ends a line, Chinese and its like, single digits.
+    DeepseekLlm,
+    /// `deepseek-coder`: lines, words, marks, Chinese and its like, single digits.
+    DeepseekCoder,
     /// `deepseek-v3`: numbers in threes, Chinese and Japanese runs, then words and marks.
     DeepseekV3,
     /// Splits of the user's or of a file's own.
@@ -133,7 +187,15 @@ pub struct CustomPattern {
 
 impl Pattern {
     /// The names that [`from_name`](Self::from_name) knows.
-    pub const NAMES: [&'static str; 6] = ["gpt2", "cl100k", "o200k", "llama3", "qwen2", "deepseek-v3"];
+    pub const NAMES: [&'static str; 10] = {
+        let mut names = [""; 10];
+        let mut place = 0;
+        while place < names.len() {
+            names[place] = Family::ALL[place].name();
+            place += 1;
+        }
+        names
+    };
 
     /// The known pattern called `name`.
     ///
@@ -188,6 +250,10 @@ impl Pattern {
             Self::O200k => Family::O200k.hand_out(text, spans),
             Self::Llama3 => Family::Llama3.hand_out(text, spans),
             Self::Qwen2 => Family::Qwen2.hand_out(text, spans),
+            Self::Qwen3_5 => Family::Qwen3_5.hand_out(text, spans),
+            Self::Tekken => Family::Tekken.hand_out(text, spans),
+            Self::DeepseekLlm => Family::DeepseekLlm.hand_out(text, spans),
+            Self::DeepseekCoder => Family::DeepseekCoder.hand_out(text, spans),
             Self::DeepseekV3 => Family::DeepseekV3.hand_out(text, spans),
             // The empty text has no pieces, whatever the steps.
             Self::Custom(_) if text.is_empty() => {}
@@ -209,6 +275,10 @@ impl Pattern {
             Self::O200k => Family::O200k,
             Self::Llama3 => Family::Llama3,
             Self::Qwen2 => Family::Qwen2,
+            Self::Qwen3_5 => Family::Qwen3_5,
+            Self::Tekken => Family::Tekken,
+            Self::DeepseekLlm => Family::DeepseekLlm,
+            Self::DeepseekCoder => Family::DeepseekCoder,
             Self::DeepseekV3 => Family::DeepseekV3,
             Self::Custom(_) => return None,
         })
@@ -254,6 +324,10 @@ impl From<Family> for Pattern {
             Family::O200k => Self::O200k,
             Family::Llama3 => Self::Llama3,
             Family::Qwen2 => Self::Qwen2,
+            Family::Qwen3_5 => Self::Qwen3_5,
+            Family::Tekken => Self::Tekken,
+            Family::DeepseekLlm => Self::DeepseekLlm,
+            Family::DeepseekCoder => Self::DeepseekCoder,
             Family::DeepseekV3 => Self::DeepseekV3,
         }
     }
@@ -271,6 +345,7 @@ mod tests {
         assert!(matches!(Pattern::from_name("gpt-3"), Err(Error::UnknownPattern { .. })));
         assert_eq!(Pattern::custom(LLAMA3).unwrap(), Pattern::Llama3);
         assert_eq!(Family::recognise_sequence(&DEEPSEEK_V3), Some((Family::DeepseekV3, 3)));
+        assert_eq!(Family::recognise_sequence(&DEEPSEEK_LLM), Some((Family::DeepseekLlm, 6)));
         assert_eq!(Pattern::custom("[a-z]+").unwrap().name(), "custom");
         assert_ne!(Pattern::custom("[a-z]+").unwrap(), Pattern::custom("[a-y]+").unwrap());
     }

@@ -90,3 +90,10 @@ def test_rank_files_equal_tiktoken(shared: Path, file: str, pattern: str, stdlib
     ours = Tokenizer.from_file(path, pattern=pattern)
     for text in [*stdlib_texts[:40], "汉字かな交じり文と한국어\r\n\t١٢٣٤ 🏳️‍🌈" * 50]:
         assert np.array_equal(ours.encode_to_numpy(text), peer.encode_ordinary(text))
+
+
+def test_known_splits_are_recognised(shared: Path) -> None:
+    names = {"gpt-2": "gpt2", "deepseek-llm": "deepseek-llm", "llama3": "llama3", "qwen2": "qwen2"}
+    for file, pattern in names.items():
+        path = shared / f"eval/tokenizer/vocab/{file}.tokenizer.json"
+        assert Tokenizer.from_file(path).pattern == pattern

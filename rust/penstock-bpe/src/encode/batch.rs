@@ -8,6 +8,7 @@ use super::added::Part;
 use super::{Allowed, Encoder, Matchers};
 use crate::machine::with_huge_pages;
 use crate::normalize::Normalizer;
+use crate::pattern::Family;
 use crate::pretokenize::safe_cut;
 use crate::tokenizer::Tokenizer;
 
@@ -95,7 +96,8 @@ impl Tokenizer {
     }
 
     fn can_be_cut(&self) -> bool {
-        self.model().normalizer == Normalizer::None && self.pattern().family().is_some()
+        self.model().normalizer == Normalizer::None
+            && self.pattern().family().is_some_and(Family::is_cut_behind_words)
     }
 
     /// Cuts a long text into its added tokens and parts of what lies between.

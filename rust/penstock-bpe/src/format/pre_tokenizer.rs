@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
-use crate::pattern::{Family, Pattern};
+use crate::pattern::{Family, Pattern, SINGLE_NUMBERS};
 use crate::pretokenize::sequence::{CustomRegex, Step};
 
 /// Sequences within sequences, at most.
@@ -93,6 +93,7 @@ fn steps_of(stated: &[Stated], origin: &Path) -> Result<Vec<Step>> {
             .iter()
             .map_while(|step| match step {
                 Stated::Split { expression, isolated: true, .. } => Some(expression.as_str()),
+                Stated::Digits { individual: true } => Some(SINGLE_NUMBERS),
                 _ => None,
             })
             .collect();

@@ -1,26 +1,33 @@
-//! cl100k and its relatives Llama 3 and Qwen 2, which differ in how many digits stand together and in what white space
-//! at the very end of the text does.
+//! cl100k and its relatives Llama 3, Qwen 2 and Qwen 3.5, which differ in how many digits stand together, in what white
+//! space at the very end of the text does, and in whether marks are letters.
 
 use super::{SpaceRun, Spans, contraction, run_of, run_of_bytes, run_outside, run_up_to};
-use crate::unicode::{LETTER, NUMBER, SPACE, class_at};
+use crate::unicode::{NUMBER, SPACE, class_at};
 
-/// Hands out where each piece of `text` starts and ends. At most `DIGITS` numbers make a piece; with `WHOLE_TAIL`, white space that ends the
-/// text is one piece even if it holds line breaks.
-pub(crate) fn scan<const DIGITS: usize, const WHOLE_TAIL: bool>(text: &str, spans: &mut impl Spans) {
+/// Hands out where each piece of `text` starts and ends. At most `DIGITS` numbers make a piece; with `WHOLE_TAIL`, white
+/// space that ends the text is one piece even if it holds line breaks. Words are of the classes `WORD`.
+pub(crate) fn scan<const DIGITS: usize, const WHOLE_TAIL: bool, const WORD: u8>(
+    text: &str,
+    spans: &mut impl Spans,
+) {
     let end = text.len();
     let mut at = 0;
     while at < end {
-        let next = piece_end::<DIGITS, WHOLE_TAIL>(text, at, end);
+        let next = piece_end::<DIGITS, WHOLE_TAIL, WORD>(text, at, end);
         spans.take(at, next);
         at = next;
     }
 }
 
 #[inline]
-fn piece_end<const DIGITS: usize, const WHOLE_TAIL: bool>(text: &str, at: usize, end: usize) -> usize {
+fn piece_end<const DIGITS: usize, const WHOLE_TAIL: bool, const WORD: u8>(
+    text: &str,
+    at: usize,
+    end: usize,
+) -> usize {
     let (class, length) = class_at(text, at);
-    if class & LETTER != 0 {
-        return run_of(text, at + length, end, LETTER);
+    if class & WORD != 0 {
+        return run_of(text, at + length, end, WORD);
     }
     if class & NUMBER != 0 {
         return run_up_to(text, at + length, end, NUMBER, DIGITS - 1);
@@ -32,11 +39,11 @@ fn piece_end<const DIGITS: usize, const WHOLE_TAIL: bool>(text: &str, at: usize,
     }
     let behind = at + length;
     let next_class = if behind < end { class_at(text, behind).0 } else { SPACE };
-    if next_class & LETTER != 0 && !matches!(first, b'\r' | b'\n') {
-        return run_of(text, behind, end, LETTER);
+    if next_class & WORD != 0 && !matches!(first, b'\r' | b'\n') {
+        return run_of(text, behind, end, WORD);
     }
-    if class & SPACE == 0 || (first == b' ' && next_class & (SPACE | LETTER | NUMBER) == 0) {
-        let marks = run_outside(text, behind, end, SPACE | LETTER | NUMBER);
+    if class & SPACE == 0 || (first == b' ' && next_class & (SPACE | WORD | NUMBER) == 0) {
+        let marks = run_outside(text, behind, end, SPACE | WORD | NUMBER);
         return run_of_bytes(text, marks, end, b"\r\n");
     }
     let run = SpaceRun::read(text, at, end);

@@ -4,6 +4,7 @@
 //! the family's regular expression (see [`crate::pattern`]) would match, in order and without a gap.
 
 pub(crate) mod cl100k;
+pub(crate) mod deepseek_early;
 pub(crate) mod deepseek_v3;
 pub(crate) mod gpt2;
 pub(crate) mod o200k;

@@ -1,4 +1,5 @@
-//! o200k: words are cut where lower case turns to upper case, and take a contraction behind them.
+//! o200k: words are cut where lower case turns to upper case, and take a contraction behind them. Tekken: the same
+//! without contractions.
 
 use super::{SpaceRun, Spans, contraction, run_of, run_of_bytes, run_outside, run_up_to};
 use crate::unicode::{LETTER, LOWER, MARK, NUMBER, OTHER_LETTER, SPACE, UPPER, class_at};
@@ -8,25 +9,25 @@ const EITHER: u8 = OTHER_LETTER | MARK;
 const UPPER_HALF: u8 = UPPER | EITHER;
 const LOWER_HALF: u8 = LOWER | EITHER;
 
-/// Hands out where each piece of `text` starts and ends.
-pub(crate) fn scan(text: &str, spans: &mut impl Spans) {
+/// Hands out where each piece of `text` starts and ends. At most `DIGITS` numbers make a piece.
+pub(crate) fn scan<const DIGITS: usize, const CONTRACTIONS: bool>(text: &str, spans: &mut impl Spans) {
     let end = text.len();
     let mut at = 0;
     while at < end {
-        let next = piece_end(text, at, end);
+        let next = piece_end::<DIGITS, CONTRACTIONS>(text, at, end);
         spans.take(at, next);
         at = next;
     }
 }
 
 #[inline]
-fn piece_end(text: &str, at: usize, end: usize) -> usize {
+fn piece_end<const DIGITS: usize, const CONTRACTIONS: bool>(text: &str, at: usize, end: usize) -> usize {
     let (class, length) = class_at(text, at);
     if let Some(word) = word_end(text, at, end, class, length) {
-        return word + contraction(text, word, end, true);
+        return if CONTRACTIONS { word + contraction(text, word, end, true) } else { word };
     }
     if class & NUMBER != 0 {
-        return run_up_to(text, at + length, end, NUMBER, 2);
+        return run_up_to(text, at + length, end, NUMBER, DIGITS - 1);
     }
     let behind = at + length;
     let next_class = if behind < end { class_at(text, behind).0 } else { SPACE };

@@ -72,7 +72,13 @@ impl Pattern {
     pub fn across_spaces(&self) -> Result<Self> {
         let numbers = match self.family() {
             Some(Family::Gpt2) => None,
-            Some(Family::Qwen2) => Some(SINGLE_NUMBERS),
+            Some(
+                Family::Qwen2
+                | Family::Qwen3_5
+                | Family::Tekken
+                | Family::DeepseekLlm
+                | Family::DeepseekCoder,
+            ) => Some(SINGLE_NUMBERS),
             Some(_) => Some(NUMBERS),
             None => {
                 let found = format!("SuperBPE with the pattern `{}`", self.name());
