@@ -181,9 +181,11 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: Paths, pattern: str | None = None) -> Tokenizer:
-        """Load a folder of ours, a Hugging Face ``tokenizer.json`` or a ``.tiktoken`` rank file.
+        """Load a folder of ours, a Hugging Face ``tokenizer.json``, a ``.tiktoken`` or a ``.model`` file.
 
-        ``pattern`` is needed for a rank file alone, which does not say how text is split.
+        ``pattern`` is needed for a rank file alone, which does not say how text is split. A ``.model`` is a
+        SentencePiece BPE with byte fallback, such as Llama 2's. Its ids are those of SentencePiece; decoding
+        keeps the space that such a model may put before every text, and the tokenizer is saved as that model.
 
         Raises
         ------
@@ -436,7 +438,13 @@ class Tokenizer:
         return self._core.merges()
 
     def to_json(self) -> str:
-        """The text of a Hugging Face ``tokenizer.json``."""
+        """The text of a Hugging Face ``tokenizer.json``.
+
+        Raises
+        ------
+        TokenizerError
+            The tokenizer came from a SentencePiece model.
+        """
         return self._core.to_json()
 
     def __repr__(self) -> str:
@@ -449,11 +457,18 @@ class Tokenizer:
         return hash(self.sha256)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        model = self._core.sentencepiece_model()
+        if model is not None:
+            return _from_sentencepiece, (model,)
         return _from_json, (self.to_json(),)
 
 
 def _from_json(text: str) -> Tokenizer:
     return Tokenizer(_core.Tokenizer.from_json(text))
+
+
+def _from_sentencepiece(model: bytes) -> Tokenizer:
+    return Tokenizer(_core.Tokenizer.from_sentencepiece(model))
 
 
 def _pattern_of(extend: Tokenizer | None, pattern: str | None) -> str:

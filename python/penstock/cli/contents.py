@@ -36,7 +36,7 @@ def describe(path: Path, verify: bool = False) -> Facts:
         return _shard_facts(path)
     if path.suffix == ".safetensors":
         return _tensor_file_facts(path)
-    if path.suffix in (".json", ".tiktoken"):
+    if path.suffix in (".json", ".tiktoken", ".model"):
         return tokenizer_facts(path, None)
     raise _unknown(path)
 
@@ -71,7 +71,7 @@ def _folder_facts(path: Path, verify: bool) -> Facts:
         )
     if (path / "state.json").exists():
         return _checkpoint_facts(path, verify)
-    if (path / "tokenizer.json").exists():
+    if (path / "tokenizer.json").exists() or (path / "tokenizer.model").exists():
         return tokenizer_facts(path, None)
     if (path / "checkpoints").is_dir():
         return _run_facts(path, verify)
@@ -201,6 +201,6 @@ def _product(shape: tuple[int, ...]) -> int:
 
 def _unknown(path: Path) -> InputError:
     return InputError(
-        f"{path}: neither a tokenizer (tokenizer.json, .tiktoken), a packed dataset (manifest.json), a shard "
-        "(.arrow), a checkpoint (state.json, .safetensors) nor a run (checkpoints/)"
+        f"{path}: neither a tokenizer (tokenizer.json, .tiktoken, .model), a packed dataset (manifest.json), "
+        "a shard (.arrow), a checkpoint (state.json, .safetensors) nor a run (checkpoints/)"
     )

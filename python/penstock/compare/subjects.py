@@ -12,7 +12,7 @@ from penstock.tokenizer import Tokenizer
 
 __all__ = ["Subject", "load_subjects"]
 
-SUFFIXES = (".tokenizer.json", ".json", ".tiktoken")
+SUFFIXES = (".tokenizer.json", ".json", ".tiktoken", ".model")
 TEXT_SUFFIXES = {".jsonl", ".ndjson", ".txt", ".parquet", ".arrow", ".zst", ".gz"}
 
 

@@ -130,7 +130,8 @@ class _Surroundings:
 
     @classmethod
     def of(cls, source: Path) -> _Surroundings:
-        if source.suffix == ".tiktoken":
+        is_model_alone = source.is_dir() and not (source / "tokenizer.json").exists()
+        if source.suffix in (".tiktoken", ".model") or is_model_alone:
             return cls({}, {}, None)
         folder = source if source.is_dir() else source.parent
         file = _json_object(source / "tokenizer.json" if source.is_dir() else source)

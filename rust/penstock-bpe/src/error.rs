@@ -47,7 +47,7 @@ pub enum Error {
         limit_bytes: u64,
     },
     /// The file name tells no known format.
-    #[error("{}: expected a folder with a tokenizer.json, a *.json or a *.tiktoken file", path.display())]
+    #[error("{}: expected a folder with a tokenizer.json or tokenizer.model, a *.json, *.tiktoken or *.model file", path.display())]
     UnknownFormat {
         /// The file.
         path: PathBuf,
@@ -278,6 +278,22 @@ pub enum Error {
         normalizer: &'static str,
         /// Where the change begins, as the text shows it.
         place: String,
+    },
+    /// A model file that is no protocol buffer, or one cut short.
+    #[error("byte {byte}: {found}; expected a SentencePiece model")]
+    DamagedModel {
+        /// Its place in the file.
+        byte: usize,
+        /// What is there.
+        found: String,
+    },
+    /// No other format says all that a SentencePiece model does.
+    #[error(
+        "a tokenizer made from a SentencePiece model cannot be written as {format}; save it as a folder or a *.model file"
+    )]
+    OnlyAsModel {
+        /// The format asked for.
+        format: &'static str,
     },
     /// A probability that is none.
     #[error("{option} = {value}: expected 0 or a number from 0.000001 to 1")]

@@ -10,6 +10,7 @@ use crate::encode::cuts::Cuts;
 use crate::encode::pairs::{Merge, Pairs};
 use crate::encode::{Allowed, Matchers, State};
 use crate::error::{Error, Result, show};
+use crate::format::sentencepiece::Origin;
 use crate::normalize::Normalizer;
 use crate::pattern::Pattern;
 use crate::tokenizer::SpecialToken;
@@ -35,6 +36,8 @@ pub(crate) struct Parts {
     /// A piece that is a token becomes it, whatever the merges say.
     pub(crate) ignore_merges: bool,
     pub(crate) specials: Vec<SpecialToken>,
+    /// Merges that stand together and make the same token rank alike, and so on: see there.
+    pub(crate) sentencepiece: Option<Origin>,
 }
 
 /// The checked content of a tokenizer.
@@ -52,6 +55,7 @@ pub(crate) struct Model {
     /// By id.
     pub(crate) specials: Vec<SpecialToken>,
     pub(crate) special_ids: FxHashMap<String, u32>,
+    pub(crate) sentencepiece: Option<Origin>,
     pub(crate) sha256: String,
     text_matchers: OnceLock<Matchers>,
     all_matchers: OnceLock<Matchers>,
@@ -70,12 +74,16 @@ impl Model {
         check_spellings(&vocab, &parts.specials)?;
         let byte_ids = byte_ids(&vocab)?;
         let merges = resolve_merges(&vocab, &parts.merges, &special_ids)?;
-        let pairs = if parts.rank_by_product {
+        let pairs = if parts.sentencepiece.is_some() {
+            Pairs::by_run(&merges, byte_ids)?
+        } else if parts.rank_by_product {
             Pairs::by_product(&merges, byte_ids, vocab.len())?
         } else {
             Pairs::by_place(&merges, byte_ids)?
         };
-        let cuts = (!parts.ignore_merges).then(|| Cuts::new(&vocab, &merges, &pairs, parts.rank_by_product));
+        // The characters of a SentencePiece model are whole before anything else, whatever its other merges.
+        let ordered = if parts.sentencepiece.is_some() { &[][..] } else { &merges };
+        let cuts = (!parts.ignore_merges).then(|| Cuts::new(&vocab, ordered, &pairs, parts.rank_by_product));
         let mut model = Self {
             pattern,
             normalizer: parts.normalizer,
@@ -87,6 +95,7 @@ impl Model {
             ignore_merges: parts.ignore_merges,
             specials: parts.specials,
             special_ids,
+            sentencepiece: parts.sentencepiece,
             sha256: String::new(),
             text_matchers: OnceLock::new(),
             all_matchers: OnceLock::new(),
@@ -108,6 +117,9 @@ impl Model {
         part(b"penstock tokenizer 1");
         part(self.pattern.canonical().as_bytes());
         part(self.normalizer.name().unwrap_or_default().as_bytes());
+        if self.sentencepiece.is_some() {
+            part(b"sentencepiece");
+        }
         part(&[u8::from(self.ignore_merges), u8::from(self.rank_by_product)]);
         for id in 0..self.vocab.len() as u32 {
             part(self.vocab.get(id));
@@ -123,6 +135,11 @@ impl Model {
             part(&flags.map(u8::from));
         }
         hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The number of ids that users know.
+    pub(crate) fn vocab_size(&self) -> usize {
+        self.sentencepiece.as_ref().map_or(self.vocab.len(), |origin| origin.visible as usize)
     }
 
     /// The token that `piece` is without merging, where the tokenizer asks for that look first.

@@ -14,6 +14,11 @@ pub(crate) enum Normalizer {
     Nfc,
     /// Compatibility composition.
     Nfkc,
+    /// SentencePiece's: its mark for a space is one, and a text begins with a space of its own.
+    SentencePiece {
+        /// Whether it does.
+        dummy_prefix: bool,
+    },
 }
 
 impl Normalizer {
@@ -29,6 +34,12 @@ impl Normalizer {
                 Cow::Borrowed(text)
             }
             Self::Nfkc => Cow::Owned(text.nfkc().collect()),
+            Self::SentencePiece { .. } if text.is_empty() => Cow::Borrowed(text),
+            Self::SentencePiece { dummy_prefix: false } if !text.contains('\u{2581}') => Cow::Borrowed(text),
+            Self::SentencePiece { dummy_prefix } => {
+                let prefix = if dummy_prefix { " " } else { "" };
+                Cow::Owned([prefix, text].concat().replace('\u{2581}', " "))
+            }
         }
     }
 
@@ -38,6 +49,8 @@ impl Normalizer {
             Self::None => None,
             Self::Nfc => Some("NFC"),
             Self::Nfkc => Some("NFKC"),
+            Self::SentencePiece { dummy_prefix: true } => Some("SentencePiece with a dummy prefix"),
+            Self::SentencePiece { dummy_prefix: false } => Some("SentencePiece"),
         }
     }
 }

@@ -87,7 +87,8 @@ impl Tokenizer {
         &self.model
     }
 
-    /// Reads a folder that holds a `tokenizer.json`, a `*.json` of that format, or a `*.tiktoken` rank file. A rank
+    /// Reads a folder that holds a `tokenizer.json` or a `tokenizer.model`, a `*.json` of that format, a `*.tiktoken` rank
+    /// file, or a SentencePiece `*.model`. A rank
     /// file needs the name of its `pattern`; for the others it is optional and must agree with the file.
     ///
     /// # Errors
@@ -128,9 +129,27 @@ impl Tokenizer {
     }
 
     /// The content of its tokenizer.json.
-    #[must_use]
-    pub fn to_json(&self) -> String {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OnlyAsModel`] for what came from a SentencePiece model.
+    pub fn to_json(&self) -> Result<String> {
         crate::format::to_json(self)
+    }
+
+    /// Reads a SentencePiece model of the kind BPE from memory; `origin` stands in errors.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InFile`] naming `origin` and what is damaged, or what would give other ids than SentencePiece.
+    pub fn from_sentencepiece(bytes: &[u8], origin: &Path) -> Result<Self> {
+        crate::format::sentencepiece::read(bytes, origin)
+    }
+
+    /// The SentencePiece model that it came from, if it did.
+    #[must_use]
+    pub fn sentencepiece_model(&self) -> Option<&[u8]> {
+        self.model.sentencepiece.as_ref().map(|origin| origin.source.as_slice())
     }
 
     /// Hex SHA-256 of all that decides about ids: equal for equal tokenizers, whatever file they came from.
@@ -142,7 +161,7 @@ impl Tokenizer {
     /// The largest id and one: special tokens count.
     #[must_use]
     pub fn vocab_size(&self) -> usize {
-        self.model.vocab.len()
+        self.model.vocab_size()
     }
 
     /// The split pattern.
@@ -161,14 +180,15 @@ impl Tokenizer {
     #[must_use]
     pub fn token_to_id(&self, token: &[u8]) -> Option<u32> {
         let special = std::str::from_utf8(token).ok().and_then(|content| self.model.special_ids.get(content));
-        special.copied().or_else(|| self.model.vocab.find(token))
+        let is_known = |id: &u32| (*id as usize) < self.vocab_size();
+        special.copied().or_else(|| self.model.vocab.find(token).filter(is_known))
     }
 
     /// The bytes of `id`; those of its text for a special token. `None` for an unused id.
     #[must_use]
     pub fn id_to_bytes(&self, id: u32) -> Option<&[u8]> {
         let bytes = self.model.vocab.get(id);
-        (!bytes.is_empty()).then_some(bytes)
+        (!bytes.is_empty() && (id as usize) < self.vocab_size()).then_some(bytes)
     }
 
     /// The added tokens, by id.
@@ -189,7 +209,8 @@ impl Tokenizer {
     /// The merge rules, the first going first.
     #[must_use]
     pub fn merges(&self) -> &[Merge] {
-        &self.model.merges
+        let hidden = self.model.sentencepiece.as_ref().map_or(0, |origin| origin.character_merges);
+        &self.model.merges[hidden..]
     }
 
     /// The ids of `text`. Special tokens in it are text; added tokens that are not special are found.

@@ -56,7 +56,7 @@ fn what_a_killed_process_left_does_not_hinder_saving() {
 fn gaps_between_special_tokens_survive() {
     let word = SpecialToken { special: false, lstrip: true, ..SpecialToken::new("日", 300) };
     let tokenizer = bytes_only(vec![SpecialToken::new("<x>", 270), word]);
-    let again = Tokenizer::from_json(tokenizer.to_json().as_bytes(), Path::new("x")).unwrap();
+    let again = Tokenizer::from_json(tokenizer.to_json().unwrap().as_bytes(), Path::new("x")).unwrap();
     assert_eq!(again.sha256(), tokenizer.sha256());
     assert_eq!((again.vocab_size(), again.id_to_bytes(260)), (301, None));
     assert_eq!(again.encode("a 日<x>", &Allowed::All), [97, 300, 270]);
@@ -66,7 +66,7 @@ fn gaps_between_special_tokens_survive() {
 fn other_spellings_of_the_same_file_read_equal() {
     for pattern in [Pattern::Llama3, Pattern::DeepseekV3] {
         let tokenizer = trained(pattern.clone());
-        let mut file: Value = serde_json::from_str(&tokenizer.to_json()).unwrap();
+        let mut file: Value = serde_json::from_str(&tokenizer.to_json().unwrap()).unwrap();
         for merge in file.pointer_mut("/model/merges").unwrap().as_array_mut().unwrap() {
             *merge = json!(format!("{} {}", merge[0].as_str().unwrap(), merge[1].as_str().unwrap()));
         }
@@ -89,13 +89,13 @@ fn other_spellings_of_the_same_file_read_equal() {
 
 #[test]
 fn composed_text_is_what_a_normaliser_asks_for() {
-    let mut file: Value = serde_json::from_str(&trained(Pattern::Gpt2).to_json()).unwrap();
+    let mut file: Value = serde_json::from_str(&trained(Pattern::Gpt2).to_json().unwrap()).unwrap();
     let plain = Tokenizer::from_json(file.to_string().as_bytes(), Path::new("x")).unwrap();
     for (name, text, wanted) in [("NFC", "e\u{301}ﬁ", "éﬁ"), ("NFKC", "e\u{301}ﬁ", "éfi")] {
         file["normalizer"] = json!({"type": name});
         let tokenizer = Tokenizer::from_json(file.to_string().as_bytes(), Path::new("x")).unwrap();
         assert_eq!(tokenizer.encode_ordinary(text), plain.encode_ordinary(wanted));
-        let again = Tokenizer::from_json(tokenizer.to_json().as_bytes(), Path::new("x")).unwrap();
+        let again = Tokenizer::from_json(tokenizer.to_json().unwrap().as_bytes(), Path::new("x")).unwrap();
         assert_eq!(again.sha256(), tokenizer.sha256());
         assert_ne!(again.sha256(), plain.sha256());
     }
@@ -185,7 +185,7 @@ fn faults_of_rank_files_name_their_line() {
 
 /// The message of the refusal of a good tokenizer.json after `change`.
 fn json_refusal(change: impl FnOnce(&mut Value)) -> String {
-    let mut file: Value = serde_json::from_str(&trained(Pattern::DeepseekV3).to_json()).unwrap();
+    let mut file: Value = serde_json::from_str(&trained(Pattern::DeepseekV3).to_json().unwrap()).unwrap();
     change(&mut file);
     let result = Tokenizer::from_json(file.to_string().as_bytes(), Path::new("t.json"));
     result.expect_err("a fault was put in").to_string()
@@ -289,7 +289,7 @@ fn repeated_merges_and_merges_into_special_tokens_are_refused() {
 
 #[test]
 fn cut_and_damaged_files_never_panic() {
-    let whole = trained(Pattern::Qwen2).to_json().into_bytes();
+    let whole = trained(Pattern::Qwen2).to_json().unwrap().into_bytes();
     for end in (0..whole.len()).step_by(whole.len() / 200) {
         let refused = Tokenizer::from_json(&whole[..end], Path::new("t.json"));
         assert!(matches!(refused, Err(Error::InFile { .. })), "cut at {end}");

@@ -51,7 +51,16 @@ impl Tokenizer {
     }
 
     fn to_json(&self, py: Python<'_>) -> PyResult<String> {
-        guarded::<_, Fault>(py, || Ok(self.0.to_json()))
+        guarded(py, || self.0.to_json())
+    }
+
+    #[staticmethod]
+    fn from_sentencepiece(py: Python<'_>, model: &[u8]) -> PyResult<Self> {
+        guarded(py, || penstock_bpe::Tokenizer::from_sentencepiece(model, Path::new("<model>"))).map(Self)
+    }
+
+    fn sentencepiece_model<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
+        self.0.sentencepiece_model().map(|model| PyBytes::new(py, model))
     }
 
     fn encode<'py>(

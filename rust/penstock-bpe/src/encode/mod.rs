@@ -145,8 +145,12 @@ impl State {
 
     fn encode_text(&mut self, model: &Model, text: &str, out: &mut Vec<u32>) {
         let bytes = text.as_bytes();
+        let start = out.len();
         model.pattern.hand_out(text, &mut Gather { state: self, model, bytes, out });
         self.look_up(model, bytes, out);
+        if let Some(origin) = &model.sentencepiece {
+            origin.expand(out, start);
+        }
     }
 
     #[inline(never)]

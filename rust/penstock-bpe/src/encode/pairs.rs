@@ -53,6 +53,13 @@ impl Pairs {
         Self::new(byte_ids, merges.len(), ranked, (0..).take(vocab_len).collect())
     }
 
+    /// Rules of which those that stand together and make the same token rank alike, as in a SentencePiece model.
+    pub(crate) fn by_run(merges: &[Merge], byte_ids: [u32; 256]) -> Result<Self> {
+        let runs = || merges.chunk_by(|a, b| a.product == b.product);
+        let ranked = (0..).zip(runs()).flat_map(|(rank, run)| run.iter().map(move |merge| (rank, *merge)));
+        Self::new(byte_ids, merges.len(), ranked, runs().map(|run| run[0].product).collect())
+    }
+
     fn new(
         byte_ids: [u32; 256],
         len: usize,

@@ -4,11 +4,15 @@ use serde_json::{Map, Value, json};
 
 use super::pre_tokenizer;
 use crate::byte_level;
+use crate::error::{Error, Result};
 use crate::tokenizer::{SpecialToken, Tokenizer};
 
 /// The content of a tokenizer.json.
-pub(crate) fn to_json(tokenizer: &Tokenizer) -> String {
+pub(crate) fn to_json(tokenizer: &Tokenizer) -> Result<String> {
     let model = tokenizer.model();
+    if model.sentencepiece.is_some() {
+        return Err(Error::OnlyAsModel { format: "a tokenizer.json" });
+    }
     let byte_level = json!({
         "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false
     });
@@ -34,7 +38,7 @@ pub(crate) fn to_json(tokenizer: &Tokenizer) -> String {
             "merges": merges(tokenizer),
         }
     });
-    format!("{file}\n")
+    Ok(format!("{file}\n"))
 }
 
 fn added_token(token: &SpecialToken) -> Value {

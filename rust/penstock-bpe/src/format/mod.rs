@@ -1,15 +1,16 @@
-//! Files: tokenizer.json and rank files, read with limits and written whole or not at all.
+//! Files: tokenizer.json, rank files and SentencePiece models, read with limits and written whole or not at all.
 
 mod atomic;
 pub(crate) mod json;
 mod json_write;
 mod pre_tokenizer;
 mod schema;
+pub(crate) mod sentencepiece;
 pub(crate) mod tiktoken;
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub(crate) use json_write::to_json;
 
@@ -23,7 +24,7 @@ const MAX_FILE_BYTES: u64 = 256 << 20;
 /// Reads whatever tokenizer stands at `path`.
 pub(crate) fn load(path: &Path, pattern: Option<&str>) -> Result<Tokenizer> {
     let pattern = pattern.map(Pattern::from_name).transpose()?;
-    let path = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
+    let path = if path.is_dir() { file_in(path) } else { path.to_owned() };
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("json") => {
             let tokenizer = json::read(&read_limited(&path)?, &path)?;
@@ -39,8 +40,20 @@ pub(crate) fn load(path: &Path, pattern: Option<&str>) -> Result<Tokenizer> {
             let pattern = pattern.ok_or_else(|| Error::PatternNeeded { path: path.clone() })?;
             tiktoken::read(&read_limited(&path)?, pattern, &path)
         }
+        Some("model") if pattern.is_some() => Err(Error::PatternConflict {
+            path,
+            stated: "custom",
+            wanted: pattern.map_or("custom", |pattern| pattern.name()).to_owned(),
+        }),
+        Some("model") => sentencepiece::read(&read_limited(&path)?, &path),
         _ => Err(Error::UnknownFormat { path }),
     }
+}
+
+/// The tokenizer of a folder: its tokenizer.json, or else the model that stands alone there.
+fn file_in(folder: &Path) -> PathBuf {
+    let (json, model) = (folder.join("tokenizer.json"), folder.join("tokenizer.model"));
+    if !json.exists() && model.exists() { model } else { json }
 }
 
 fn read_limited(path: &Path) -> Result<Vec<u8>> {
@@ -57,14 +70,31 @@ fn read_limited(path: &Path) -> Result<Vec<u8>> {
 
 /// Writes `tokenizer` in the format that the name of `path` asks for.
 pub(crate) fn save(tokenizer: &Tokenizer, path: &Path) -> Result<()> {
+    if let Some(origin) = &tokenizer.model().sentencepiece {
+        return save_model(&origin.source, path);
+    }
     match path.extension().and_then(|extension| extension.to_str()) {
+        Some("model") => Err(Error::UnknownFormat { path: path.to_owned() }),
         Some("tiktoken") => atomic::write(path, tiktoken::write(tokenizer, path)?.as_bytes()),
-        Some("json") => atomic::write(path, to_json(tokenizer).as_bytes()),
+        Some("json") => atomic::write(path, to_json(tokenizer)?.as_bytes()),
         _ => {
             std::fs::create_dir_all(path).map_err(Error::io(path, "create the folder"))?;
             let config = json_write::transformers_config(tokenizer);
             atomic::write(&path.join("tokenizer_config.json"), config.as_bytes())?;
-            atomic::write(&path.join("tokenizer.json"), to_json(tokenizer).as_bytes())
+            atomic::write(&path.join("tokenizer.json"), to_json(tokenizer)?.as_bytes())
+        }
+    }
+}
+
+/// Writes a SentencePiece model as it came.
+fn save_model(source: &[u8], path: &Path) -> Result<()> {
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("model") => atomic::write(path, source),
+        Some("json") => Err(Error::OnlyAsModel { format: "a tokenizer.json" }),
+        Some("tiktoken") => Err(Error::OnlyAsModel { format: "a rank file" }),
+        _ => {
+            std::fs::create_dir_all(path).map_err(Error::io(path, "create the folder"))?;
+            atomic::write(&path.join("tokenizer.model"), source)
         }
     }
 }

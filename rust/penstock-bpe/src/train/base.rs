@@ -61,6 +61,9 @@ impl Base {
                 "it looks up whole pieces or ranks merges by their products, so new merges would not be used as learned",
             );
         }
+        if model.sentencepiece.is_some() {
+            return refuse("it came from a SentencePiece model, which merges characters");
+        }
         if model.normalizer != Normalizer::None {
             return refuse("it normalises text, and counts are of text as it is");
         }

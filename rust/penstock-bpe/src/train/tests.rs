@@ -120,7 +120,7 @@ proptest! {
         other.merge(one).unwrap();
         prop_assert_eq!(whole.total(), other.total());
         let split = TrainOptions { threads, ..options(300) };
-        let trained = |counts, options| trained(counts, &options).to_json();
+        let trained = |counts, options| trained(counts, &options).to_json().unwrap();
         prop_assert_eq!(trained(whole, options(300)), trained(other, split));
     }
 }
@@ -198,7 +198,7 @@ fn pieces_beyond_one_chunk_are_ordered_alike_by_any_number_of_threads() {
         (0..300_000_u64).map(|n| (format!("{:x}", n * 7919).into_bytes(), n % 5 + 1)).collect();
     let trained = |pieces: &[(Vec<u8>, u64)], threads| {
         let options = TrainOptions { threads, ..options(400) };
-        trained(counted(pieces), &options).to_json()
+        trained(counted(pieces), &options).to_json().unwrap()
     };
     let first = trained(&pieces, 1);
     pieces.reverse();

@@ -23,7 +23,7 @@ impl Joins {
         let model = tokenizer.model();
         let mut encoder = tokenizer.encoder();
         let mut halves = FxHashMap::default();
-        for id in 0..model.vocab.len() as u32 {
+        for id in 0..model.vocab_size() as u32 {
             let is_added = model.specials.binary_search_by_key(&id, |token| token.id).is_ok();
             if let Some((head, tail)) = halves_of(model.vocab.get(id)).filter(|_| !is_added) {
                 let mut ids = Vec::new();

@@ -123,6 +123,9 @@ impl Tokenizer {
                     dropout.merge(piece.as_bytes(), &model.pairs, variation.dropout, draws, &mut ids);
                 }),
             });
+            if let Some(origin) = &model.sentencepiece {
+                origin.expand(&mut ids, ends.last().copied().unwrap_or_default());
+            }
             ends.push(ids.len());
         }
         (ids, ends)
