@@ -180,12 +180,15 @@ class Tokenizer:
         return cls(core, TrainingReport.from_json(report))
 
     @classmethod
-    def from_file(cls, path: Paths, pattern: str | None = None) -> Tokenizer:
+    def from_file(cls, path: Paths, pattern: str | None = None, *, cache: Paths | None = None) -> Tokenizer:
         """Load a folder of ours, a Hugging Face ``tokenizer.json``, a ``.tiktoken`` or a ``.model`` file.
 
         ``pattern`` is needed for a rank file alone, which does not say how text is split. A ``.model`` is a
         SentencePiece BPE with byte fallback, such as Llama 2's. Its ids are those of SentencePiece; decoding
         keeps the space that such a model may put before every text, and the tokenizer is saved as that model.
+
+        ``cache`` names a file from which the same source loads several times as fast. It is checked against a
+        hash of the source, and written when it is missing, damaged or of another source.
 
         Raises
         ------
@@ -193,7 +196,8 @@ class Tokenizer:
             The file cannot be read, is damaged, or asks for what penstock does not do; the message names
             the place.
         """
-        return cls(_core.Tokenizer.from_file(os.fspath(path), pattern))
+        cached = None if cache is None else os.fspath(cache)
+        return cls(_core.Tokenizer.from_file(os.fspath(path), pattern, cached))
 
     def prefix(self, vocab_size: int) -> Tokenizer:
         """The tokenizer of the first ``vocab_size`` ids, which is what training to that size gives.

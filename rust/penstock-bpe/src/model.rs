@@ -40,6 +40,20 @@ pub(crate) struct Parts {
     pub(crate) sentencepiece: Option<Origin>,
 }
 
+/// The same as a [`Model`] holds it; see [`Parts`].
+#[derive(Debug)]
+pub(crate) struct Resolved {
+    pub(crate) normalizer: Normalizer,
+    /// All tokens end to end, added ones at their ids, and where each begins.
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) starts: Vec<u32>,
+    pub(crate) unreachable: FxHashSet<u32>,
+    pub(crate) merges: Vec<Merge>,
+    pub(crate) rank_by_product: bool,
+    pub(crate) ignore_merges: bool,
+    pub(crate) specials: Vec<SpecialToken>,
+}
+
 /// The checked content of a tokenizer.
 #[derive(Debug)]
 pub(crate) struct Model {
@@ -71,9 +85,48 @@ impl Model {
         let hidden: FxHashSet<u32> = parts.specials.iter().filter(|t| t.special).map(|t| t.id).collect();
         let vocab =
             Vocab::new(&parts.tokens, |id| !hidden.contains(&id) && !parts.unreachable.contains(&id))?;
+        let merges = resolve_merges(&vocab, &parts.merges, &special_ids)?;
+        Self::assemble(pattern, vocab, merges, special_ids, parts)
+    }
+
+    /// The same of what was checked and resolved before, and is checked again where that is quick; `None`
+    /// if it does not fit together.
+    pub(crate) fn from_resolved(pattern: Pattern, resolved: Resolved) -> Option<Self> {
+        let Resolved { bytes, starts, unreachable, merges, mut specials, .. } = resolved;
+        let vocab = Vocab::from_flat(bytes, starts, |id| !unreachable.contains(&id))?;
+        let fits = |merge: &Merge| {
+            let [left, right, product] = [merge.left, merge.right, merge.product].map(|id| vocab.get(id));
+            let is_joined = product.starts_with(left) && product.ends_with(right);
+            !left.is_empty() && !right.is_empty() && is_joined && product.len() == left.len() + right.len()
+        };
+        specials.sort_by_key(|token| token.id);
+        let special_ids: FxHashMap<_, _> =
+            specials.iter().map(|token| (token.content.clone(), token.id)).collect();
+        let stands = |token: &SpecialToken| {
+            !token.content.is_empty() && vocab.get(token.id) == token.content.as_bytes()
+        };
+        if special_ids.len() < specials.len() || !specials.iter().all(stands) || !merges.iter().all(fits) {
+            return None;
+        }
+        let parts = Parts {
+            normalizer: resolved.normalizer,
+            rank_by_product: resolved.rank_by_product,
+            ignore_merges: resolved.ignore_merges,
+            specials,
+            ..Parts::default()
+        };
+        Self::assemble(pattern, vocab, merges, special_ids, parts).ok()
+    }
+
+    fn assemble(
+        pattern: Pattern,
+        vocab: Vocab,
+        merges: Vec<Merge>,
+        special_ids: FxHashMap<String, u32>,
+        parts: Parts,
+    ) -> Result<Self> {
         check_spellings(&vocab, &parts.specials)?;
         let byte_ids = byte_ids(&vocab)?;
-        let merges = resolve_merges(&vocab, &parts.merges, &special_ids)?;
         let pairs = if parts.sentencepiece.is_some() {
             Pairs::by_run(&merges, byte_ids)?
         } else if parts.rank_by_product {

@@ -80,7 +80,11 @@ impl Tokenizer {
         if parts.tokens.len() > MAX_ID as usize {
             return Err(Error::IdTooLarge { id: parts.tokens.len() as u64 - 1, limit: MAX_ID });
         }
-        Ok(Self { model: Arc::new(Model::new(pattern, parts)?) })
+        Model::new(pattern, parts).map(Self::from_model)
+    }
+
+    pub(crate) fn from_model(model: Model) -> Self {
+        Self { model: Arc::new(model) }
     }
 
     pub(crate) fn model(&self) -> &Model {
@@ -96,7 +100,17 @@ impl Tokenizer {
     /// [`Error::Io`] and [`Error::FileTooLarge`] naming the path, [`Error::InFile`] naming path and place,
     /// [`Error::PatternNeeded`], [`Error::PatternConflict`], [`Error::UnknownPattern`], [`Error::UnknownFormat`].
     pub fn from_file(path: &Path, pattern: Option<&str>) -> Result<Self> {
-        crate::format::load(path, pattern)
+        crate::format::load(path, pattern, None)
+    }
+
+    /// [`from_file`](Self::from_file), by way of the file `cache`, which is written if it is not there, is damaged, or was
+    /// made from another source. A SentencePiece model is read as it is.
+    ///
+    /// # Errors
+    ///
+    /// As there; [`Error::Io`] where the cache cannot be written.
+    pub fn from_file_cached(path: &Path, pattern: Option<&str>, cache: &Path) -> Result<Self> {
+        crate::format::load(path, pattern, Some(cache))
     }
 
     /// Reads a tokenizer.json from memory; `origin` stands in errors.

@@ -51,6 +51,38 @@ impl Vocab {
         Ok(vocab)
     }
 
+    /// Builds from all tokens end to end and where each begins; `None` if these do not fit together.
+    pub(crate) fn from_flat(
+        bytes: Vec<u8>,
+        starts: Vec<u32>,
+        findable: impl Fn(u32) -> bool,
+    ) -> Option<Self> {
+        let ids = starts.len().checked_sub(1).filter(|&ids| ids <= MAX_ID as usize)?;
+        let fits =
+            |two: &[u32]| two[1].checked_sub(two[0]).is_some_and(|len| len as usize <= MAX_TOKEN_BYTES);
+        let is_whole = starts[0] == 0 && starts[ids] as usize == bytes.len();
+        if !is_whole || !starts.windows(2).all(fits) {
+            return None;
+        }
+        let mut vocab = Self { bytes, starts, slots: vec![FREE; (ids * 2).next_power_of_two()] };
+        for id in (0..ids as u32).filter(|&id| findable(id)) {
+            let token = vocab.get(id);
+            if !token.is_empty() {
+                let slot = vocab.slot_of(token);
+                if vocab.slots[slot] != FREE {
+                    return None;
+                }
+                vocab.slots[slot] = id;
+            }
+        }
+        Some(vocab)
+    }
+
+    /// What [`from_flat`](Self::from_flat) takes.
+    pub(crate) fn flat(&self) -> (&[u8], &[u32]) {
+        (&self.bytes, &self.starts)
+    }
+
     fn index(&mut self, id: u32, token: &[u8]) -> Result<()> {
         let slot = self.slot_of(token);
         let first = self.slots[slot];

@@ -33,8 +33,17 @@ pub(crate) fn thread_count(threads: Option<usize>) -> usize {
 #[pymethods]
 impl Tokenizer {
     #[staticmethod]
-    fn from_file(py: Python<'_>, path: PathBuf, pattern: Option<&str>) -> PyResult<Self> {
-        guarded(py, || penstock_bpe::Tokenizer::from_file(&path, pattern)).map(Self)
+    fn from_file(
+        py: Python<'_>,
+        path: PathBuf,
+        pattern: Option<&str>,
+        cache: Option<PathBuf>,
+    ) -> PyResult<Self> {
+        guarded(py, || match cache {
+            Some(cache) => penstock_bpe::Tokenizer::from_file_cached(&path, pattern, &cache),
+            None => penstock_bpe::Tokenizer::from_file(&path, pattern),
+        })
+        .map(Self)
     }
 
     #[staticmethod]

@@ -93,7 +93,7 @@ fn check_decoder(decoder: &Value) -> Result<()> {
     }
 }
 
-fn read_normalizer(value: &Value) -> Result<Normalizer> {
+pub(super) fn read_normalizer(value: &Value) -> Result<Normalizer> {
     let kind = value.get("type").and_then(Value::as_str);
     match (kind, value.get("normalizers").and_then(Value::as_array).map(Vec::as_slice)) {
         (None, _) if value.is_null() => Ok(Normalizer::None),
@@ -195,7 +195,7 @@ fn read_merges(merges: &[MergeText], ids: &FxHashMap<&str, u32>) -> Result<Vec<(
     merges.iter().enumerate().map(read).collect()
 }
 
-fn special_token(token: AddedToken) -> SpecialToken {
+pub(super) fn special_token(token: AddedToken) -> SpecialToken {
     SpecialToken {
         content: token.content,
         id: token.id,

@@ -41,7 +41,7 @@ pub(crate) fn to_json(tokenizer: &Tokenizer) -> Result<String> {
     Ok(format!("{file}\n"))
 }
 
-fn added_token(token: &SpecialToken) -> Value {
+pub(super) fn added_token(token: &SpecialToken) -> Value {
     json!({
         "id": token.id,
         "content": token.content,

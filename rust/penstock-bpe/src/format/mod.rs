@@ -1,6 +1,7 @@
 //! Files: tokenizer.json, rank files and SentencePiece models, read with limits and written whole or not at all.
 
 mod atomic;
+mod cache;
 pub(crate) mod json;
 mod json_write;
 mod pre_tokenizer;
@@ -21,32 +22,48 @@ use crate::tokenizer::Tokenizer;
 /// No tokenizer file is larger; those of 256K tokens have about 20 MB.
 const MAX_FILE_BYTES: u64 = 256 << 20;
 
-/// Reads whatever tokenizer stands at `path`.
-pub(crate) fn load(path: &Path, pattern: Option<&str>) -> Result<Tokenizer> {
+/// Reads whatever tokenizer stands at `path`, by way of `cache` if that was made from it.
+pub(crate) fn load(path: &Path, pattern: Option<&str>, cache: Option<&Path>) -> Result<Tokenizer> {
     let pattern = pattern.map(Pattern::from_name).transpose()?;
     let path = if path.is_dir() { file_in(path) } else { path.to_owned() };
-    match path.extension().and_then(|extension| extension.to_str()) {
-        Some("json") => {
-            let tokenizer = json::read(&read_limited(&path)?, &path)?;
-            match pattern {
-                Some(wanted) if wanted != *tokenizer.pattern() => {
-                    let stated = tokenizer.pattern().name();
-                    Err(Error::PatternConflict { path, stated, wanted: wanted.name().to_owned() })
-                }
-                _ => Ok(tokenizer),
-            }
+    if kind_of(&path).is_none_or(|kind| !["json", "tiktoken", "model"].contains(&kind)) {
+        return Err(Error::UnknownFormat { path });
+    }
+    if kind_of(&path) == Some("tiktoken") && pattern.is_none() {
+        return Err(Error::PatternNeeded { path });
+    }
+    let source = read_limited(&path)?;
+    let Some(cache) = cache else { return parse(&source, path, pattern) };
+    let key = cache::key_of(&source, pattern.as_ref());
+    // What cannot be read is written anew.
+    let cached = read_limited(cache).ok().and_then(|cached| cache::read(&cached, key, &path));
+    if let Some(tokenizer) = cached {
+        return Ok(tokenizer);
+    }
+    let tokenizer = parse(&source, path, pattern)?;
+    if let Some(content) = cache::write(&tokenizer, key) {
+        atomic::write(cache, &content)?;
+    }
+    Ok(tokenizer)
+}
+
+fn kind_of(path: &Path) -> Option<&str> {
+    path.extension().and_then(|extension| extension.to_str())
+}
+
+/// Reads the content of a file whose name tells its kind.
+fn parse(source: &[u8], path: PathBuf, pattern: Option<Pattern>) -> Result<Tokenizer> {
+    let tokenizer = match (kind_of(&path), &pattern) {
+        (Some("tiktoken"), Some(pattern)) => return tiktoken::read(source, pattern.clone(), &path),
+        (Some("model"), _) => sentencepiece::read(source, &path)?,
+        _ => json::read(source, &path)?,
+    };
+    match pattern {
+        Some(wanted) if wanted != *tokenizer.pattern() => {
+            let stated = tokenizer.pattern().name();
+            Err(Error::PatternConflict { path, stated, wanted: wanted.name().to_owned() })
         }
-        Some("tiktoken") => {
-            let pattern = pattern.ok_or_else(|| Error::PatternNeeded { path: path.clone() })?;
-            tiktoken::read(&read_limited(&path)?, pattern, &path)
-        }
-        Some("model") if pattern.is_some() => Err(Error::PatternConflict {
-            path,
-            stated: "custom",
-            wanted: pattern.map_or("custom", |pattern| pattern.name()).to_owned(),
-        }),
-        Some("model") => sentencepiece::read(&read_limited(&path)?, &path),
-        _ => Err(Error::UnknownFormat { path }),
+        _ => Ok(tokenizer),
     }
 }
 
@@ -73,7 +90,7 @@ pub(crate) fn save(tokenizer: &Tokenizer, path: &Path) -> Result<()> {
     if let Some(origin) = &tokenizer.model().sentencepiece {
         return save_model(&origin.source, path);
     }
-    match path.extension().and_then(|extension| extension.to_str()) {
+    match kind_of(path) {
         Some("model") => Err(Error::UnknownFormat { path: path.to_owned() }),
         Some("tiktoken") => atomic::write(path, tiktoken::write(tokenizer, path)?.as_bytes()),
         Some("json") => atomic::write(path, to_json(tokenizer)?.as_bytes()),
@@ -88,7 +105,7 @@ pub(crate) fn save(tokenizer: &Tokenizer, path: &Path) -> Result<()> {
 
 /// Writes a SentencePiece model as it came.
 fn save_model(source: &[u8], path: &Path) -> Result<()> {
-    match path.extension().and_then(|extension| extension.to_str()) {
+    match kind_of(path) {
         Some("model") => atomic::write(path, source),
         Some("json") => Err(Error::OnlyAsModel { format: "a tokenizer.json" }),
         Some("tiktoken") => Err(Error::OnlyAsModel { format: "a rank file" }),
