@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -14,6 +13,7 @@ from penstock import _core
 from penstock.decoding import Errors, Ids, StreamDecoder, as_ids, check_errors, decode_text
 from penstock.errors import ConfigError, numbers_in_range
 from penstock.jobs import ProgressCallback, run_job
+from penstock.token_batch import TokenBatch
 from penstock.token_view import TokenView, view_tokens
 from penstock.tokenizer_training import (
     TrainingReport,
@@ -25,49 +25,12 @@ from penstock.tokenizer_training import (
 )
 
 if TYPE_CHECKING:
-    import pyarrow
+    pass
 
 __all__ = ["StreamDecoder", "TokenBatch", "Tokenizer"]
 
 Paths = str | os.PathLike[str]
 AllowedSpecial = Literal["all"] | Collection[str]
-
-
-@dataclass(frozen=True)
-class TokenBatch:
-    """The tokens of several texts, end to end.
-
-    Attributes
-    ----------
-    ids : uint32[n]
-    offsets : int64[texts + 1]
-        Text ``i`` is ``ids[offsets[i]:offsets[i + 1]]``.
-    """
-
-    ids: NDArray[np.uint32]
-    offsets: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, index: int) -> NDArray[np.uint32]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"text {index} of a batch of {len(self)}")
-        index %= len(self)
-        return self.ids[self.offsets[index] : self.offsets[index + 1]]
-
-    def __iter__(self) -> Iterator[NDArray[np.uint32]]:
-        return (self[i] for i in range(len(self)))
-
-    def tolist(self) -> list[list[int]]:
-        """A list of ints a text."""
-        return [part.tolist() for part in self]
-
-    def to_arrow(self) -> pyarrow.LargeListArray:
-        """A ``large_list<uint32>`` that shares these buffers. Needs pyarrow."""
-        import pyarrow
-
-        return pyarrow.LargeListArray.from_arrays(pyarrow.array(self.offsets), pyarrow.array(self.ids))
 
 
 class Tokenizer:

@@ -17,7 +17,7 @@ PACKAGE = Path(penstock.__file__).parent
 LAYERS: list[list[set[str]]] = [
     [{"errors", "config", "recipe_values"}],
     [{"_core"}],
-    [{"jobs", "tokenizer", "tokenizer_training", "decoding", "token_view", "data"}],
+    [{"jobs", "tokenizer", "tokenizer_training", "decoding", "token_batch", "token_view", "data"}],
     [{"report"}, {"kernels"}],
     [{"model"}],
     [{"interop"}, {"evaluate.bits_per_byte"}],

@@ -1,9 +1,8 @@
-"""A cache beside a tokenizer file: the same tokenizer, checked against its source, and never a reason to fail."""
+"""A cache beside a tokenizer file: the same tokenizer, checked against its source, no reason to fail."""
 
 from __future__ import annotations
 
 import json
-import os
 import struct
 from pathlib import Path
 
@@ -40,9 +39,9 @@ def test_a_cache_gives_the_same_tokenizer(source: Path, tmp_path: Path) -> None:
     plain = Tokenizer.from_file(source)
     check_same(Tokenizer.from_file(source, cache=cache), plain)
     written = cache.read_bytes()
-    stamp = os.stat(cache).st_mtime_ns
+    stamp = cache.stat().st_mtime_ns
     check_same(Tokenizer.from_file(source, cache=cache), plain)
-    assert (cache.read_bytes(), os.stat(cache).st_mtime_ns) == (written, stamp), "read, not written again"
+    assert (cache.read_bytes(), cache.stat().st_mtime_ns) == (written, stamp), "read, not written again"
 
 
 def test_published_vocabularies(shared: Path, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ use crate::unicode::{PUNCTUATION, SYMBOL, class_of};
 #[derive(Debug, Default)]
 pub(crate) struct Joins {
     halves: FxHashMap<u32, Box<[u32]>>,
+    /// A bit an id, as nearly all tokens join nothing.
+    bits: Vec<u64>,
 }
 
 impl Joins {
@@ -23,6 +25,7 @@ impl Joins {
         let model = tokenizer.model();
         let mut encoder = tokenizer.encoder();
         let mut halves = FxHashMap::default();
+        let mut bits = vec![0; model.vocab_size() / 64 + 1];
         for id in 0..model.vocab_size() as u32 {
             let is_added = model.specials.binary_search_by_key(&id, |token| token.id).is_ok();
             if let Some((head, tail)) = halves_of(model.vocab.get(id)).filter(|_| !is_added) {
@@ -30,9 +33,16 @@ impl Joins {
                 encoder.encode_part_into(head, &mut ids);
                 encoder.encode_part_into(tail, &mut ids);
                 halves.insert(id, ids.into_boxed_slice());
+                bits[id as usize / 64] |= 1 << (id % 64);
             }
         }
-        Self { halves }
+        Self { halves, bits }
+    }
+
+    #[inline]
+    fn halves_of(&self, id: u32) -> Option<&[u32]> {
+        let is_join = self.bits.get(id as usize / 64).is_some_and(|word| word >> (id % 64) & 1 != 0);
+        if is_join { self.halves.get(&id).map(|halves| &halves[..]) } else { None }
     }
 }
 
@@ -68,24 +78,27 @@ impl BoundarySplit {
 
     /// Splits among `ids[start..]`, which are those of `text`.
     pub fn apply(&self, text: &str, ids: &mut Vec<u32>, start: usize) {
-        if self.chance.is_never() {
-            return;
+        if !self.chance.is_never() {
+            let plain = ids.split_off(start.min(ids.len()));
+            self.append(text, &plain, ids);
         }
-        let halves = &self.tokenizer.joins().halves;
+    }
+
+    /// Appends `ids`, which are those of `text`, to `out`, some of them split.
+    pub(crate) fn append(&self, text: &str, ids: &[u32], out: &mut Vec<u32>) {
+        let joins = self.tokenizer.joins();
         let draws = Draws::new(self.seed, text);
-        let split_at =
-            |place: usize, id| halves.get(&id).filter(|_| draws.happens(place as u64, self.chance));
-        let Some(first) = (start..ids.len()).find(|&at| split_at(at - start, ids[at]).is_some()) else {
-            return;
-        };
-        let rest = ids.split_off(first);
-        ids.reserve(rest.len() + rest.len() / 8);
-        for (place, id) in (first - start..).zip(rest) {
-            match split_at(place, id) {
-                Some(halves) => ids.extend_from_slice(halves),
-                None => ids.push(id),
+        let mut done = 0;
+        for (place, &id) in ids.iter().enumerate() {
+            if let Some(halves) = joins.halves_of(id)
+                && draws.happens(place as u64, self.chance)
+            {
+                out.extend_from_slice(&ids[done..place]);
+                out.extend_from_slice(halves);
+                done = place + 1;
             }
         }
+        out.extend_from_slice(&ids[done..]);
     }
 }
 

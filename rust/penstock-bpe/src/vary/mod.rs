@@ -16,6 +16,7 @@ use dropout::Dropout;
 use crate::encode::added::Part;
 use crate::encode::{Allowed, Matchers};
 use crate::error::Result;
+use crate::machine::with_huge_pages;
 use crate::tokenizer::Tokenizer;
 
 /// How the ids of a text vary. All that is drawn depends on the seed and on the text: not on threads, not on other texts.
@@ -51,12 +52,10 @@ impl Tokenizer {
         if variation.boundary_split.is_never() {
             return Ok((ids, offsets));
         }
-        let mut whole = Vec::with_capacity(ids.len() + ids.len() / 8);
+        let mut whole = with_huge_pages(ids.len() + ids.len() / 8);
         let mut ends = vec![0];
         for (text, range) in texts.iter().zip(offsets.windows(2)) {
-            let start = whole.len();
-            whole.extend_from_slice(&ids[range[0] as usize..range[1] as usize]);
-            split.apply(text, &mut whole, start);
+            split.append(text, &ids[range[0] as usize..range[1] as usize], &mut whole);
             ends.push(whole.len() as i64);
         }
         Ok((whole, ends))
