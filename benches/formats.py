@@ -3,7 +3,7 @@
     python3 dev.py bench formats --tokenizer tokenizer.json --corpus corpus.jsonl --megabytes 20
     ... --model tokenizer.model    # beside sentencepiece, where that is installed
 
-One thread, the least of several visits, interleaved. Ids that must agree are compared before a time is printed.
+One thread, the least of several visits, interleaved; ids that must agree are compared before any time counts.
 """
 
 from __future__ import annotations
