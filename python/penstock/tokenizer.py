@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,6 @@ from penstock.tokenizer_training import (
     count_texts,
     memory_bytes,
 )
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["StreamDecoder", "TokenBatch", "Tokenizer"]
 
