@@ -82,6 +82,44 @@ fn bits_by_bytes(block: &[u8; BLOCK_BYTES]) -> Bits {
     }
 }
 
+/// Work that is worth having twice in the program: for every machine, and for those of the last ten years.
+pub(crate) trait Work {
+    /// What it makes.
+    type Output;
+
+    /// Does it. To be built into its callers, with all that matters in it.
+    fn run(self) -> Self::Output;
+}
+
+/// Does `work`, by wider vectors and newer bit instructions where this machine has them.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[allow(unsafe_code)]
+pub(crate) fn wide<W: Work>(work: W) -> W::Output {
+    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+    fn run_wide<W: Work>(work: W) -> W::Output {
+        work.run()
+    }
+    if is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("bmi1")
+        && is_x86_feature_detected!("bmi2")
+        && is_x86_feature_detected!("lzcnt")
+        && is_x86_feature_detected!("popcnt")
+    {
+        // SAFETY: this machine has all of the features, as was asked just now.
+        unsafe { run_wide(work) }
+    } else {
+        work.run()
+    }
+}
+
+/// Does `work`.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline]
+pub(crate) fn wide<W: Work>(work: W) -> W::Output {
+    work.run()
+}
+
 /// Asks for `slice[index]` to be brought near, if there is such a place. Changes nothing but time.
 #[inline]
 #[allow(unsafe_code)]

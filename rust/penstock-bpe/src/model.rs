@@ -130,7 +130,7 @@ impl Model {
         let pairs = if parts.sentencepiece.is_some() {
             Pairs::by_run(&merges, byte_ids)?
         } else if parts.rank_by_product {
-            Pairs::by_product(&merges, byte_ids, vocab.len())?
+            Pairs::by_product(&merges, byte_ids)?
         } else {
             Pairs::by_place(&merges, byte_ids)?
         };

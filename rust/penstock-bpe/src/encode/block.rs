@@ -1,21 +1,54 @@
 //! Pieces gathered before they are looked up, so that the memory of one lookup arrives while others are prepared.
 
+use std::ops::Range;
+
 use super::State;
 use super::cache::{SHORT_BYTES, SHORT_TOKENS, pack};
 use super::cuts::Cuts;
+use super::lanes::{LANE_BYTES, LANES};
 use crate::model::Model;
 use crate::pretokenize::Spans;
 
-/// Pieces gathered: enough to hide memory, few enough to stay near.
-const PIECES: usize = 256;
+/// Pieces gathered: enough to hide memory and to have some new ones to merge in step, few enough to stay near.
+const PIECES: usize = 512;
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Piece {
-    /// The piece, packed; 0 for a longer one.
+    /// The piece, packed; for a longer one its end.
     key: u128,
-    hash: u32,
     start: usize,
-    end: usize,
+    hash: u32,
+}
+
+impl Piece {
+    #[inline]
+    fn is_short(&self) -> bool {
+        self.key >> 120 != 0
+    }
+
+    #[inline]
+    fn range(&self) -> Range<usize> {
+        self.start..if self.is_short() { self.start + (self.key >> 120) as usize } else { self.key as usize }
+    }
+}
+
+/// A piece whose tokens the table of short ones did not give.
+#[derive(Debug, Clone)]
+struct Hole {
+    /// Its number in the block.
+    piece: usize,
+    /// How many tokens of the block go before it.
+    at: usize,
+    found: Found,
+}
+
+/// Where the tokens of a hole are.
+#[derive(Debug, Clone)]
+enum Found {
+    /// In the spare tokens.
+    Spare(Range<usize>),
+    /// In this lane, which it was the first to need or not.
+    Lane { number: usize, is_first: bool },
 }
 
 /// Pieces of one text, not yet looked up.
@@ -25,6 +58,8 @@ pub(crate) struct Block {
     len: usize,
     /// Tokens on their way to the output, with room for all places of a last entry.
     tokens: Box<[u32; PIECES * SHORT_TOKENS + SHORT_TOKENS]>,
+    holes: Vec<Hole>,
+    spare: Vec<u32>,
 }
 
 impl Block {
@@ -33,6 +68,8 @@ impl Block {
             pieces: Box::new([Piece::default(); PIECES]),
             len: 0,
             tokens: Box::new([0; PIECES * SHORT_TOKENS + SHORT_TOKENS]),
+            holes: Vec::new(),
+            spare: Vec::new(),
         }
     }
 }
@@ -75,9 +112,9 @@ impl Gather<'_> {
             (key, cache.prefetch_short(key))
         } else {
             cache.prefetch_longer(self.bytes, start, end);
-            (0, 0)
+            (end as u128, 0)
         };
-        block.pieces[block.len % PIECES] = Piece { key, hash, start, end };
+        block.pieces[block.len % PIECES] = Piece { key, start, hash };
         block.len += 1;
         if block.len == PIECES {
             self.state.look_up(self.model, self.bytes, self.out);
@@ -89,25 +126,85 @@ impl State {
     /// Appends the tokens of all pieces gathered to `out`.
     #[inline(never)]
     pub(super) fn look_up(&mut self, model: &Model, bytes: &[u8], out: &mut Vec<u32>) {
-        let count = std::mem::take(&mut self.block.len);
+        let count = std::mem::take(&mut self.block.len).min(PIECES);
         let mut ready = 0;
         for index in 0..count {
-            let Piece { key, hash, start, end } = self.block.pieces[index];
-            let found = if key == 0 { None } else { self.cache.short(key, hash) };
+            let piece = &self.block.pieces[index];
+            let found = if piece.is_short() { self.cache.short(piece.key, piece.hash) } else { None };
             if let Some((tokens, len @ 1..)) = found {
                 // All places are copied, as that needs no loop; those in use stay.
                 self.block.tokens[ready..ready + SHORT_TOKENS].copy_from_slice(tokens);
                 ready += len;
                 continue;
             }
-            out.extend_from_slice(&self.block.tokens[..ready]);
-            ready = 0;
-            let piece = &bytes[start..end];
-            let is_new = key != 0 && found.is_none();
-            if is_new || !self.cache.append(piece, out) {
-                self.encode_new_piece(model, piece, out);
+            self.block.holes.push(Hole { piece: index, at: ready, found: Found::Spare(0..0) });
+        }
+        let mut from = 0;
+        for group in 0..self.block.holes.len().div_ceil(LANES) {
+            from = self.fill(model, bytes, group * LANES, from, out);
+        }
+        out.extend_from_slice(&self.block.tokens[from..ready]);
+        self.block.holes.clear();
+    }
+
+    /// Appends the tokens of the block from the one numbered `from` to the last hole of a group, which begins with the hole
+    /// numbered `first`. Returns how many tokens of the block are done.
+    fn fill(
+        &mut self,
+        model: &Model,
+        bytes: &[u8],
+        first: usize,
+        mut from: usize,
+        out: &mut Vec<u32>,
+    ) -> usize {
+        let holes = first..self.block.holes.len().min(first + LANES);
+        self.block.spare.clear();
+        self.lanes.clear();
+        for number in holes.clone() {
+            self.block.holes[number].found = self.find(model, bytes, first, number);
+        }
+        self.lanes.merge(&model.pairs);
+        for number in holes {
+            let Hole { piece, at, found } = &self.block.holes[number];
+            out.extend_from_slice(&self.block.tokens[from..*at]);
+            from = *at;
+            match found {
+                Found::Spare(range) => out.extend_from_slice(&self.block.spare[range.clone()]),
+                Found::Lane { number, is_first } => {
+                    let start = out.len();
+                    self.lanes.append(*number, out);
+                    if *is_first {
+                        self.cache.put(&bytes[self.block.pieces[*piece].range()], &out[start..]);
+                    }
+                }
             }
         }
-        out.extend_from_slice(&self.block.tokens[..ready]);
+        from
+    }
+
+    /// Finds the tokens of a hole, or gives it a lane, maybe that of an equal piece since the hole numbered `first`.
+    fn find(&mut self, model: &Model, bytes: &[u8], first: usize, number: usize) -> Found {
+        let found = self.block.holes[number].piece;
+        let piece = &bytes[self.block.pieces[found].range()];
+        let start = self.block.spare.len();
+        // An earlier group may have met the same piece.
+        if self.cache.append(piece, &mut self.block.spare) {
+            return Found::Spare(start..self.block.spare.len());
+        }
+        if piece.len() > LANE_BYTES || model.whole_piece(piece).is_some() {
+            let mut tokens = std::mem::take(&mut self.block.spare);
+            self.encode_new_piece(model, piece, &mut tokens);
+            self.block.spare = tokens;
+            return Found::Spare(start..self.block.spare.len());
+        }
+        for earlier in &self.block.holes[first..number] {
+            if let Found::Lane { number, .. } = earlier.found
+                && bytes[self.block.pieces[earlier.piece].range()] == *piece
+            {
+                return Found::Lane { number, is_first: false };
+            }
+        }
+        let number = self.lanes.add(piece, &model.pairs, model.cuts.as_ref());
+        Found::Lane { number, is_first: true }
     }
 }

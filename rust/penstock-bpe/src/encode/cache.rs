@@ -8,13 +8,13 @@ use crate::vocab::hash;
 /// The longest piece of the table of short ones.
 pub(crate) const SHORT_BYTES: usize = 15;
 /// The most tokens an entry of that table holds.
-pub(crate) const SHORT_TOKENS: usize = 3;
+pub(crate) const SHORT_TOKENS: usize = 4;
 /// The longest piece of the table of middling ones, and the most tokens of its entries.
 const MIDDLING_BYTES: usize = 31;
-const MIDDLING_TOKENS: usize = 7;
-/// Bounds of the two tables, in sets of two entries.
-const MAX_SHORT_SETS: usize = 1 << 19;
-const MAX_MIDDLING_SETS: usize = 1 << 16;
+const MIDDLING_TOKENS: usize = 8;
+/// Bounds of the two tables, in sets of four entries.
+const MAX_SHORT_SETS: usize = 1 << 18;
+const MAX_MIDDLING_SETS: usize = 1 << 15;
 const FIRST_MIDDLING: usize = 1 << 12;
 /// Longer pieces than this repeat too rarely to be kept.
 const LONG_BYTES: usize = 1 << 12;
@@ -60,9 +60,19 @@ impl Cache {
         self.short.get(key, hash)
     }
 
-    /// Appends the tokens of `piece` to `out` if they are known, wherever they are kept but in the table of short ones.
+    /// Appends the tokens of `piece` to `out` if they are known.
     pub(crate) fn append(&self, piece: &[u8], out: &mut Vec<u32>) -> bool {
-        if piece.len() > SHORT_BYTES && piece.len() <= MIDDLING_BYTES {
+        if piece.len() <= SHORT_BYTES {
+            let key = pack(piece, 0, piece.len());
+            match self.short.get(key, self.short.prefetch(key)) {
+                None => return false,
+                Some((_, 0)) => {}
+                Some((tokens, len)) => {
+                    out.extend_from_slice(&tokens[..len]);
+                    return true;
+                }
+            }
+        } else if piece.len() <= MIDDLING_BYTES {
             let key = pack_middling(piece);
             if let Some((tokens, len)) = self.middling.get(key, self.middling.prefetch(key)) {
                 out.extend_from_slice(&tokens[..len]);
@@ -141,16 +151,16 @@ static MASKS: [u128; 17] = {
     masks
 };
 
-/// The short piece `bytes[start..end]` and, in the top byte, its length, which is never 0.
+/// The short piece `bytes[start..end]` and, in the lower half of the top byte, its length, which is never 0.
 #[inline]
 pub(crate) fn pack(bytes: &[u8], start: usize, end: usize) -> u128 {
     load(bytes, start, end) | ((end - start) as u128) << 120
 }
 
-/// A piece of 16 to 31 bytes and, in the top byte, its length.
+/// A piece of 16 to 31 bytes and, in the lower half of the top byte, its length less 16.
 #[inline]
 fn pack_middling(piece: &[u8]) -> [u128; 2] {
-    [load(piece, 0, 16), load(piece, 16, piece.len()) | (piece.len() as u128) << 120]
+    [load(piece, 0, 16), load(piece, 16, piece.len()) | (piece.len() as u128 - 16) << 120]
 }
 
 /// `bytes[start..end]`, at most 16, as a number: by one load where behind them there is enough to read.
@@ -185,6 +195,6 @@ mod tests {
         let mut packs: Vec<_> = (16..=MIDDLING_BYTES).map(|len| pack_middling(&bytes[..len])).collect();
         packs.dedup();
         assert_eq!(packs.len(), MIDDLING_BYTES - 15);
-        assert_ne!(pack_middling(&[7; 16])[1], 0);
+        assert!(packs.iter().all(|pack| pack[1] >> 124 == 0));
     }
 }

@@ -7,7 +7,7 @@ use super::cuts::Cuts;
 use super::pairs::{NONE, Pairs};
 
 /// Up to this many symbols, looking for the least rank anew beats a heap.
-const SCANNED_SYMBOLS: usize = 40;
+const SCANNED_SYMBOLS: usize = 63;
 
 /// Pieces of up to this many bytes are not worth a look for places to cut.
 const UNCUT_BYTES: usize = 15;
@@ -48,7 +48,7 @@ impl Workspace {
             start_from_bytes(piece, pairs, &mut self.symbols, &mut self.ranks);
         }
         if self.symbols.len() <= SCANNED_SYMBOLS {
-            merge_by_scanning(pairs, &mut self.symbols, &mut self.ranks);
+            merge_by_scanning(pairs, &mut self.symbols, &self.ranks);
             out.extend_from_slice(&self.symbols);
         } else {
             self.merge_by_heap(pairs, out);
@@ -109,7 +109,7 @@ impl Workspace {
 pub(crate) fn merge_plainly(piece: &[u8], pairs: &Pairs, symbols: &mut Vec<u32>) {
     let mut ranks = Vec::with_capacity(piece.len());
     start_from_bytes(piece, pairs, symbols, &mut ranks);
-    merge_by_scanning(pairs, symbols, &mut ranks);
+    merge_by_scanning(pairs, symbols, &ranks);
 }
 
 fn start_from_bytes(piece: &[u8], pairs: &Pairs, symbols: &mut Vec<u32>, ranks: &mut Vec<u32>) {
@@ -120,62 +120,76 @@ fn start_from_bytes(piece: &[u8], pairs: &Pairs, symbols: &mut Vec<u32>, ranks: 
     ranks.push(NONE);
 }
 
-/// Merges at most [`SCANNED_SYMBOLS`], looking at all of them for the next merge. A symbol that is merged away keeps its
-/// place, without a rank, until the end.
-fn merge_by_scanning(pairs: &Pairs, symbols: &mut Vec<u32>, ranks: &mut [u32]) {
-    let len = ranks.len().min(symbols.len());
-    let mut after = const { neighbours(1) };
-    let mut before = const { neighbours(u8::MAX) };
+/// Merges at most [`SCANNED_SYMBOLS`], looking at all of them for the next merge.
+fn merge_by_scanning(pairs: &Pairs, symbols: &mut Vec<u32>, ranks: &[u32]) {
+    match symbols.len() {
+        0..2 => {}
+        2..16 => scan_places::<16>(pairs, symbols, ranks),
+        16..32 => scan_places::<32>(pairs, symbols, ranks),
+        _ => scan_places::<64>(pairs, symbols, ranks),
+    }
+}
+
+/// The same in `PLACES`, one more than symbols. The last place stands for the nothing at both ends; a symbol that is merged
+/// away leaves its place.
+#[inline]
+fn scan_places<const PLACES: usize>(pairs: &Pairs, symbols: &mut Vec<u32>, ranks: &[u32]) {
+    let len = symbols.len().min(PLACES - 1);
+    let mut tokens = [NONE; PLACES];
+    tokens[..len].copy_from_slice(&symbols[..len]);
+    let mut orders = [u32::MAX; PLACES];
+    for (place, (order, &rank)) in (0..).zip(orders[..len].iter_mut().zip(ranks)) {
+        *order = order_of(rank, place);
+    }
+    let mut live = ((1_u64 << len) - 1) | 1 << (PLACES - 1);
     loop {
-        let (least, at) = least_of(&ranks[..len]);
-        if least == NONE {
+        let least = orders.iter().fold(u32::MAX, |least, &order| least.min(order));
+        let (rank, at) = (least >> PLACE_BITS, least as usize % PLACES);
+        if rank == NO_RANK {
             break;
         }
-        let product = pairs.product(least);
-        let gone = usize::from(after[at]);
-        let next = usize::from(after[gone]);
-        symbols[at] = product;
-        ranks[gone] = NONE;
-        after[at] = next as u8;
-        ranks[at] = if next < len {
-            before[next] = at as u8;
-            pairs.rank(product, symbols[next])
-        } else {
-            NONE
-        };
-        let previous = usize::from(before[at]);
-        if previous < len {
-            ranks[previous] = pairs.rank(symbols[previous], product);
-        }
+        let behind = live & (!1 << at);
+        let gone = behind.trailing_zeros() as usize % PLACES;
+        let next = (behind & behind.wrapping_sub(1)).trailing_zeros() as usize % PLACES;
+        live &= !(1 << gone);
+        // Before the first place, this is the last.
+        let before = live & ((1 << at) - 1);
+        let previous = 63_u32.wrapping_sub(before.leading_zeros()) as usize % PLACES;
+        let product = pairs.product(rank);
+        tokens[at] = product;
+        orders[gone] = u32::MAX;
+        orders[at] = order_of(pairs.rank(product, tokens[next]), at as u32);
+        orders[previous] = order_of(pairs.rank(tokens[previous], product), previous as u32);
     }
-    let (mut place, mut kept) = (0, 0);
-    while place < len {
-        symbols[kept] = symbols[place];
-        kept += 1;
-        place = usize::from(after[place]);
+    symbols.clear();
+    live &= !(1 << (PLACES - 1));
+    while live != 0 {
+        symbols.push(tokens[live.trailing_zeros() as usize % PLACES]);
+        live &= live - 1;
     }
-    symbols.truncate(kept);
 }
 
-/// Each place plus `step`, round the end of numbers.
-const fn neighbours(step: u8) -> [u8; SCANNED_SYMBOLS] {
-    let mut places = [0; SCANNED_SYMBOLS];
-    let mut place = 0;
-    while place < SCANNED_SYMBOLS {
-        places[place] = (place as u8).wrapping_add(step);
-        place += 1;
-    }
-    places
-}
+/// Bits of a place among those scanned; the rest of 32 bits is left for ranks.
+const PLACE_BITS: u32 = 6;
+/// Above every rank that scanning can tell apart.
+const NO_RANK: u32 = u32::MAX >> PLACE_BITS;
+/// No merge.
+pub(super) const NO_ORDER: u32 = u32::MAX;
 
-/// The least rank and the first place that has it.
+/// Rank and place in one number, so that the least of them is the next merge.
 #[inline]
-fn least_of(ranks: &[u32]) -> (u32, usize) {
-    let mut least = u64::from(NONE) << 32;
-    for (place, &rank) in (0..).zip(ranks) {
-        least = least.min(u64::from(rank) << 32 | place);
-    }
-    ((least >> 32) as u32, least as u32 as usize)
+pub(super) fn order_of(rank: u32, place: u32) -> u32 {
+    rank.min(NO_RANK) << PLACE_BITS | place
+}
+
+#[inline]
+pub(super) fn rank_of(order: u32) -> Option<u32> {
+    Some(order >> PLACE_BITS).filter(|&rank| rank != NO_RANK)
+}
+
+#[inline]
+pub(super) fn place_of(order: u32) -> usize {
+    (order & ((1 << PLACE_BITS) - 1)) as usize
 }
 
 fn pack(rank: u32, place: u32) -> u64 {

@@ -5,6 +5,7 @@ mod batch;
 mod block;
 mod cache;
 pub(crate) mod cuts;
+mod lanes;
 mod long;
 pub(crate) mod merge;
 pub(crate) mod pairs;
@@ -16,6 +17,7 @@ use std::ops::Range;
 use added::{Matcher, Part};
 use block::{Block, Gather};
 use cache::{Cache, SHORT_BYTES};
+use lanes::{LANES, Lanes};
 use merge::Workspace;
 
 use crate::error::Result;
@@ -115,24 +117,47 @@ impl Matchers {
 pub(crate) struct State {
     cache: Cache,
     workspace: Workspace,
+    lanes: Lanes,
     block: Block,
 }
 
 impl State {
     /// A state that knows the short tokens of `model`, as merging makes them of their own text.
     pub(crate) fn seeded(model: &Model) -> Self {
-        let ids = 0..model.vocab.len() as u32;
-        let mut state =
-            Self { cache: Cache::new(ids.len()), workspace: Workspace::default(), block: Block::new() };
-        let mut tokens = Vec::new();
-        for id in ids {
-            let token = model.vocab.get(id);
-            if (1..=SHORT_BYTES).contains(&token.len()) && std::str::from_utf8(token).is_ok() {
-                tokens.clear();
-                state.encode_new_piece(model, token, &mut tokens);
+        let mut state = Self {
+            cache: Cache::new(model.vocab.len()),
+            workspace: Workspace::default(),
+            lanes: Lanes::new(),
+            block: Block::new(),
+        };
+        let tokens = (0..model.vocab.len() as u32).map(|id| model.vocab.get(id));
+        let is_piece =
+            |token: &&[u8]| (1..=SHORT_BYTES).contains(&token.len()) && std::str::from_utf8(token).is_ok();
+        let mut pieces = tokens.filter(is_piece);
+        loop {
+            let group: Vec<&[u8]> = pieces.by_ref().take(LANES).collect();
+            if group.is_empty() {
+                return state;
             }
+            state.seed(model, &group);
         }
-        state
+    }
+
+    fn seed(&mut self, model: &Model, pieces: &[&[u8]]) {
+        self.lanes.clear();
+        let mut tokens = Vec::new();
+        for piece in pieces {
+            self.lanes.add(piece, &model.pairs, model.cuts.as_ref());
+        }
+        self.lanes.merge(&model.pairs);
+        for (lane, piece) in pieces.iter().enumerate() {
+            tokens.clear();
+            match model.whole_piece(piece) {
+                Some(id) => tokens.push(id),
+                None => self.lanes.append(lane, &mut tokens),
+            }
+            self.cache.put(piece, &tokens);
+        }
     }
 
     /// Appends the ids of `text` to `out`.
