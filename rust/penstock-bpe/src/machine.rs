@@ -20,20 +20,60 @@ pub(crate) struct Bits {
     pub(crate) breaks: u64,
 }
 
-/// The classes of `block`.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-#[allow(unsafe_code)]
-pub(crate) fn bits_of(block: &[u8; BLOCK_BYTES]) -> Bits {
-    // SAFETY: SSE2 is part of x86-64.
-    unsafe { bits_by_sse2(block) }
+/// What differs between machines of one kind.
+pub(crate) trait Machine: Copy {
+    /// The classes of `block`.
+    fn bits_of(self, block: &[u8; BLOCK_BYTES]) -> Bits;
 }
 
-/// The classes of `block`.
-#[cfg(not(target_arch = "x86_64"))]
-#[inline]
-pub(crate) fn bits_of(block: &[u8; BLOCK_BYTES]) -> Bits {
-    bits_by_bytes(block)
+/// Any machine that the program runs on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plain;
+
+impl Machine for Plain {
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    #[allow(unsafe_code)]
+    fn bits_of(self, block: &[u8; BLOCK_BYTES]) -> Bits {
+        // SAFETY: SSE2 is part of x86-64.
+        unsafe { bits_by_sse2(block) }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    #[inline(always)]
+    fn bits_of(self, block: &[u8; BLOCK_BYTES]) -> Bits {
+        bits_by_bytes(block)
+    }
+}
+
+/// A machine of the last ten years. There is a value only where that was asked.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy)]
+struct WithAvx2(());
+
+#[cfg(target_arch = "x86_64")]
+impl Machine for WithAvx2 {
+    #[inline(always)]
+    #[allow(unsafe_code)]
+    fn bits_of(self, block: &[u8; BLOCK_BYTES]) -> Bits {
+        // SAFETY: a value of this type exists, so `wide` found AVX2.
+        unsafe { bits_by_avx2(block) }
+    }
+}
+
+/// A machine with masks of 64 bytes. There is a value only where that was asked.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy)]
+struct WithAvx512(());
+
+#[cfg(target_arch = "x86_64")]
+impl Machine for WithAvx512 {
+    #[inline(always)]
+    #[allow(unsafe_code)]
+    fn bits_of(self, block: &[u8; BLOCK_BYTES]) -> Bits {
+        // SAFETY: a value of this type exists, so `wide` found AVX-512 F and BW.
+        unsafe { bits_by_avx512(block) }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -67,7 +107,61 @@ fn bits_by_sse2(block: &[u8; BLOCK_BYTES]) -> Bits {
     bits
 }
 
-/// [`bits_of`], byte by byte.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+fn bits_by_avx2(block: &[u8; BLOCK_BYTES]) -> Bits {
+    use std::arch::x86_64::{
+        __m256i, _mm256_cmpeq_epi8, _mm256_cmpgt_epi8, _mm256_movemask_epi8, _mm256_or_si256,
+        _mm256_set_epi64x, _mm256_set1_epi8,
+    };
+    let is = |v: __m256i, byte: u8| _mm256_cmpeq_epi8(v, _mm256_set1_epi8(byte as i8));
+    // Bytes above 127 are negative here: above nothing that is asked for, below everything.
+    let above = |v: __m256i, byte: u8| _mm256_cmpgt_epi8(v, _mm256_set1_epi8(byte as i8));
+    let mask = |v: __m256i, half: usize| u64::from(_mm256_movemask_epi8(v) as u32) << (32 * half);
+    let mut bits = Bits::default();
+    for (place, half) in block.as_chunks::<32>().0.iter().enumerate() {
+        // A load without a pointer.
+        let [a, b, c, d] = [0, 1, 2, 3].map(|word| half.as_chunks::<8>().0[word]).map(i64::from_le_bytes);
+        let v = _mm256_set_epi64x(d, c, b, a);
+        let lower = _mm256_or_si256(v, _mm256_set1_epi8(0x20));
+        bits.letters |= mask(above(lower, b'a' - 1), place) & !mask(above(lower, b'z'), place);
+        bits.digits |= mask(above(v, b'0' - 1), place) & !mask(above(v, b'9'), place);
+        bits.printable |= mask(above(v, b' '), place) & !mask(is(v, 0x7F), place);
+        bits.spaces |= mask(is(v, b' '), place);
+        bits.newlines |= mask(_mm256_or_si256(is(v, b'\n'), is(v, b'\r')), place);
+        bits.breaks |= mask(above(v, b'\t' - 1), place) & !mask(above(v, b'\r'), place);
+    }
+    bits
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+#[allow(unsafe_code)]
+fn bits_by_avx512(block: &[u8; BLOCK_BYTES]) -> Bits {
+    use std::arch::x86_64::{
+        _mm512_cmpeq_epi8_mask, _mm512_cmplt_epu8_mask, _mm512_loadu_si512, _mm512_or_si512,
+        _mm512_set1_epi8, _mm512_sub_epi8,
+    };
+    // SAFETY: the block has 64 bytes, and the load asks for no alignment.
+    let v = unsafe { _mm512_loadu_si512(block.as_ptr().cast()) };
+    let all = |byte: u8| _mm512_set1_epi8(byte as i8);
+    let between = |v, first: u8, last: u8| {
+        _mm512_cmplt_epu8_mask(_mm512_sub_epi8(v, all(first)), all(last - first + 1))
+    };
+    let is = |byte: u8| _mm512_cmpeq_epi8_mask(v, all(byte));
+    Bits {
+        letters: between(_mm512_or_si512(v, all(0x20)), b'a', b'z'),
+        digits: between(v, b'0', b'9'),
+        printable: between(v, b'!', b'~'),
+        spaces: is(b' '),
+        newlines: is(b'\n') | is(b'\r'),
+        breaks: between(v, b'\t', b'\r'),
+    }
+}
+
+/// The classes, byte by byte.
 #[cfg(any(test, not(target_arch = "x86_64")))]
 fn bits_by_bytes(block: &[u8; BLOCK_BYTES]) -> Bits {
     let bits =
@@ -82,13 +176,13 @@ fn bits_by_bytes(block: &[u8; BLOCK_BYTES]) -> Bits {
     }
 }
 
-/// Work that is worth having twice in the program: for every machine, and for those of the last ten years.
+/// Work that is worth having several times in the program: for every machine, and for newer ones.
 pub(crate) trait Work {
     /// What it makes.
     type Output;
 
     /// Does it. To be built into its callers, with all that matters in it.
-    fn run(self) -> Self::Output;
+    fn run<M: Machine>(self, machine: M) -> Self::Output;
 }
 
 /// Does `work`, by wider vectors and newer bit instructions where this machine has them.
@@ -97,19 +191,29 @@ pub(crate) trait Work {
 #[allow(unsafe_code)]
 pub(crate) fn wide<W: Work>(work: W) -> W::Output {
     #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-    fn run_wide<W: Work>(work: W) -> W::Output {
-        work.run()
+    fn with_avx2<W: Work>(work: W) -> W::Output {
+        work.run(WithAvx2(()))
     }
-    if is_x86_feature_detected!("avx2")
-        && is_x86_feature_detected!("bmi1")
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,bmi1,bmi2,lzcnt,popcnt")]
+    fn with_avx512<W: Work>(work: W) -> W::Output {
+        work.run(WithAvx512(()))
+    }
+    let has_bits = is_x86_feature_detected!("bmi1")
         && is_x86_feature_detected!("bmi2")
         && is_x86_feature_detected!("lzcnt")
-        && is_x86_feature_detected!("popcnt")
-    {
+        && is_x86_feature_detected!("popcnt");
+    let has_avx2 = has_bits && is_x86_feature_detected!("avx2");
+    let has_masks = is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl");
+    if has_avx2 && has_masks {
         // SAFETY: this machine has all of the features, as was asked just now.
-        unsafe { run_wide(work) }
+        unsafe { with_avx512(work) }
+    } else if has_avx2 {
+        // SAFETY: the same.
+        unsafe { with_avx2(work) }
     } else {
-        work.run()
+        work.run(Plain)
     }
 }
 
@@ -117,7 +221,7 @@ pub(crate) fn wide<W: Work>(work: W) -> W::Output {
 #[cfg(not(target_arch = "x86_64"))]
 #[inline]
 pub(crate) fn wide<W: Work>(work: W) -> W::Output {
-    work.run()
+    work.run(Plain)
 }
 
 /// Asks for `slice[index]` to be brought near, if there is such a place. Changes nothing but time.
@@ -163,13 +267,29 @@ pub(crate) fn with_huge_pages<T>(capacity: usize) -> Vec<T> {
 mod tests {
     use super::*;
 
+    struct Classify<'a>(&'a [u8; BLOCK_BYTES]);
+
+    impl Work for Classify<'_> {
+        type Output = Bits;
+
+        fn run<M: Machine>(self, machine: M) -> Bits {
+            machine.bits_of(self.0)
+        }
+    }
+
     #[test]
     fn every_byte_at_every_place_has_its_class() {
         for byte in 0..=255 {
             for place in 0..BLOCK_BYTES {
                 let mut block = [b'a'; BLOCK_BYTES];
                 block[place] = byte;
-                assert_eq!(bits_of(&block), bits_by_bytes(&block), "{byte} at {place}");
+                let expected = bits_by_bytes(&block);
+                assert_eq!(Plain.bits_of(&block), expected, "{byte} at {place}");
+                assert_eq!(wide(Classify(&block)), expected, "{byte} at {place}, wide");
+                #[cfg(target_arch = "x86_64")]
+                if is_x86_feature_detected!("avx2") {
+                    assert_eq!(WithAvx2(()).bits_of(&block), expected, "{byte} at {place}, AVX2");
+                }
             }
         }
     }

@@ -3,21 +3,22 @@
 use std::ops::Range;
 
 use super::State;
-use super::cache::{SHORT_BYTES, SHORT_TOKENS, pack};
+use super::cache::{SHORT_BYTES, SHORT_TOKENS, pack, pack_first};
 use super::cuts::Cuts;
 use super::lanes::{LANE_BYTES, LANES};
 use crate::model::Model;
-use crate::pretokenize::Spans;
+use crate::pretokenize::{READ_BYTES, Spans};
 
 /// Pieces gathered: enough to hide memory and to have some new ones to merge in step, few enough to stay near.
-const PIECES: usize = 512;
+const PIECES: usize = 256;
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Piece {
     /// The piece, packed; for a longer one its end.
     key: u128,
     start: usize,
-    hash: u32,
+    /// Where the table of short pieces may have it.
+    place: u32,
 }
 
 impl Piece {
@@ -92,6 +93,25 @@ impl Spans for Gather<'_> {
             self.take_part(start, end);
         }
     }
+
+    #[inline(always)]
+    fn take_ascii(&mut self, from: usize, mut starts: u64, bytes: Option<&[u8; READ_BYTES]>) {
+        let mut start = 0;
+        while starts != 0 {
+            let end = starts.trailing_zeros() as usize;
+            starts &= starts - 1;
+            let len = end - start;
+            match bytes.and_then(|bytes| bytes[start & 63..].first_chunk()) {
+                Some(first) if len <= SHORT_BYTES => {
+                    let key = pack_first(first, len);
+                    let place = self.state.cache.prefetch_short(key);
+                    self.put(Piece { key, start: from + start, place });
+                }
+                _ => self.take_part(from + start, from + end),
+            }
+            start = end;
+        }
+    }
 }
 
 impl Gather<'_> {
@@ -106,15 +126,21 @@ impl Gather<'_> {
     /// Takes a piece or part of one, whose tokens will follow in `out` when the block is full.
     #[inline(always)]
     fn take_part(&mut self, start: usize, end: usize) {
-        let State { cache, block, .. } = &mut *self.state;
-        let (key, hash) = if end - start <= SHORT_BYTES {
+        let cache = &self.state.cache;
+        let (key, place) = if end - start <= SHORT_BYTES {
             let key = pack(self.bytes, start, end);
             (key, cache.prefetch_short(key))
         } else {
             cache.prefetch_longer(self.bytes, start, end);
             (end as u128, 0)
         };
-        block.pieces[block.len % PIECES] = Piece { key, start, hash };
+        self.put(Piece { key, start, place });
+    }
+
+    #[inline(always)]
+    fn put(&mut self, piece: Piece) {
+        let block = &mut self.state.block;
+        block.pieces[block.len % PIECES] = piece;
         block.len += 1;
         if block.len == PIECES {
             self.state.look_up(self.model, self.bytes, self.out);
@@ -130,7 +156,7 @@ impl State {
         let mut ready = 0;
         for index in 0..count {
             let piece = &self.block.pieces[index];
-            let found = if piece.is_short() { self.cache.short(piece.key, piece.hash) } else { None };
+            let found = if piece.is_short() { self.cache.short(piece.key, piece.place) } else { None };
             if let Some((tokens, len @ 1..)) = found {
                 // All places are copied, as that needs no loop; those in use stay.
                 self.block.tokens[ready..ready + SHORT_TOKENS].copy_from_slice(tokens);

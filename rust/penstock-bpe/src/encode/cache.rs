@@ -12,9 +12,9 @@ pub(crate) const SHORT_TOKENS: usize = 4;
 /// The longest piece of the table of middling ones, and the most tokens of its entries.
 const MIDDLING_BYTES: usize = 31;
 const MIDDLING_TOKENS: usize = 8;
-/// Bounds of the two tables, in sets of four entries.
-const MAX_SHORT_SETS: usize = 1 << 18;
-const MAX_MIDDLING_SETS: usize = 1 << 15;
+/// Bounds of the two tables, in pairs of entries.
+const MAX_SHORT_PAIRS: usize = 1 << 19;
+const MAX_MIDDLING_PAIRS: usize = 1 << 16;
 const FIRST_MIDDLING: usize = 1 << 12;
 /// Longer pieces than this repeat too rarely to be kept.
 const LONG_BYTES: usize = 1 << 12;
@@ -33,13 +33,13 @@ impl Cache {
     /// A cache that will soon hold `pieces` short ones.
     pub(crate) fn new(pieces: usize) -> Self {
         Self {
-            short: Table::new(pieces, MAX_SHORT_SETS),
-            middling: Table::new(FIRST_MIDDLING, MAX_MIDDLING_SETS),
+            short: Table::new(pieces, MAX_SHORT_PAIRS),
+            middling: Table::new(FIRST_MIDDLING, MAX_MIDDLING_PAIRS),
             long: Long::default(),
         }
     }
 
-    /// Brings near what [`short`](Self::short) will look at. Returns the hash to give it.
+    /// Brings near what [`short`](Self::short) will look at. Returns the place to give it, until a piece is put.
     #[inline]
     pub(crate) fn prefetch_short(&self, key: u128) -> u32 {
         self.short.prefetch(key)
@@ -56,8 +56,8 @@ impl Cache {
     /// The tokens of a short piece by its [`pack`]: all places of the entry, and how many of them count; 0 where they are
     /// too many and [`append`](Self::append) knows them.
     #[inline]
-    pub(crate) fn short(&self, key: u128, hash: u32) -> Option<(&[u32; SHORT_TOKENS], usize)> {
-        self.short.get(key, hash)
+    pub(crate) fn short(&self, key: u128, place: u32) -> Option<(&[u32; SHORT_TOKENS], usize)> {
+        self.short.get(key, place)
     }
 
     /// Appends the tokens of `piece` to `out` if they are known.
@@ -155,6 +155,12 @@ static MASKS: [u128; 17] = {
 #[inline]
 pub(crate) fn pack(bytes: &[u8], start: usize, end: usize) -> u128 {
     load(bytes, start, end) | ((end - start) as u128) << 120
+}
+
+/// [`pack`] of `len` bytes, 1 to 15, at the start of `bytes`.
+#[inline]
+pub(crate) fn pack_first(bytes: &[u8; 16], len: usize) -> u128 {
+    u128::from_le_bytes(*bytes) & MASKS[len & 15] | (len as u128) << 120
 }
 
 /// A piece of 16 to 31 bytes and, in the lower half of the top byte, its length less 16.

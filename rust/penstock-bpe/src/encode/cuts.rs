@@ -72,7 +72,7 @@ impl Cuts {
     }
 
     /// Calls `emit` with the parts of `bytes[start..end]`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn for_each_part(
         &self,
         bytes: &[u8],
@@ -84,15 +84,23 @@ impl Cuts {
         let mut before = value(bytes, start);
         let mut at = start + length_of(bytes[start]);
         while at < end {
-            let character = value(bytes, at);
-            if !get(&self.pairs, pair_place(before, character))
-                && !get(&self.borders, border_place(bytes[at - 1], bytes[at]))
-            {
-                emit(from, at);
-                from = at;
+            // Whether there is a cut cannot be foreseen: cuts are gathered first, then handed out.
+            let base = at;
+            let mut cuts = 0_u64;
+            while at < end && at - base < 64 {
+                let character = value(bytes, at);
+                let is_joined = get(&self.pairs, pair_place(before, character))
+                    | get(&self.borders, border_place(bytes[at - 1], bytes[at]));
+                cuts |= u64::from(!is_joined) << (at - base);
+                before = character;
+                at += length_of(bytes[at]);
             }
-            before = character;
-            at += length_of(bytes[at]);
+            while cuts != 0 {
+                let cut = base + cuts.trailing_zeros() as usize;
+                emit(from, cut);
+                from = cut;
+                cuts &= cuts - 1;
+            }
         }
         emit(from, end);
     }
@@ -173,12 +181,7 @@ fn code_point(character: &[u8]) -> usize {
 /// Length in bytes of the character that starts with `first`; 1 for a byte that starts none.
 #[inline]
 fn length_of(first: u8) -> usize {
-    match first {
-        0..0xC0 => 1,
-        0xC0..0xE0 => 2,
-        0xE0..0xF0 => 3,
-        _ => 4,
-    }
+    first.leading_ones().clamp(1, 4) as usize
 }
 
 /// The character at `at` as a number, other for each character.

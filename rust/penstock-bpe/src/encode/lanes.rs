@@ -6,7 +6,7 @@
 use super::cuts::Cuts;
 use super::merge::{NO_ORDER, order_of, place_of, rank_of};
 use super::pairs::{NONE, Pairs};
-use crate::machine::{Work, wide};
+use crate::machine::{Machine, Work, wide};
 
 /// Pieces merged together.
 pub(crate) const LANES: usize = 16;
@@ -76,7 +76,7 @@ impl Lanes {
         } else {
             lane.start_from_bytes(piece, pairs)
         };
-        lane.live = (1 << len) - 1 | 1 << LANE_BYTES;
+        lane.live = ((1 << len) - 1) | (1 << LANE_BYTES);
         lane.is_short = len < FEW_PLACES;
         number
     }
@@ -106,7 +106,7 @@ impl Work for Merge<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<M: Machine>(self, _: M) {
         let Self { lanes, pairs } = self;
         let mut active = 0_u32;
         for (number, lane) in lanes.iter_mut().enumerate() {

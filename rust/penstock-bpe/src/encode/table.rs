@@ -10,13 +10,10 @@ struct Entry<K, const TOKENS: usize> {
     tokens: [u32; TOKENS],
 }
 
-/// Two entries of one or two cache lines.
-type Pair<K, const TOKENS: usize> = [Entry<K, TOKENS>; 2];
-
-/// Two pairs side by side, as memory fetches lines. A piece stands in the pair that its hash names, or else in the other.
+/// Two entries of one or two cache lines. A piece stands in the pair that its hash names, or else in the one beside it.
 #[derive(Debug, Clone, Copy)]
-#[repr(align(128))]
-struct Set<K, const TOKENS: usize>([Pair<K, TOKENS>; 2]);
+#[repr(align(64))]
+struct Pair<K, const TOKENS: usize>([Entry<K, TOKENS>; 2]);
 
 /// A packed piece whose four uppermost bits are free.
 pub(crate) trait Key: Copy + Eq {
@@ -43,8 +40,9 @@ impl Key for u128 {
 
     #[inline]
     fn hash(self) -> u64 {
-        let folded = (self as u64) ^ ((self >> 64) as u64).wrapping_mul(0xD6E8_FEB8_6659_FD93);
-        (folded ^ folded >> 32).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+        let (low, high) = (self as u64 ^ 0xD6E8_FEB8_6659_FD93, (self >> 64) as u64 ^ 0x9E37_79B9_7F4A_7C15);
+        let product = u128::from(low) * u128::from(high);
+        product as u64 ^ (product >> 64) as u64
     }
 
     #[inline]
@@ -64,7 +62,8 @@ impl Key for u128 {
 
     #[inline]
     fn is_of(self, entry: Self) -> bool {
-        (self ^ entry) << 4 == 0
+        let differing = self ^ entry;
+        differing as u64 | ((differing >> 64) as u64) << 4 == 0
     }
 }
 
@@ -103,69 +102,65 @@ const EVICTIONS_A_TURN: usize = 16;
 /// Grows while pieces push each other out, up to a bound.
 #[derive(Debug)]
 pub(crate) struct Table<K, const TOKENS: usize> {
-    sets: Vec<Set<K, TOKENS>>,
-    /// Hashes are cut to numbers of pairs by this.
+    pairs: Vec<Pair<K, TOKENS>>,
+    /// Hashes are cut to numbers of pairs by this: their upper bits, so that growing keeps the order.
     shift: u32,
     /// Entries pushed out since the table last grew.
     evicted: usize,
-    max_sets: usize,
+    max_pairs: usize,
 }
 
 impl<K: Key, const TOKENS: usize> Clone for Table<K, TOKENS> {
     fn clone(&self) -> Self {
-        let mut sets = with_huge_pages(self.sets.len());
-        sets.extend_from_slice(&self.sets);
-        Self { sets, ..*self }
+        let mut pairs = with_huge_pages(self.pairs.len());
+        pairs.extend_from_slice(&self.pairs);
+        Self { pairs, ..*self }
     }
 }
 
 impl<K: Key, const TOKENS: usize> Table<K, TOKENS> {
-    /// A table for about `pieces` that grows to at most `max_sets`, a power of two from 2 on.
-    pub(crate) fn new(pieces: usize, max_sets: usize) -> Self {
-        let count = (pieces / 2).next_power_of_two().clamp(2, max_sets);
-        let mut sets = with_huge_pages(count);
-        sets.resize(count, Self::EMPTY);
-        Self { sets, shift: Self::shift_of(count), evicted: 0, max_sets }
+    /// A table for about `pieces` that grows to at most `max_pairs`, a power of two from 2 on.
+    pub(crate) fn new(pieces: usize, max_pairs: usize) -> Self {
+        let mut table = Self { pairs: Vec::new(), shift: 0, evicted: 0, max_pairs };
+        table.clear_for(pieces.next_power_of_two().clamp(2, max_pairs));
+        table
     }
 
-    const EMPTY: Set<K, TOKENS> = Set([[Entry { key: K::FREE, tokens: [0; TOKENS] }; 2]; 2]);
-
-    /// The upper bits of a 32-bit hash are numbers of pairs, so that growing keeps the order.
-    fn shift_of(sets: usize) -> u32 {
-        u32::BITS - (sets * 2).trailing_zeros()
+    /// Makes room for `count` pairs, all free, and returns the former ones.
+    fn clear_for(&mut self, count: usize) -> Vec<Pair<K, TOKENS>> {
+        let mut pairs = with_huge_pages(count);
+        pairs.resize(count, Pair([Entry { key: K::FREE, tokens: [0; TOKENS] }; 2]));
+        self.shift = u64::BITS - count.trailing_zeros();
+        self.evicted = 0;
+        std::mem::replace(&mut self.pairs, pairs)
     }
 
-    /// Brings near what [`get`](Self::get) will look at. Returns the hash of `key`.
+    /// The number of the pair in which `key` belongs.
+    #[inline]
+    fn pair_of(&self, key: K) -> u32 {
+        (key.hash() >> (self.shift & 63)) as u32
+    }
+
+    /// Brings near what [`get`](Self::get) will look at. Returns the place to give it, until something is put.
     #[inline]
     pub(crate) fn prefetch(&self, key: K) -> u32 {
-        let hash = upper(key.hash());
-        let pair = (hash >> self.shift) as usize;
-        if let Some(Set(pairs)) = self.sets.get(pair / 2) {
-            prefetch(pairs, pair % 2);
-        }
-        hash
+        let pair = self.pair_of(key);
+        prefetch(&self.pairs, pair as usize);
+        pair
     }
 
     /// The tokens of `key` as they are stored, and how many of them count.
     #[inline]
-    pub(crate) fn get(&self, key: K, hash: u32) -> Option<(&[u32; TOKENS], usize)> {
-        let pair = (hash >> self.shift) as usize;
-        let Set(pairs) = &self.sets[pair / 2];
-        let mut entry = Self::entry_of(&pairs[pair % 2], key);
+    pub(crate) fn get(&self, key: K, pair: u32) -> Option<(&[u32; TOKENS], usize)> {
+        let near = &self.pairs[pair as usize];
+        let mut entry = near.entry_of(key);
         if !key.is_of(entry.key) {
-            if pairs[pair % 2][1].key == K::FREE {
+            if near.0[1].key == K::FREE {
                 return None;
             }
-            entry = Self::entry_of(&pairs[1 - pair % 2], key);
+            entry = self.pairs[pair as usize ^ 1].entry_of(key);
         }
         key.is_of(entry.key).then(|| (&entry.tokens, entry.key.count()))
-    }
-
-    /// The entry of a pair that may be that of `key`.
-    #[inline]
-    fn entry_of(pair: &Pair<K, TOKENS>, key: K) -> &Entry<K, TOKENS> {
-        // Which of the two it is cannot be foreseen, so there is no branch for it.
-        &pair[usize::from(key.is_of(pair[1].key))]
     }
 
     /// Remembers `tokens`, at most `TOKENS`, for `key`, which is not yet known.
@@ -173,20 +168,15 @@ impl<K: Key, const TOKENS: usize> Table<K, TOKENS> {
         let mut entry = Entry { key: key.with(tokens.len()), tokens: [0; TOKENS] };
         entry.tokens[..tokens.len()].copy_from_slice(tokens);
         self.put_entry(entry);
-        if self.evicted > self.sets.len() / 16 && self.sets.len() < self.max_sets {
+        if self.evicted > self.pairs.len() / 32 && self.pairs.len() < self.max_pairs {
             self.grow();
         }
     }
 
     #[cold]
     fn grow(&mut self) {
-        let count = self.sets.len() * 2;
-        let mut grown = with_huge_pages(count);
-        grown.resize(count, Self::EMPTY);
-        let old = std::mem::replace(&mut self.sets, grown);
-        self.shift = Self::shift_of(count);
-        self.evicted = 0;
-        for entry in old.iter().flat_map(|Set(pairs)| pairs.as_flattened()) {
+        let old = self.clear_for(self.pairs.len() * 2);
+        for entry in old.iter().flat_map(|pair| &pair.0) {
             if entry.key != K::FREE {
                 self.put_entry(*entry);
             }
@@ -194,16 +184,15 @@ impl<K: Key, const TOKENS: usize> Table<K, TOKENS> {
     }
 
     fn put_entry(&mut self, entry: Entry<K, TOKENS>) {
-        let pair = (upper(entry.key.bare().hash()) >> self.shift) as usize;
-        let Set(pairs) = &mut self.sets[pair / 2];
-        for pair in [pair % 2, 1 - pair % 2] {
-            if let Some(place) = pairs[pair].iter_mut().find(|place| place.key == K::FREE) {
+        let pair = self.pair_of(entry.key.bare()) as usize;
+        for pair in [pair, pair ^ 1] {
+            if let Some(place) = self.pairs[pair].0.iter_mut().find(|place| place.key == K::FREE) {
                 *place = entry;
                 return;
             }
         }
         self.evicted += 1;
-        let [first, second] = &mut pairs[pair % 2];
+        let [first, second] = &mut self.pairs[pair].0;
         if self.evicted.is_multiple_of(EVICTIONS_A_TURN) {
             *first = *second;
         }
@@ -211,8 +200,11 @@ impl<K: Key, const TOKENS: usize> Table<K, TOKENS> {
     }
 }
 
-/// The half of a hash that is mixed best.
-#[inline]
-fn upper(hash: u64) -> u32 {
-    (hash >> 32) as u32
+impl<K: Key, const TOKENS: usize> Pair<K, TOKENS> {
+    /// The entry that may be that of `key`.
+    #[inline]
+    fn entry_of(&self, key: K) -> &Entry<K, TOKENS> {
+        // Which of the two it is cannot be foreseen, so there is no branch for it.
+        &self.0[usize::from(key.is_of(self.0[1].key))]
+    }
 }

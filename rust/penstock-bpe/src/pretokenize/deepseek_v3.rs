@@ -5,33 +5,74 @@
 
 use super::window::Window;
 use super::{SpaceRun, Spans, run_of_bytes, run_up_to};
+use crate::machine::{Machine, Work, wide};
 use crate::unicode::{LETTER, MARK, NUMBER, PUNCTUATION, SPACE, SYMBOL, class_at};
 
 const WORD: u8 = LETTER | MARK;
 const SIGN: u8 = PUNCTUATION | SYMBOL;
 
+/// Bits that no byte of ASCII has.
+const BEYOND_ASCII: u64 = 0x8080_8080_8080_8080;
+
 /// Hands out where each piece of `text` starts and ends.
 pub(crate) fn scan(text: &str, spans: &mut impl Spans) {
-    let bytes = text.as_bytes();
-    let mut at = 0;
-    while at < bytes.len() {
-        if bytes[at].is_ascii()
-            && let Some(window) = Window::read(bytes, at)
-        {
-            let next = window.hand_out(starts(&window), at, spans);
+    wide(Scan { text, spans });
+}
+
+struct Scan<'a, S> {
+    text: &'a str,
+    spans: &'a mut S,
+}
+
+impl<S: Spans> Work for Scan<'_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<M: Machine>(self, machine: M) {
+        let Self { text, spans } = self;
+        let bytes = text.as_bytes();
+        let mut at = 0;
+        while at < bytes.len() {
+            let next = if starts_in_ascii(bytes, at)
+                && let Some(window) = Window::read(bytes, at, machine)
+            {
+                window.hand_out(starts(&window), bytes, at, spans)
+            } else {
+                at
+            };
             if next > at {
                 at = next;
                 continue;
             }
+            let next = ideographs_end(bytes, at).unwrap_or_else(|| piece_end(text, at));
+            spans.take(at, next);
+            at = next;
         }
-        let next = piece_end(text, at);
-        spans.take(at, next);
-        at = next;
     }
 }
 
-/// Where pieces start within the window, in which a piece starts at the first byte.
+/// Whether the next bytes are plain ASCII, enough of them for a window to pay.
 #[inline]
+fn starts_in_ascii(bytes: &[u8], at: usize) -> bool {
+    bytes[at..].first_chunk().is_some_and(|first| u64::from_le_bytes(*first) & BEYOND_ASCII == 0)
+}
+
+/// End of the piece of Chinese characters alone that starts at `at`; `None` where another piece starts, or one that goes on
+/// with kana.
+#[inline]
+fn ideographs_end(bytes: &[u8], at: usize) -> Option<usize> {
+    let mut end = at;
+    while let Some(four) = bytes[end..].first_chunk()
+        && (0xE4_B880..=0xE9_BEA5).contains(&(u32::from_be_bytes(*four) >> 8))
+    {
+        end += 3;
+    }
+    // Kana and all else that may go on begin with other bytes.
+    (end > at && bytes.get(end).is_some_and(|byte| !(0xE3..=0xE9).contains(byte))).then_some(end)
+}
+
+/// Where pieces start within the window, in which a piece starts at the first byte.
+#[inline(always)]
 fn starts(window: &Window) -> u64 {
     let &Window { letters, digits, signs, spaces, newlines, .. } = window;
     // Line breaks directly behind signs belong to them.

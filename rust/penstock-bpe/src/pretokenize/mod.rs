@@ -17,7 +17,24 @@ use crate::unicode::{LETTER, MARK, SPACE, class_at};
 pub(crate) trait Spans {
     /// Takes the piece from `start` to `end`.
     fn take(&mut self, start: usize, end: usize);
+
+    /// Takes all pieces of plain ASCII from `from` to the last place of `starts`, a bit a byte from `from` on; the lowest bit,
+    /// which is `from`, is not among them. `bytes` is what the text holds there.
+    #[inline(always)]
+    fn take_ascii(&mut self, from: usize, mut starts: u64, bytes: Option<&[u8; READ_BYTES]>) {
+        let _ = bytes;
+        let mut start = from;
+        while starts != 0 {
+            let end = from + starts.trailing_zeros() as usize;
+            self.take(start, end);
+            start = end;
+            starts &= starts - 1;
+        }
+    }
 }
+
+/// Bytes of a window and of a load at its last one.
+pub(crate) const READ_BYTES: usize = 64 + 16;
 
 impl<F: FnMut(usize, usize)> Spans for F {
     #[inline]

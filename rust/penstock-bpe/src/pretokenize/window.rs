@@ -4,7 +4,7 @@
 //! outside plain ASCII, white space that goes on beyond it) is left to the next window or to the scanner by characters.
 
 use super::Spans;
-use crate::machine::{BLOCK_BYTES, Bits, bits_of};
+use crate::machine::{BLOCK_BYTES, Bits, Machine};
 
 /// Fewer bytes than this are not worth a window.
 const LEAST_BYTES: usize = 8;
@@ -30,11 +30,11 @@ pub(super) struct Window {
 
 impl Window {
     /// The window that begins at `at`; `None` near the end of `bytes` and before anything but plain ASCII.
-    #[inline]
-    pub(super) fn read(bytes: &[u8], at: usize) -> Option<Self> {
+    #[inline(always)]
+    pub(super) fn read(bytes: &[u8], at: usize, machine: impl Machine) -> Option<Self> {
         let rest = bytes.get(at..)?;
         if let Some(block) = rest.first_chunk::<BLOCK_BYTES>() {
-            return Self::of(block);
+            return Self::of(block, machine);
         }
         if rest.len() < LEAST_BYTES {
             return None;
@@ -42,12 +42,12 @@ impl Window {
         // Zeros are controls, where a window ends.
         let mut block = [0; BLOCK_BYTES];
         block[..rest.len()].copy_from_slice(rest);
-        Self::of(&block)
+        Self::of(&block, machine)
     }
 
-    #[inline]
-    fn of(block: &[u8; BLOCK_BYTES]) -> Option<Self> {
-        let Bits { letters, digits, printable, spaces, newlines, breaks } = bits_of(block);
+    #[inline(always)]
+    fn of(block: &[u8; BLOCK_BYTES], machine: impl Machine) -> Option<Self> {
+        let Bits { letters, digits, printable, spaces, newlines, breaks } = machine.bits_of(block);
         let white = spaces | breaks;
         let len = (printable | white).trailing_ones();
         let kept = u64::MAX.checked_shr(64 - len)?;
@@ -64,28 +64,22 @@ impl Window {
 
     /// Hands out the spans between `starts`, `at` being the place of the first. What starts last is not handed out, as its
     /// end is unknown, nor is anything of white space that the window's end touches. Returns the start of what is left.
-    #[inline]
-    pub(super) fn hand_out(&self, mut starts: u64, at: usize, spans: &mut impl Spans) -> usize {
+    #[inline(always)]
+    pub(super) fn hand_out(&self, mut starts: u64, bytes: &[u8], at: usize, spans: &mut impl Spans) -> usize {
         let inside = (!self.white << (64 - self.len)).leading_zeros();
         if inside > 0 {
             // Only the start of that run is certain: the first of `inside` bits, or none of them behind signs.
             starts &= u64::MAX.checked_shr(63 - (self.len - inside.min(self.len))).unwrap_or(u64::MAX);
         }
-        let mut from = at;
         // The first start is the window's own.
         starts &= starts.wrapping_sub(1);
-        while starts != 0 {
-            let next = at + starts.trailing_zeros() as usize;
-            spans.take(from, next);
-            from = next;
-            starts &= starts - 1;
-        }
-        from
+        spans.take_ascii(at, starts, bytes[at..].first_chunk());
+        at + starts.checked_ilog2().unwrap_or_default() as usize
     }
 
     /// The places behind the last line break of each run of white space, where the run goes on. `lines` and `indents` are the
     /// two parts of such runs.
-    #[inline]
+    #[inline(always)]
     pub(super) fn behind_last(&self, lines: u64, indents: u64) -> u64 {
         let mut found = lines << 1 & indents;
         // The sum runs through the indent behind each break; where another break follows, the earlier was not the last.
@@ -99,7 +93,7 @@ impl Window {
     }
 
     /// The first, fourth, seventh and so on of each run of `digits`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn every_third(&self, digits: u64) -> u64 {
         let mut last = digits & !(digits << 1);
         let mut found = last;
