@@ -90,12 +90,36 @@ impl Spans for Gather<'_> {
         if Cuts::are_likely(self.bytes, start, end) {
             self.take_parts(start, end);
         } else {
-            self.take_part(start, end);
+            Parts(self).take(start, end);
         }
     }
 
     #[inline(always)]
-    fn take_ascii(&mut self, from: usize, mut starts: u64, bytes: Option<&[u8; READ_BYTES]>) {
+    fn take_all(&mut self, from: usize, starts: u64, bytes: Option<&[u8; READ_BYTES]>) {
+        Parts(self).take_all(from, starts, bytes);
+    }
+}
+
+/// Takes what is not to be cut further.
+struct Parts<'a, 'b>(&'a mut Gather<'b>);
+
+impl Spans for Parts<'_, '_> {
+    /// Takes a piece or part of one, whose tokens will follow in the output when the block is full.
+    #[inline(always)]
+    fn take(&mut self, start: usize, end: usize) {
+        let Gather { state: State { cache, .. }, bytes, .. } = &*self.0;
+        let (key, place) = if end - start <= SHORT_BYTES {
+            let key = pack(bytes, start, end);
+            (key, cache.prefetch_short(key))
+        } else {
+            cache.prefetch_longer(bytes, start, end);
+            (end as u128, 0)
+        };
+        self.0.put(Piece { key, start, place });
+    }
+
+    #[inline(always)]
+    fn take_all(&mut self, from: usize, mut starts: u64, bytes: Option<&[u8; READ_BYTES]>) {
         let mut start = 0;
         while starts != 0 {
             let end = starts.trailing_zeros() as usize;
@@ -104,10 +128,10 @@ impl Spans for Gather<'_> {
             match bytes.and_then(|bytes| bytes[start & 63..].first_chunk()) {
                 Some(first) if len <= SHORT_BYTES => {
                     let key = pack_first(first, len);
-                    let place = self.state.cache.prefetch_short(key);
-                    self.put(Piece { key, start: from + start, place });
+                    let place = self.0.state.cache.prefetch_short(key);
+                    self.0.put(Piece { key, start: from + start, place });
                 }
-                _ => self.take_part(from + start, from + end),
+                _ => self.take(from + start, from + end),
             }
             start = end;
         }
@@ -115,26 +139,12 @@ impl Spans for Gather<'_> {
 }
 
 impl Gather<'_> {
-    #[inline(never)]
+    #[inline(always)]
     fn take_parts(&mut self, start: usize, end: usize) {
         match &self.model.cuts {
-            Some(cuts) => cuts.for_each_part(self.bytes, start, end, |start, end| self.take_part(start, end)),
-            None => self.take_part(start, end),
+            Some(cuts) => cuts.hand_out_parts(self.bytes, start, end, &mut Parts(self)),
+            None => Parts(self).take(start, end),
         }
-    }
-
-    /// Takes a piece or part of one, whose tokens will follow in `out` when the block is full.
-    #[inline(always)]
-    fn take_part(&mut self, start: usize, end: usize) {
-        let cache = &self.state.cache;
-        let (key, place) = if end - start <= SHORT_BYTES {
-            let key = pack(self.bytes, start, end);
-            (key, cache.prefetch_short(key))
-        } else {
-            cache.prefetch_longer(self.bytes, start, end);
-            (end as u128, 0)
-        };
-        self.put(Piece { key, start, place });
     }
 
     #[inline(always)]

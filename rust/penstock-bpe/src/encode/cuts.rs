@@ -5,6 +5,7 @@
 //! token does either, the parts merge on their own, and, unlike long runs of Chinese, they repeat.
 
 use crate::encode::pairs::{Merge, NONE, Pairs};
+use crate::pretokenize::Spans;
 use crate::vocab::Vocab;
 
 /// log2 of the bits that stand for pairs of characters: 128 KiB. Pairs that share a bit are only cut less often.
@@ -71,38 +72,60 @@ impl Cuts {
         end - start > 3 && (bytes[start] | bytes[start + 1]) & 0x80 != 0
     }
 
-    /// Calls `emit` with the parts of `bytes[start..end]`.
+    /// Hands out the parts of `bytes[start..end]`.
     #[inline(always)]
-    pub(crate) fn for_each_part(
-        &self,
-        bytes: &[u8],
-        start: usize,
-        end: usize,
-        mut emit: impl FnMut(usize, usize),
-    ) {
+    pub(crate) fn hand_out_parts(&self, bytes: &[u8], start: usize, end: usize, parts: &mut impl Spans) {
         let mut from = start;
         let mut before = value(bytes, start);
         let mut at = start + length_of(bytes[start]);
         while at < end {
             // Whether there is a cut cannot be foreseen: cuts are gathered first, then handed out.
-            let base = at;
             let mut cuts = 0_u64;
+            let base = from;
             while at < end && at - base < 64 {
                 let character = value(bytes, at);
-                let is_joined = get(&self.pairs, pair_place(before, character))
-                    | get(&self.borders, border_place(bytes[at - 1], bytes[at]));
-                cuts |= u64::from(!is_joined) << (at - base);
+                cuts |= u64::from(self.is_cut(before, character, bytes, at)) << (at - base);
                 before = character;
                 at += length_of(bytes[at]);
             }
-            while cuts != 0 {
-                let cut = base + cuts.trailing_zeros() as usize;
-                emit(from, cut);
-                from = cut;
-                cuts &= cuts - 1;
+            if let Some(last) = cuts.checked_ilog2() {
+                parts.take_all(base, cuts, bytes[base..].first_chunk());
+                from = base + last as usize;
+            } else if at < end {
+                (before, at) = self.next_cut(before, bytes, at, end);
+                parts.take(from, at);
+                (from, at) = (at, at + bytes.get(at).map_or(0, |&first| length_of(first)));
             }
         }
-        emit(from, end);
+        if from < end {
+            parts.take(from, end);
+        }
+    }
+
+    /// Whether no token reaches across `at`, between these two characters.
+    #[inline(always)]
+    fn is_cut(&self, before: u32, character: u32, bytes: &[u8], at: usize) -> bool {
+        let is_in_token = get(&self.pairs, pair_place(before, character));
+        !(is_in_token | get(&self.borders, border_place(bytes[at - 1], bytes[at])))
+    }
+
+    /// The first cut from `at` on, before which `before` stands, or the `end`; and the character there, if any.
+    fn next_cut(&self, mut before: u32, bytes: &[u8], mut at: usize, end: usize) -> (u32, usize) {
+        while at < end {
+            let character = value(bytes, at);
+            let is_cut = self.is_cut(before, character, bytes, at);
+            before = character;
+            if is_cut {
+                break;
+            }
+            at += length_of(bytes[at]);
+        }
+        (before, at.min(end))
+    }
+
+    /// Whether every rule that uses a token ranks behind every rule that makes it.
+    pub(crate) fn makes_before_uses(&self) -> bool {
+        !self.atoms.is_empty()
     }
 
     /// Length of the first part of `piece`: up to two bytes that stand side by side in no token, or all of it.

@@ -5,6 +5,7 @@ use std::collections::BinaryHeap;
 
 use super::cuts::Cuts;
 use super::pairs::{NONE, Pairs};
+use super::sweep::sweep;
 
 /// Up to this many symbols, looking for the least rank anew beats a heap.
 const SCANNED_SYMBOLS: usize = 63;
@@ -46,6 +47,9 @@ impl Workspace {
             self.ranks.push(NONE);
         } else {
             start_from_bytes(piece, pairs, &mut self.symbols, &mut self.ranks);
+        }
+        if self.symbols.len() > SCANNED_SYMBOLS && cuts.is_some_and(Cuts::makes_before_uses) {
+            sweep(pairs, &mut self.symbols, &mut self.ranks);
         }
         if self.symbols.len() <= SCANNED_SYMBOLS {
             merge_by_scanning(pairs, &mut self.symbols, &self.ranks);

@@ -9,6 +9,7 @@ mod lanes;
 mod long;
 pub(crate) mod merge;
 pub(crate) mod pairs;
+mod sweep;
 mod table;
 
 use std::collections::HashSet;

@@ -10,7 +10,7 @@ struct Entry<K, const TOKENS: usize> {
     tokens: [u32; TOKENS],
 }
 
-/// Two entries of one or two cache lines. A piece stands in the pair that its hash names, or else in the one beside it.
+/// Two entries of one or two cache lines. A piece stands in the pair that its hash names, or else in one of those beside it.
 #[derive(Debug, Clone, Copy)]
 #[repr(align(64))]
 struct Pair<K, const TOKENS: usize>([Entry<K, TOKENS>; 2]);
@@ -96,6 +96,8 @@ impl Key for [u128; 2] {
     }
 }
 
+/// Pairs that stand in for each other, a power of two.
+const PAIRS_BESIDE: usize = 4;
 /// How often a piece that is pushed out pushes out the first of its pair instead, so that no piece stays for ever.
 const EVICTIONS_A_TURN: usize = 16;
 
@@ -119,10 +121,10 @@ impl<K: Key, const TOKENS: usize> Clone for Table<K, TOKENS> {
 }
 
 impl<K: Key, const TOKENS: usize> Table<K, TOKENS> {
-    /// A table for about `pieces` that grows to at most `max_pairs`, a power of two from 2 on.
+    /// A table for about `pieces` that grows to at most `max_pairs`, a power of two from [`PAIRS_BESIDE`] on.
     pub(crate) fn new(pieces: usize, max_pairs: usize) -> Self {
         let mut table = Self { pairs: Vec::new(), shift: 0, evicted: 0, max_pairs };
-        table.clear_for(pieces.next_power_of_two().clamp(2, max_pairs));
+        table.clear_for(pieces.next_power_of_two().clamp(PAIRS_BESIDE, max_pairs));
         table
     }
 
@@ -158,9 +160,25 @@ impl<K: Key, const TOKENS: usize> Table<K, TOKENS> {
             if near.0[1].key == K::FREE {
                 return None;
             }
-            entry = self.pairs[pair as usize ^ 1].entry_of(key);
+            entry = self.entry_beside(key, pair as usize)?;
         }
-        key.is_of(entry.key).then(|| (&entry.tokens, entry.key.count()))
+        Some((&entry.tokens, entry.key.count()))
+    }
+
+    /// The entry of `key` where its pair is full.
+    #[inline]
+    fn entry_beside(&self, key: K, pair: usize) -> Option<&Entry<K, TOKENS>> {
+        for step in 1..PAIRS_BESIDE {
+            let beside = &self.pairs[pair ^ step];
+            let entry = beside.entry_of(key);
+            if key.is_of(entry.key) {
+                return Some(entry);
+            }
+            if beside.0[1].key == K::FREE {
+                return None;
+            }
+        }
+        None
     }
 
     /// Remembers `tokens`, at most `TOKENS`, for `key`, which is not yet known.
@@ -175,7 +193,7 @@ impl<K: Key, const TOKENS: usize> Table<K, TOKENS> {
 
     #[cold]
     fn grow(&mut self) {
-        let old = self.clear_for(self.pairs.len() * 2);
+        let old = self.clear_for((self.pairs.len() * 4).min(self.max_pairs));
         for entry in old.iter().flat_map(|pair| &pair.0) {
             if entry.key != K::FREE {
                 self.put_entry(*entry);
@@ -185,8 +203,8 @@ impl<K: Key, const TOKENS: usize> Table<K, TOKENS> {
 
     fn put_entry(&mut self, entry: Entry<K, TOKENS>) {
         let pair = self.pair_of(entry.key.bare()) as usize;
-        for pair in [pair, pair ^ 1] {
-            if let Some(place) = self.pairs[pair].0.iter_mut().find(|place| place.key == K::FREE) {
+        for step in 0..PAIRS_BESIDE {
+            if let Some(place) = self.pairs[pair ^ step].0.iter_mut().find(|place| place.key == K::FREE) {
                 *place = entry;
                 return;
             }

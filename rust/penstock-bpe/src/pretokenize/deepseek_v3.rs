@@ -95,8 +95,16 @@ fn piece_end(text: &str, at: usize) -> usize {
     if is_cjk(&text.as_bytes()[at..]) {
         return piece_end_in_part::<true>(text, at);
     }
-    let numbers = run_up_to(text, at, text.len(), NUMBER, 3);
-    if numbers > at { numbers } else { piece_end_in_part::<false>(text, at) }
+    let (class, length) = class_at(text, at);
+    if class & NUMBER != 0 {
+        return run_up_to(text, at + length, text.len(), NUMBER, 2);
+    }
+    if class & SIGN != 0 && length > 1 {
+        // No rule but that of signs begins with one beyond ASCII.
+        let signs = run_in_part::<false>(text, at + length, SIGN);
+        return run_of_bytes(text, signs, text.len(), b"\r\n");
+    }
+    piece_end_in_part::<false>(text, at)
 }
 
 /// Whether the character at the start of `bytes` lies in `[一-龥぀-ゟ゠-ヿ]`: U+4E00 to U+9FA5 and U+3040 to U+30FF, three

@@ -18,10 +18,10 @@ pub(crate) trait Spans {
     /// Takes the piece from `start` to `end`.
     fn take(&mut self, start: usize, end: usize);
 
-    /// Takes all pieces of plain ASCII from `from` to the last place of `starts`, a bit a byte from `from` on; the lowest bit,
+    /// Takes all pieces, which need no further cutting, from `from` to the last place of `starts`, a bit a byte from `from` on; the lowest bit,
     /// which is `from`, is not among them. `bytes` is what the text holds there.
     #[inline(always)]
-    fn take_ascii(&mut self, from: usize, mut starts: u64, bytes: Option<&[u8; READ_BYTES]>) {
+    fn take_all(&mut self, from: usize, mut starts: u64, bytes: Option<&[u8; READ_BYTES]>) {
         let _ = bytes;
         let mut start = from;
         while starts != 0 {

@@ -73,7 +73,7 @@ impl Window {
         }
         // The first start is the window's own.
         starts &= starts.wrapping_sub(1);
-        spans.take_ascii(at, starts, bytes[at..].first_chunk());
+        spans.take_all(at, starts, bytes[at..].first_chunk());
         at + starts.checked_ilog2().unwrap_or_default() as usize
     }
 
