@@ -6,7 +6,7 @@ use std::thread;
 
 use super::added::Part;
 use super::{Allowed, Encoder, Matchers};
-use crate::machine::with_huge_pages;
+use crate::machine::{joined, with_huge_pages};
 use crate::normalize::Normalizer;
 use crate::pattern::Family;
 use crate::pretokenize::safe_cut;
@@ -32,7 +32,6 @@ enum Chunk<'t> {
 }
 
 /// What one thread has made: ids end to end, and for each chunk its number, its ids and how many each of its texts has.
-#[derive(Default)]
 struct Share {
     ids: Vec<u32>,
     chunks: Vec<(usize, Range<usize>, Vec<usize>)>,
@@ -52,7 +51,8 @@ impl Tokenizer {
         let mut result = Default::default();
         self.model().with_matchers(allowed, |matchers| {
             let chunks = self.chunks_of(texts, matchers);
-            result = join(&self.encode_chunks(texts, &chunks, matchers, threads), &chunks, texts.len());
+            result =
+                join(&self.encode_chunks(texts, &chunks, matchers, threads), &chunks, texts.len(), threads);
         });
         result
     }
@@ -124,7 +124,9 @@ impl Tokenizer {
         threads: usize,
     ) -> Vec<Share> {
         let next = AtomicUsize::new(0);
-        let work = || self.encode_share(texts, chunks, matchers, &next);
+        let bytes: usize = texts.iter().map(|text| text.len()).sum();
+        let expected_ids = bytes / LEAST_BYTES_A_TOKEN / threads;
+        let work = || self.encode_share(texts, chunks, matchers, &next, expected_ids);
         thread::scope(|scope| {
             // A thread that cannot be started leaves its share to the others.
             let helpers: Vec<_> = (1..threads.min(chunks.len()))
@@ -147,9 +149,10 @@ impl Tokenizer {
         chunks: &[Chunk<'_>],
         matchers: &Matchers,
         next: &AtomicUsize,
+        expected_ids: usize,
     ) -> Share {
         let mut encoder = Encoder::new(self);
-        let mut share = Share::default();
+        let mut share = Share { ids: with_huge_pages(expected_ids), chunks: Vec::new() };
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
             let Some(chunk) = chunks.get(number) else { return share };
@@ -173,16 +176,17 @@ impl Tokenizer {
 }
 
 /// Puts the chunks of all shares in order.
-fn join(shares: &[Share], chunks: &[Chunk<'_>], texts: usize) -> (Vec<u32>, Vec<i64>) {
+fn join(shares: &[Share], chunks: &[Chunk<'_>], texts: usize, threads: usize) -> (Vec<u32>, Vec<i64>) {
     let mut made: Vec<_> =
         shares.iter().flat_map(|share| share.chunks.iter().map(move |chunk| (chunk, &share.ids))).collect();
     made.sort_unstable_by_key(|((number, ..), _)| *number);
-    let mut ids = with_huge_pages(shares.iter().map(|share| share.ids.len()).sum());
+    let parts: Vec<&[u32]> = made.iter().map(|((_, range, _), from)| &from[range.clone()]).collect();
     let mut offsets = Vec::with_capacity(texts + 1);
     offsets.push(0);
-    for ((number, range, lens), from) in made {
-        let mut end = ids.len();
-        ids.extend_from_slice(&from[range.clone()]);
+    let mut start = 0;
+    for ((number, range, lens), _) in made {
+        let mut end = start;
+        start += range.len();
         for &len in lens {
             end += len;
             offsets.push(end as i64);
@@ -191,5 +195,5 @@ fn join(shares: &[Share], chunks: &[Chunk<'_>], texts: usize) -> (Vec<u32>, Vec<
             offsets.push(end as i64);
         }
     }
-    (ids, offsets)
+    (joined(&parts, threads), offsets)
 }

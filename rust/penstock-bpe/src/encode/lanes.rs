@@ -191,3 +191,40 @@ impl Lane {
 fn least_of<const COUNT: usize>(orders: &[u32; PLACES]) -> u32 {
     orders[..COUNT].iter().fold(NO_ORDER, |least, &order| least.min(order))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::encode::merge::merge_plainly;
+    use crate::encode::tests::tokenizer;
+    use crate::machine::Plain;
+
+    proptest! {
+        /// Full and empty groups of pieces of all lengths, by every kind of machine.
+        #[test]
+        fn lanes_merge_as_each_alone(pieces in prop::collection::vec("[abcé]{1,15}|[abc]{16,31}|a{1,31}", 1..=LANES)) {
+            let tokenizer = tokenizer();
+            let model = tokenizer.model();
+            let mut lanes = Lanes::new();
+            // Lanes are used again: what they held must not show.
+            for cuts in [model.cuts.as_ref(), None] {
+                lanes.clear();
+                let numbers: Vec<_> =
+                    pieces.iter().map(|piece| lanes.add(piece.as_bytes(), &model.pairs, cuts)).collect();
+                if cuts.is_some() {
+                    lanes.merge(&model.pairs);
+                } else {
+                    Merge { lanes: &mut lanes.lanes[..lanes.len], pairs: &model.pairs }.run(Plain);
+                }
+                for (piece, number) in pieces.iter().zip(numbers) {
+                    let (mut found, mut expected) = (Vec::new(), Vec::new());
+                    lanes.append(number, &mut found);
+                    merge_plainly(piece.as_bytes(), &model.pairs, &mut expected);
+                    prop_assert_eq!(found, expected, "{}", piece);
+                }
+            }
+        }
+    }
+}

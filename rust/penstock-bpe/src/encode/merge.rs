@@ -125,7 +125,7 @@ fn start_from_bytes(piece: &[u8], pairs: &Pairs, symbols: &mut Vec<u32>, ranks: 
 }
 
 /// Merges at most [`SCANNED_SYMBOLS`], looking at all of them for the next merge.
-fn merge_by_scanning(pairs: &Pairs, symbols: &mut Vec<u32>, ranks: &[u32]) {
+pub(super) fn merge_by_scanning(pairs: &Pairs, symbols: &mut Vec<u32>, ranks: &[u32]) {
     match symbols.len() {
         0..2 => {}
         2..16 => scan_places::<16>(pairs, symbols, ranks),

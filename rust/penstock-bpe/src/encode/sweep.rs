@@ -46,3 +46,31 @@ fn merge_all(pairs: &Pairs, symbols: &mut Vec<u32>, ranks: &mut Vec<u32>, rank: 
     symbols.truncate(kept);
     ranks.truncate(kept);
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::encode::merge::{merge_by_scanning, merge_plainly};
+    use crate::encode::tests::tokenizer;
+
+    proptest! {
+        /// What is swept and then merged plainly is what is merged plainly from the start.
+        #[test]
+        fn passes_change_nothing(unit in "a|[abc]{1,9}|[abcé]{10,20}", other in "[abcé]{0,9}", len in 2_usize..60) {
+            let tokenizer = tokenizer();
+            let pairs = &tokenizer.model().pairs;
+            let piece: String = unit.chars().cycle().take(len).chain(other.chars()).collect();
+            let piece = &piece.as_bytes()[..piece.len().min(63)];
+            let mut expected = Vec::new();
+            merge_plainly(piece, pairs, &mut expected);
+            let mut symbols: Vec<u32> = piece.iter().map(|&byte| pairs.byte_id(byte)).collect();
+            let mut ranks: Vec<u32> = symbols.windows(2).map(|pair| pairs.rank(pair[0], pair[1])).collect();
+            ranks.push(NONE);
+            sweep(pairs, &mut symbols, &mut ranks);
+            merge_by_scanning(pairs, &mut symbols, &ranks);
+            prop_assert_eq!(symbols, expected);
+        }
+    }
+}

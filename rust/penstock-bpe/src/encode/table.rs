@@ -226,3 +226,36 @@ impl<K: Key, const TOKENS: usize> Pair<K, TOKENS> {
         &self.0[usize::from(key.is_of(self.0[1].key))]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// More keys than there is room for, some of which differ in a single bit: what is found is what was put.
+    #[test]
+    fn what_is_found_was_put() {
+        let mut table = Table::<u128, 4>::new(4, 1 << 8);
+        let key = |number: u128| ((number * 3) << 40) | (7 << 120) | (number % 2);
+        let tokens = |number: u128| [number as u32, !number as u32, 5, 6];
+        let find = |table: &Table<u128, 4>, number: u128| {
+            let place = table.prefetch(key(number));
+            table.get(key(number), place).map(|(tokens, count)| tokens[..count].to_vec())
+        };
+        let mut found = 0;
+        for number in 0..2000 {
+            assert_eq!(find(&table, number), None, "{number}");
+            table.put(key(number), &tokens(number)[..number as usize % 5]);
+            assert_eq!(
+                find(&table, number),
+                Some(tokens(number)[..number as usize % 5].to_vec()),
+                "{number}"
+            );
+            for earlier in (0..number).step_by(97) {
+                let kept = find(&table, earlier);
+                assert!(kept.is_none() || kept == Some(tokens(earlier)[..earlier as usize % 5].to_vec()));
+                found += usize::from(kept.is_some());
+            }
+        }
+        assert!(found > 1000 && table.pairs.len() == 1 << 8);
+    }
+}
