@@ -42,7 +42,7 @@ def pack(
     ],
     tokenizer: Annotated[
         Path,
-        typer.Option("-t", "--tokenizer", help="A tokenizer folder, a tokenizer.json or a .tiktoken file."),
+        typer.Option("-t", "--tokenizer", help="A tokenizer folder, or a .json, .tiktoken or .model file."),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write.")],
     seq_len: Annotated[int, typer.Option(help="Tokens a row.")] = 4096,

@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 
 TokenizerPath = Annotated[
-    Path, typer.Option("-t", "--tokenizer", help="A tokenizer folder, a tokenizer.json or a .tiktoken file.")
+    Path, typer.Option("-t", "--tokenizer", help="A tokenizer folder, or a .json, .tiktoken or .model file.")
 ]
 Pattern = Annotated[
     str | None, typer.Option("--pattern", help="The split pattern; needed for a .tiktoken file alone.")
@@ -229,7 +229,7 @@ def decode(
 @app.command("inspect")
 @guarded
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A tokenizer folder, a tokenizer.json or a .tiktoken file.")],
+    path: Annotated[Path, typer.Argument(help="A tokenizer folder, or a .json, .tiktoken or .model file.")],
     pattern: Pattern = None,
     as_json: JsonFlag = False,
 ) -> None:
