@@ -5,15 +5,18 @@ from typing import Protocol, final, type_check_only
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock.jobs import Job
+
 __all__ = [
     "Dataset",
-    "EncodeFilesJob",
-    "PackJob",
     "Stream",
     "Tokenizer",
-    "TrainTokenizerJob",
     "WordCounts",
     "_panic_for_tests",
+    "encode_files",
+    "pack",
+    "train_on_counts",
+    "train_on_files",
 ]
 
 @final
@@ -100,61 +103,39 @@ class WordCounts:
     def add(self, texts: list[str]) -> bool:
         """Count; False once ``max_bytes`` (0: no limit) are counted."""
 
-@final
-class TrainTokenizerJob:
-    @staticmethod
-    def from_files(paths: list[str], text_field: str, request: TrainingRequest) -> TrainTokenizerJob: ...
-    @staticmethod
-    def from_counts(counts: WordCounts, request: TrainingRequest) -> TrainTokenizerJob:
-        """Takes the counts out of ``counts``."""
-    def progress(self) -> tuple[str, int, int]: ...
-    def cancel(self) -> None: ...
-    def wait(self, timeout_seconds: float) -> bool: ...
-    def result(self) -> tuple[Tokenizer, str]:
-        """The tokenizer, and the report as JSON."""
+def train_on_files(paths: list[str], text_field: str, request: TrainingRequest) -> Job[tuple[Tokenizer, str]]:
+    """The tokenizer, and the report as JSON."""
 
-@final
-class EncodeFilesJob:
-    def __new__(
-        cls,
-        paths: list[str],
-        tokenizer: Tokenizer,
-        text_field: str,
-        max_line_bytes: int,
-        end_of_text: bool,
-        boundary_split: float,
-        seed: int,
-        threads: int | None,
-    ) -> EncodeFilesJob: ...
-    def progress(self) -> tuple[str, int, int]: ...
-    def cancel(self) -> None: ...
-    def wait(self, timeout_seconds: float) -> bool: ...
-    def result(self) -> tuple[NDArray[np.uint32], NDArray[np.int64]]: ...
+def train_on_counts(counts: WordCounts, request: TrainingRequest) -> Job[tuple[Tokenizer, str]]:
+    """The same; takes the counts out of ``counts``."""
 
-@final
-class PackJob:
-    def __new__(
-        cls,
-        paths: list[str],
-        tokenizer: Tokenizer,
-        out: str,
-        seq_len: int,
-        mtp_depth: int,
-        mode: str,
-        seed: int,
-        boundary_split: float,
-        compression: str,
-        shard_bytes: int,
-        threads: int | None,
-        text_field: str,
-        on_bad_line: str,
-        max_line_bytes: int,
-    ) -> PackJob: ...
-    def progress(self) -> tuple[str, int, int]: ...
-    def cancel(self) -> None: ...
-    def wait(self, timeout_seconds: float) -> bool: ...
-    def result(self) -> str:
-        """The report as JSON."""
+def encode_files(
+    paths: list[str],
+    tokenizer: Tokenizer,
+    text_field: str,
+    max_line_bytes: int,
+    end_of_text: bool,
+    boundary_split: float,
+    seed: int,
+    threads: int | None,
+) -> Job[tuple[NDArray[np.uint32], NDArray[np.int64]]]: ...
+def pack(
+    paths: list[str],
+    tokenizer: Tokenizer,
+    out: str,
+    seq_len: int,
+    mtp_depth: int,
+    mode: str,
+    seed: int,
+    boundary_split: float,
+    compression: str,
+    shard_bytes: int,
+    threads: int | None,
+    text_field: str,
+    on_bad_line: str,
+    max_line_bytes: int,
+) -> Job[str]:
+    """The report as JSON."""
 
 @final
 class Dataset:

@@ -132,10 +132,10 @@ class Tokenizer:
         )
         with numbers_in_range():
             if paths is not None:
-                job = _core.TrainTokenizerJob.from_files(paths, text_field, request)
+                job = _core.train_on_files(paths, text_field, request)
             else:
                 texts = cast("Iterable[str]", corpus)
-                job = _core.TrainTokenizerJob.from_counts(count_texts(texts, request), request)
+                job = _core.train_on_counts(count_texts(texts, request), request)
         core, report = run_job(job, progress)
         return cls(core, TrainingReport.from_json(report))
 
@@ -282,7 +282,7 @@ class Tokenizer:
         """
         files = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
         with numbers_in_range():
-            job = _core.EncodeFilesJob(
+            job = _core.encode_files(
                 [os.fspath(path) for path in files],
                 self._core,
                 text_field,

@@ -108,7 +108,7 @@ def pack(
     """
     files = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     with numbers_in_range():
-        job = _core.PackJob(
+        job = _core.pack(
             [os.fspath(p) for p in files],
             tokenizer._core,
             os.fspath(out),

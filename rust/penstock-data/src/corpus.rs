@@ -7,9 +7,9 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use penstock_bpe::Pattern;
 use penstock_bpe::progress::Progress;
 use penstock_bpe::train::{MemoryBudget, WordCounts};
+use penstock_bpe::{Pattern, thread_count};
 
 use crate::error::{Error, Result};
 use crate::source::{self, SourceOptions};
@@ -73,10 +73,7 @@ pub fn count_corpus(
     options: &CountOptions,
     progress: &Progress,
 ) -> Result<Vec<WordCounts>> {
-    let threads = match options.threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        threads => threads,
-    };
+    let threads = thread_count(options.threads);
     let (shares, total_bytes) = divide(paths, options.max_bytes)?;
     progress.start("count", total_bytes);
     let work = Work {

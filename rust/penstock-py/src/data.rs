@@ -14,76 +14,56 @@ use crate::boundary::guarded;
 use crate::buffer::{Arrays, Returned, into_arrays};
 use crate::error::Fault;
 use crate::job::Job;
-use crate::tokenizer::{Tokenizer, thread_count};
+use crate::tokenizer::Tokenizer;
 
-/// Packing under way; its result is the report as JSON.
-#[pyclass(frozen, module = "penstock._core")]
-pub(crate) struct PackJob(Job<String>);
-
-#[pymethods]
-impl PackJob {
-    #[new]
-    #[allow(clippy::too_many_arguments)]
-    fn new(
-        py: Python<'_>,
-        paths: Vec<PathBuf>,
-        tokenizer: &Tokenizer,
-        out: PathBuf,
-        seq_len: usize,
-        mtp_depth: usize,
-        mode: &str,
-        seed: u64,
-        boundary_split: f64,
-        compression: &str,
-        shard_bytes: u64,
-        threads: Option<usize>,
-        text_field: String,
-        on_bad_line: &str,
-        max_line_bytes: u64,
-    ) -> PyResult<Self> {
-        let modes = [PackMode::BestFit, PackMode::Concatenate];
-        let bodies = [BodyCompression::None, BodyCompression::Lz4, BodyCompression::Zstd];
-        let lines = [OnBadLine::Fail, OnBadLine::Skip];
-        let options = PackOptions {
-            seq_len,
-            mtp_depth,
-            seed,
-            boundary_split: guarded(py, || Chance::new("boundary_split", boundary_split))?,
-            mode: named(py, "mode", mode, &modes, PackMode::name)?,
-            compression: named(py, "compression", compression, &bodies, BodyCompression::name)?,
-            shard_bytes,
-            threads: thread_count(threads),
-            source: SourceOptions {
-                text_field,
-                max_line_bytes,
-                on_bad_line: named(py, "on_bad_line", on_bad_line, &lines, OnBadLine::name)?,
-                ..SourceOptions::default()
-            },
-            ..PackOptions::default()
-        };
-        let tokenizer = tokenizer.0.clone();
-        Job::start(move |progress: &Progress| {
+/// Starts to pack; the result is the report as JSON.
+#[pyfunction]
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn pack(
+    py: Python<'_>,
+    paths: Vec<PathBuf>,
+    tokenizer: &Tokenizer,
+    out: PathBuf,
+    seq_len: usize,
+    mtp_depth: usize,
+    mode: &str,
+    seed: u64,
+    boundary_split: f64,
+    compression: &str,
+    shard_bytes: u64,
+    threads: Option<usize>,
+    text_field: String,
+    on_bad_line: &str,
+    max_line_bytes: u64,
+) -> PyResult<Job> {
+    let modes = [PackMode::BestFit, PackMode::Concatenate];
+    let bodies = [BodyCompression::None, BodyCompression::Lz4, BodyCompression::Zstd];
+    let lines = [OnBadLine::Fail, OnBadLine::Skip];
+    let options = PackOptions {
+        seq_len,
+        mtp_depth,
+        seed,
+        boundary_split: guarded(py, || Chance::new("boundary_split", boundary_split))?,
+        mode: named(py, "mode", mode, &modes, PackMode::name)?,
+        compression: named(py, "compression", compression, &bodies, BodyCompression::name)?,
+        shard_bytes,
+        threads: threads.unwrap_or(0),
+        source: SourceOptions {
+            text_field,
+            max_line_bytes,
+            on_bad_line: named(py, "on_bad_line", on_bad_line, &lines, OnBadLine::name)?,
+            ..SourceOptions::default()
+        },
+        ..PackOptions::default()
+    };
+    let tokenizer = tokenizer.0.clone();
+    Job::start(
+        move |progress: &Progress| {
             let report = penstock_data::pack(&paths, &tokenizer, &out, &options, progress)?;
             to_json(&report)
-        })
-        .map(Self)
-    }
-
-    fn progress(&self) -> (String, u64, u64) {
-        self.0.progress()
-    }
-
-    fn cancel(&self) {
-        self.0.cancel();
-    }
-
-    fn wait(&self, py: Python<'_>, timeout_seconds: f64) -> bool {
-        self.0.wait(py, timeout_seconds)
-    }
-
-    fn result(&self, py: Python<'_>) -> PyResult<String> {
-        self.0.result(py)
-    }
+        },
+        |py, report| Ok(report.into_pyobject(py)?.into_any()),
+    )
 }
 
 /// The choice that goes by `given`.

@@ -20,11 +20,11 @@ mod _core {
     #[pymodule_export]
     use super::boundary::_panic_for_tests;
     #[pymodule_export]
-    use super::data::{Dataset, PackJob, Stream};
+    use super::data::{Dataset, Stream, pack};
     #[pymodule_export]
-    use super::files::EncodeFilesJob;
+    use super::files::encode_files;
     #[pymodule_export]
     use super::tokenizer::Tokenizer;
     #[pymodule_export]
-    use super::training::{TrainTokenizerJob, WordCounts};
+    use super::training::{WordCounts, train_on_counts, train_on_files};
 }

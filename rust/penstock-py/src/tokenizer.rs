@@ -26,10 +26,6 @@ fn allowed_special(names: Option<Vec<String>>) -> Allowed {
     }
 }
 
-pub(crate) fn thread_count(threads: Option<usize>) -> usize {
-    threads.filter(|&n| n > 0).unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
-}
-
 #[pymethods]
 impl Tokenizer {
     #[staticmethod]
@@ -93,7 +89,7 @@ impl Tokenizer {
         let allowed = allowed_special(allowed);
         let (ids, offsets) = guarded::<_, Fault>(py, || {
             let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
-            Ok(self.0.encode_batch(&texts, &allowed, thread_count(threads)))
+            Ok(self.0.encode_batch(&texts, &allowed, threads.unwrap_or(0)))
         })?;
         Ok((ids.into_pyarray(py), offsets.into_pyarray(py)))
     }
@@ -117,7 +113,7 @@ impl Tokenizer {
                 seed,
             };
             let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
-            self.0.encode_varied(&texts, &allowed, &variation, thread_count(threads))
+            self.0.encode_varied(&texts, &allowed, &variation, threads.unwrap_or(0))
         })?;
         Ok((ids.into_pyarray(py), offsets.into_pyarray(py)))
     }

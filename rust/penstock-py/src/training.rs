@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::boundary::guarded;
 use crate::error::Fault;
 use crate::job::Job;
-use crate::tokenizer::{Tokenizer, thread_count};
+use crate::tokenizer::Tokenizer;
 
 /// What Python asks for, read from the attributes of one object.
 #[derive(FromPyObject)]
@@ -80,7 +80,7 @@ impl Request {
             budget: self.budget()?,
             weights: self.weights.clone(),
             max_bytes: (self.max_bytes > 0).then_some(self.max_bytes),
-            threads: thread_count(self.threads),
+            threads: self.threads.unwrap_or(0),
         };
         Ok(penstock_data::count_corpus(paths, &source, &options, progress)?)
     }
@@ -102,7 +102,7 @@ impl Request {
             special_tokens: self.special_tokens,
             min_frequency: self.min_frequency,
             max_token_bytes: self.max_token_bytes,
-            threads: thread_count(self.threads),
+            threads: self.threads.unwrap_or(0),
             base: self.extend.map(|extended| extended.get().0.clone()),
             ..TrainOptions::default()
         };
@@ -151,43 +151,31 @@ fn taken() -> Fault {
     Fault::internal("these counts were used by an earlier training")
 }
 
-/// Training under way.
-#[pyclass(frozen, module = "penstock._core")]
-pub(crate) struct TrainTokenizerJob(Job<Trained>);
-
-#[pymethods]
-impl TrainTokenizerJob {
-    #[staticmethod]
-    fn from_files(paths: Vec<PathBuf>, text_field: String, request: Request) -> PyResult<Self> {
-        Job::start(move |progress: &Progress| {
+/// Starts to train on files; the result is the tokenizer, and the report as JSON.
+#[pyfunction]
+pub(crate) fn train_on_files(paths: Vec<PathBuf>, text_field: String, request: Request) -> PyResult<Job> {
+    Job::start(
+        move |progress: &Progress| {
             let counts = request.count(&paths, text_field, progress)?;
             request.train(counts, progress)
-        })
-        .map(Self)
-    }
+        },
+        hand,
+    )
+}
 
-    #[staticmethod]
-    fn from_counts(py: Python<'_>, mut counts: PyRefMut<'_, WordCounts>, request: Request) -> PyResult<Self> {
-        let counts = counts.counts.take().ok_or_else(|| taken().into_exception(py))?;
-        Job::start(move |progress: &Progress| request.train(counts, progress)).map(Self)
-    }
+/// Starts to train on counts, which it takes out of `counts`.
+#[pyfunction]
+pub(crate) fn train_on_counts(
+    py: Python<'_>,
+    mut counts: PyRefMut<'_, WordCounts>,
+    request: Request,
+) -> PyResult<Job> {
+    let counts = counts.counts.take().ok_or_else(|| taken().into_exception(py))?;
+    Job::start(move |progress: &Progress| request.train(counts, progress), hand)
+}
 
-    fn progress(&self) -> (String, u64, u64) {
-        self.0.progress()
-    }
-
-    fn cancel(&self) {
-        self.0.cancel();
-    }
-
-    fn wait(&self, py: Python<'_>, timeout_seconds: f64) -> bool {
-        self.0.wait(py, timeout_seconds)
-    }
-
-    fn result(&self, py: Python<'_>) -> PyResult<(Tokenizer, String)> {
-        let trained = self.0.result(py)?;
-        Ok((Tokenizer(trained.tokenizer), report_json(&trained.report)))
-    }
+fn hand(py: Python<'_>, trained: Trained) -> PyResult<Bound<'_, PyAny>> {
+    Ok((Tokenizer(trained.tokenizer), report_json(&trained.report)).into_pyobject(py)?.into_any())
 }
 
 fn report_json(report: &Report) -> String {

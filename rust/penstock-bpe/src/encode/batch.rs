@@ -10,6 +10,7 @@ use crate::machine::{joined, with_huge_pages};
 use crate::normalize::Normalizer;
 use crate::pattern::Family;
 use crate::pretokenize::safe_cut;
+use crate::threads::thread_count;
 use crate::tokenizer::Tokenizer;
 
 /// Threads are handed texts, and parts of long ones, of about this many bytes at a time.
@@ -42,8 +43,7 @@ impl Tokenizer {
     /// `texts.len() + 1` offsets: text `i` has `ids[offsets[i]..offsets[i + 1]]`. The number of threads changes nothing.
     #[must_use]
     pub fn encode_batch(&self, texts: &[&str], allowed: &Allowed, threads: usize) -> (Vec<u32>, Vec<i64>) {
-        let threads =
-            if threads == 0 { thread::available_parallelism().map_or(1, Into::into) } else { threads };
+        let threads = thread_count(threads);
         let bytes: usize = texts.iter().map(|text| text.len()).sum();
         if threads == 1 || bytes < LONG_TEXT_BYTES {
             return self.encode_in_turn(texts, allowed, bytes);

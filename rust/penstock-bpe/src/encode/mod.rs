@@ -4,6 +4,7 @@ pub(crate) mod added;
 mod batch;
 mod block;
 mod cache;
+pub(crate) mod chain;
 pub(crate) mod cuts;
 mod lanes;
 mod long;

@@ -47,6 +47,11 @@ fn pieces(family: Family, text: &str) -> Vec<String> {
 
 const FAMILIES: [Family; 10] = Family::ALL;
 
+/// Whether to test all that there is: minutes instead of seconds.
+fn is_thorough() -> bool {
+    std::env::var_os("PENSTOCK_THOROUGH").is_some()
+}
+
 /// Characters that some rule treats in its own way, and neighbours of every range that is spelled out.
 const TELLING: &str = "aZsStTdDmMlLvVeErR'’ſKéÉǅʰªßאᎠＡ𐐀あ一龥龦々ヿ぀〿㄀゛・゠㐀仐한0٣²Ⅷ１① \t\u{2003}。！→\u{b}\u{85}\u{a0}\u{3000}\u{200b}\u{200d}\
     \u{1c}\r\n\u{2028}.,/!_-$+~`@\\]\u{ab}€\u{300}\u{903}\u{20dd}\u{0}\u{7f}\u{ad}\u{e000}\u{378}😀🇩\u{10ffff}";
@@ -65,7 +70,7 @@ fn texts() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4000))]
+    #![proptest_config(ProptestConfig::with_cases(if is_thorough() { 10_000_000 } else { 4000 }))]
 
     #[test]
     fn random_texts_are_cut_as_by_the_expression(text in texts()) {
@@ -92,12 +97,15 @@ proptest! {
     }
 }
 
-/// Every code point at which the class changes, both sides of it, and one in sixty-one of the others.
+/// Every code point at which the class changes, both sides of it, and one in sixty-one of the others; all of them in the
+/// thorough run.
 #[test]
 fn code_points_in_context_are_cut_as_by_the_expression() {
     let class = |code: u32| char::from_u32(code).map(class_of);
+    let is_thorough = is_thorough();
     let is_tested = |code: &u32| {
-        *code < 0x250
+        is_thorough
+            || *code < 0x250
             || code.is_multiple_of(61)
             || class(*code) != class(code + 1)
             || class(*code) != class(code - 1)
@@ -113,7 +121,8 @@ fn code_points_in_context_are_cut_as_by_the_expression() {
     }
 }
 
-/// Blocks and look-ahead show their errors at edges, so the text starts at 64 places.
+/// Blocks and look-ahead show their errors at edges, so the text starts at 64 places in text of many kinds, and at 64 in
+/// source code.
 #[test]
 fn real_text_is_cut_as_by_the_expression_wherever_it_starts() {
     let text = concat!(include_str!("deepseek_early.rs"), include_str!("../normalize.rs"));
@@ -121,8 +130,10 @@ fn real_text_is_cut_as_by_the_expression_wherever_it_starts() {
     let text = format!("{others}{text}{others}");
     for family in FAMILIES {
         let reference = Reference::new(family);
-        for start in (0..64).filter_map(|start| text.get(start * 7..)) {
-            assert_eq!(pieces(family, start), reference.pieces(start), "{family:?}");
+        let starts: Vec<usize> = text.char_indices().map(|(start, _)| start).collect();
+        for start in starts[..64].iter().chain(&starts[others.len()..][..64]) {
+            let text = &text[*start..];
+            assert_eq!(pieces(family, text), reference.pieces(text), "{family:?}");
         }
     }
 }

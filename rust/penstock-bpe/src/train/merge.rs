@@ -14,6 +14,7 @@ use super::pairs::{PairKey, Pairs, unpack};
 use super::replace::Replacer;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
+use crate::threads::thread_count;
 use crate::vocab::{MAX_TOKEN_BYTES, hash};
 
 /// Occurrences between two looks at the cancel flag.
@@ -113,7 +114,7 @@ impl<'a> Merger<'a> {
 
     fn reading(&self) -> Reading<'_> {
         let Self { arena, past, progress, .. } = self;
-        Reading { arena, past, threads: self.options.thread_count(), progress }
+        Reading { arena, past, threads: thread_count(self.options.threads), progress }
     }
 
     fn run_stage(&mut self) -> Result<()> {

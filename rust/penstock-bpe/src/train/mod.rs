@@ -30,6 +30,7 @@ pub use superbpe::train_super;
 use crate::error::{Error, Result, show};
 use crate::pattern::Pattern;
 use crate::progress::Progress;
+use crate::threads::thread_count;
 use crate::tokenizer::Tokenizer;
 
 /// What to learn.
@@ -66,15 +67,6 @@ impl Default for TrainOptions {
             base: None,
             max_token_words: None,
             threads: 0,
-        }
-    }
-}
-
-impl TrainOptions {
-    fn thread_count(&self) -> usize {
-        match self.threads {
-            0 => std::thread::available_parallelism().map_or(1, Into::into),
-            threads => threads,
         }
     }
 }
@@ -128,7 +120,7 @@ fn train_from(
     let budget = counts.budget().cloned();
     let (table, counted) = counts.into_table(progress)?;
     let inner_pattern = options.base.as_ref().map_or(&options.pattern, Tokenizer::pattern);
-    let spellers = Speller::several(&base, inner_pattern, options.thread_count())?;
+    let spellers = Speller::several(&base, inner_pattern, thread_count(options.threads))?;
     let arena = arena::Arena::new(table, spellers, progress)?;
     let text_bytes = size_of_val(arena.symbols()) as u64;
     let places_bytes = budget.map_or(u64::MAX, |budget| budget.bytes_beside(text_bytes));

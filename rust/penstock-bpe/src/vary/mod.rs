@@ -17,6 +17,7 @@ use crate::encode::added::Part;
 use crate::encode::{Allowed, Matchers};
 use crate::error::Result;
 use crate::machine::with_huge_pages;
+use crate::threads::thread_count;
 use crate::tokenizer::Tokenizer;
 
 /// How the ids of a text vary. All that is drawn depends on the seed and on the text: not on threads, not on other texts.
@@ -73,9 +74,7 @@ impl Tokenizer {
         variation: &Variation,
         threads: usize,
     ) -> (Vec<u32>, Vec<i64>) {
-        let threads =
-            if threads == 0 { thread::available_parallelism().map_or(1, Into::into) } else { threads };
-        let share = texts.len().div_ceil(threads).max(1);
+        let share = texts.len().div_ceil(thread_count(threads)).max(1);
         let (mut ids, mut offsets) = (Vec::new(), vec![0]);
         self.model().with_matchers(allowed, |matchers| {
             let encode = |texts: &[&str]| self.encode_share_dropping(texts, matchers, variation);

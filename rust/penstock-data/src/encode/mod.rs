@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use penstock_bpe::progress::Progress;
-use penstock_bpe::{BoundarySplit, Chance, Tokenizer};
+use penstock_bpe::{BoundarySplit, Chance, Tokenizer, thread_count};
 
 pub(crate) use pool::{EncodePool, EncodedBatch, Encoding, Submitter};
 
@@ -67,10 +67,7 @@ pub fn encode_files(
         size += std::fs::metadata(path).map_err(|e| Error::io(path, "find", e))?.len();
     }
     progress.start("encode", size);
-    let threads = match options.threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        threads => threads,
-    };
+    let threads = thread_count(options.threads);
     let readers = threads.min(paths.len());
     let work = Work {
         paths,

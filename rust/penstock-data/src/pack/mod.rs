@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use penstock_bpe::progress::Progress;
-use penstock_bpe::{BoundarySplit, Tokenizer};
+use penstock_bpe::{BoundarySplit, Tokenizer, thread_count};
 use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -91,10 +91,7 @@ pub fn pack(
     }
     let plan_seal = inputs::agree_on_plan(out, &plan, progress)?;
     progress.start("pack", plan.inputs.iter().map(|input| input.size).sum());
-    let threads = match options.threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        threads => threads,
-    };
+    let threads = thread_count(options.threads);
     let workers = threads.min(inputs.len());
     let job = Job {
         folder: out,
