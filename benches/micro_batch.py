@@ -4,9 +4,9 @@
     python benches/micro_batch.py benches/small.toml --recipe shift
     python benches/micro_batch.py benches/lite_10l.toml --set train.micro_batch_size=2
 
-Rows of random tokens in documents of random length go through a micro-batch, forward and backward, recorded as
-the trainer records it, and then the optimizer updates. First both are timed, then one of each is profiled: its
-kernels' times are added up by part, and the dearest are listed by name.
+Rows of random tokens in documents of random length go through a micro-batch, forward and backward, recorded
+as the trainer records it, and then the optimizer updates. First both are timed, then one of each is profiled:
+the times of its kernels are added up by part, and the dearest are listed by name.
 """
 
 from __future__ import annotations
@@ -94,9 +94,8 @@ def main() -> None:
     memory = torch.cuda.max_memory_allocated() / 2**30
     print(f"micro-batch of {tokens} tokens: {micro_ms:.1f} ms; update: {update_ms:.1f} ms; {memory:.1f} GiB")
     count = max(1, config.data.global_batch_size // config.train.micro_batch_size)
-    print(
-        f"{count} micro-batches a step: {count * tokens / (count * micro_ms + update_ms) * 1000:,.0f} tokens/s"
-    )
+    rate = count * tokens / (count * micro_ms + update_ms) * 1000
+    print(f"{count} micro-batches a step: {rate:,.0f} tokens/s")
     show("micro-batch", profile(lambda: plain(*rows)), options.kernels)
     show("update", profile(update), options.kernels // 3)
 

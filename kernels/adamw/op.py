@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from .. import registry
-from ..arguments import check_same, check_same_device, check_shape, check_tensor
+from ..arguments import check_float, check_same, check_same_device, check_shape, check_tensor
+from ..quantize.op import check_weight_q
+from ..types import WeightQ
 from . import reference
 from .hyperparameters import hyperparameters
 
@@ -26,6 +28,7 @@ def adamw_step(
     weight_decay: float = 0.1,
     step: int = 1,
     clip_coefficient: float | Tensor = 1.0,
+    copies: Sequence[WeightQ | Tensor | None] | None = None,
 ) -> None:
     """One step of decoupled-weight-decay Adam, in place, for all of ``params``.
 
@@ -46,6 +49,8 @@ def adamw_step(
         Number of this step, the first is 1.
     clip_coefficient : float or float32 Tensor of one element
         Multiplies every gradient. A tensor stays on the device.
+    copies : sequence of WeightQ, Tensor or None, optional
+        What products read of each parameter, in FP8 or another dtype: written in the same pass.
 
     Raises
     ------
@@ -56,6 +61,9 @@ def adamw_step(
     hyper = hyperparameters(lr, betas, eps, weight_decay, step)
     for name, given in (("grads", grads), ("m", m), ("v", v)):
         check_same(name, "params", len(params), name, len(given))
+    if copies is None:
+        copies = [None] * len(params)
+    check_same("copies", "params", len(params), "copies", len(copies))
     for i, (p, g, first, second) in enumerate(zip(params, grads, m, v, strict=True)):
         check_tensor(f"params[{i}]", p, dtype=torch.float32, contiguous=True)
         check_tensor(f"grads[{i}]", g, dtype=(torch.float32, torch.bfloat16))
@@ -64,19 +72,32 @@ def adamw_step(
         for name, tensor in ((f"grads[{i}]", g), (f"m[{i}]", first), (f"v[{i}]", second)):
             check_shape(name, tensor, p.shape)
             check_same_device(**{f"params[{i}]": p, name: tensor})
+        _check_copy(f"copies[{i}]", copies[i], p)
     clips: dict[torch.device, Tensor] = {}
     with torch.no_grad():
-        for p, g, first, second in zip(params, grads, m, v, strict=True):
+        for p, g, first, second, copy in zip(params, grads, m, v, copies, strict=True):
             if p.device not in clips:
                 clips[p.device] = _on_device(clip_coefficient, p.device)
             clip = clips[p.device]
             if registry.backend("adamw", p.device) == "triton":
                 from .adamw_triton import update as fast  # Triton is imported only where it runs
 
-                fast(p, g.contiguous(), first, second, clip, hyper)
+                fast(p, g.contiguous(), first, second, copy, clip, hyper)
                 torch.autograd.graph.increment_version((p, first, second))
             else:
-                reference.update(p, g, first, second, clip, hyper)
+                reference.update(p, g, first, second, copy, clip, hyper)
+
+
+def _check_copy(name: str, copy: WeightQ | Tensor | None, param: Tensor) -> None:
+    if isinstance(copy, WeightQ):
+        check_weight_q(name, copy, param.ndim)
+        check_shape(f"{name}.data", copy.data, param.shape)
+        check_same_device(params=param, **{name: copy.data})
+    elif copy is not None:
+        check_float(name, copy)
+        check_tensor(name, copy, contiguous=True)
+        check_shape(name, copy, param.shape)
+        check_same_device(params=param, **{name: copy})
 
 
 def _on_device(coefficient: float | Tensor, device: torch.device) -> Tensor:

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..quantize import quantize_weight
+from ..types import WeightQ
 from .hyperparameters import Hyperparameters
 
 
-def update(param: Tensor, grad: Tensor, m: Tensor, v: Tensor, clip: Tensor, hyper: Hyperparameters) -> None:
-    """One parameter in place: float32 arithmetic, moments rounded to their own dtype after use."""
+def update(
+    param: Tensor,
+    grad: Tensor,
+    m: Tensor,
+    v: Tensor,
+    copy: WeightQ | Tensor | None,
+    clip: Tensor,
+    hyper: Hyperparameters,
+) -> None:
+    """One parameter and its copy in place: float32 arithmetic, moments rounded to their dtype after use."""
     g = grad.to(param.dtype) * clip.to(param.dtype)
     first = m.to(param.dtype).lerp(g, 1 - hyper.beta1)
     second = v.to(param.dtype) * hyper.beta2 + g * g * (1 - hyper.beta2)
@@ -17,3 +27,7 @@ def update(param: Tensor, grad: Tensor, m: Tensor, v: Tensor, clip: Tensor, hype
     denominator = (second / hyper.correction2).sqrt_().add_(hyper.eps)
     param.mul_(1 - hyper.lr * hyper.weight_decay)
     param.addcdiv_(first, denominator, value=-hyper.lr / hyper.correction1)
+    if isinstance(copy, WeightQ):
+        quantize_weight(param, copy)
+    elif copy is not None:
+        copy.copy_(param)

@@ -2,6 +2,15 @@
 
 from .linear import linear
 from .op import gemm, wgrad
-from .weights import accumulate_in_place, quantized_weight, refresh_copies
+from .weights import accumulate_in_place, copy_to_update, mark_updated, quantized_weight, refresh_copies
 
-__all__ = ["accumulate_in_place", "gemm", "linear", "quantized_weight", "refresh_copies", "wgrad"]
+__all__ = [
+    "accumulate_in_place",
+    "copy_to_update",
+    "gemm",
+    "linear",
+    "mark_updated",
+    "quantized_weight",
+    "refresh_copies",
+    "wgrad",
+]

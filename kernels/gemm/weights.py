@@ -41,9 +41,29 @@ def refresh_copies(weights: Iterable[Tensor]) -> None:
             _current(w, form)
 
 
-def _current(w: Tensor, form: Form) -> Any:
+def copy_to_update(w: Tensor) -> WeightQ | Tensor | None:
+    """The copy that an update of ``w`` can write in the same pass, if there is one; then ``mark_updated``."""
+    for known, copy in _derived.get(w, {}).values():
+        if known[1:] == _key(w)[1:]:
+            return copy  # type: ignore[no-any-return]
+    return None
+
+
+def mark_updated(w: Tensor, copy: WeightQ | Tensor) -> None:
+    """``copy`` now holds what ``w`` holds."""
+    copies = _derived[w]
+    for form, (_, held) in copies.items():
+        if held is copy:
+            copies[form] = (_key(w), copy)
+
+
+def _key(w: Tensor) -> tuple[object, ...]:
     # A new storage (`w.data = ...`) does not move the version, so the address is part of the key.
-    key = (w._version, w.data_ptr(), w.shape, w.device)
+    return (w._version, w.data_ptr(), w.shape, w.device)
+
+
+def _current(w: Tensor, form: Form) -> Any:
+    key = _key(w)
     copies = _derived.setdefault(w, {})
     known, copy = copies.get(form, ((), None))
     if known != key:

@@ -171,7 +171,13 @@ def quantize_weight(w: Tensor, out: WeightQ) -> None:
     programs = (out.scale.numel(),)
     rows, columns = w.shape[-2:]
     _quantize_weight[programs](w, out.data, out.scale, rows, columns, num_warps=8)
-    _transpose_weight[programs](out.data, out.data_t, rows, columns, num_warps=4)
+    transpose_weight(out)
+
+
+def transpose_weight(w: WeightQ) -> None:
+    """Make ``w.data_t`` of ``w.data``."""
+    rows, columns = w.data.shape[-2:]
+    _transpose_weight[(w.scale.numel(),)](w.data, w.data_t, rows, columns, num_warps=4)
 
 
 def transpose_shift(a: RowQ, rows: Tensor | None = None) -> TokQ:

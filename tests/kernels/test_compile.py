@@ -158,7 +158,8 @@ KERNELS = [
         {"logits": BF16, "target": "i64"},
         8,
     ),
-    (adamw_triton, "_update", {"BLOCK": 1024}, {"m": BF16, "v": BF16}, 4),
+    (adamw_triton, "adamw", {"BLOCK": 1024, "COPY": True}, {"m": BF16, "v": BF16, "copy": BF16}, 4),
+    (adamw_triton, "adamw_quantize", {"SLAB": adamw_triton.SLAB}, {"m": BF16, "v": BF16, "q": FP8}, 8),
 ]
 
 

@@ -19,8 +19,10 @@ from penstock.kernels.grouped_gemm import grouped_linear
 from penstock.kernels.norm import rms_norm
 from penstock.kernels.numeric import relative_error, same_bits
 from penstock.kernels.permute import combine, permute
+from penstock.kernels.quantize import quantize_weight
 from penstock.kernels.route import route, route_tables
 from penstock.kernels.swiglu import swiglu
+from penstock.kernels.types import WeightQ
 
 pytestmark = pytest.mark.gpu
 
@@ -149,6 +151,25 @@ def test_adamw(moments: torch.dtype) -> None:
         results.append((p, m, v))
     for a, b in zip(*results, strict=True):
         assert relative_error(b, a) < (1e-6 if moments == torch.float32 else 1e-3)
+
+
+@pytest.mark.parametrize("shape", [(3, 256, 640), (2496, 1280), (130, 1001)])
+def test_adamw_writes_what_products_read(shape: tuple[int, ...]) -> None:
+    p = randn(*shape, dtype=torch.float32)
+    copies = (quantize_weight(p), p.bfloat16())
+    for copy in copies:
+        with registry.override("adamw", "reference"):
+            expected = p.clone()
+            adamw_step([expected], [p.sin()], [p * 0], [p * 0], 1e-2, clip_coefficient=0.5)
+        found = p.clone()
+        adamw_step([found], [p.sin()], [p * 0], [p * 0], 1e-2, clip_coefficient=0.5, copies=[copy])
+        assert relative_error(found, expected) < 1e-6
+        if isinstance(copy, WeightQ):
+            again = quantize_weight(found)
+            for name in ("data", "data_t", "scale"):
+                assert same_bits(getattr(copy, name), getattr(again, name)), name
+        else:
+            assert same_bits(copy, found.bfloat16())
 
 
 def test_adamw_moves_the_version_that_quantised_copies_are_keyed_on() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from penstock.config import OptimizerConfig
 from penstock.kernels.adamw import adamw_step
+from penstock.kernels.gemm import copy_to_update, mark_updated
 
 __all__ = ["AdamW", "clip_coefficient"]
 
@@ -19,7 +20,8 @@ class AdamW:
     """FP32 master weights, BF16 moments, weight decay on matrices only.
 
     Norm weights and other vectors set a scale, which decay would only pull towards zero. ``updates`` counts
-    the updates made, for the bias correction: a skipped step is none.
+    the updates made, for the bias correction: a skipped step is none. An update also writes what products
+    read of a weight, in FP8 or BF16, once the weight has been used.
     """
 
     def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig) -> None:
@@ -49,8 +51,10 @@ class AdamW:
             names = [n for n, p in self._parameters.items() if p.grad is not None and (p.ndim >= 2) == decays]
             if not names:
                 continue
+            parameters = [self._parameters[n] for n in names]
+            copies = [copy_to_update(p) for p in parameters]
             adamw_step(
-                [self._parameters[n] for n in names],
+                parameters,
                 [g for n in names if (g := self._parameters[n].grad) is not None],
                 [self._m[n] for n in names],
                 [self._v[n] for n in names],
@@ -60,7 +64,11 @@ class AdamW:
                 weight_decay=self._config.weight_decay if decays else 0.0,
                 step=self.updates,
                 clip_coefficient=factor,
+                copies=copies,
             )
+            for p, copy in zip(parameters, copies, strict=True):
+                if copy is not None:
+                    mark_updated(p, copy)
 
     def gradients(self) -> list[Tensor]:
         """The gradients there are, in the order of the parameters."""

@@ -7,6 +7,10 @@ import torch
 from torch import nn
 
 from penstock.config import OptimizerConfig
+from penstock.kernels.gemm import copy_to_update, linear, quantized_weight
+from penstock.kernels.gemm.weights import cast_weight
+from penstock.kernels.numeric import same_bits
+from penstock.kernels.quantize import dequantize
 from penstock.train.optim import AdamW, clip_coefficient
 
 
@@ -73,3 +77,33 @@ def test_clip_coefficient() -> None:
     assert clip_coefficient(0.5, 1.0) == 1.0
     assert clip_coefficient(4.0, 1.0) == 0.25
     assert clip_coefficient(4.0, 0.0) == 1.0
+
+
+@pytest.mark.parametrize("precision", ["fp8", "bf16"])
+def test_an_update_writes_what_products_read(precision: str) -> None:
+    """The next product finds its copy of the weight current, and equal to one made afresh."""
+    w = nn.Parameter(torch.randn(130, 144))
+    optimizer = AdamW([("w", w)], OptimizerConfig())
+    linear(torch.randn(3, 144, dtype=torch.bfloat16), w, precision).sum().backward()
+    copy = copy_to_update(w)
+    optimizer.step(0.5, 1.0)
+    fresh = w.detach().clone()
+    if precision == "fp8":
+        assert quantized_weight(w) is copy
+        assert same_bits(copy.data_t, quantized_weight(fresh).data_t)
+        assert torch.equal(copy.scale, quantized_weight(fresh).scale)
+    else:
+        assert cast_weight(w, torch.bfloat16) is copy
+        assert torch.equal(copy, fresh.bfloat16())
+    with torch.no_grad():
+        w.mul_(3)
+    assert torch.equal(dequantize(quantized_weight(w)), dequantize(quantized_weight(fresh * 3)))
+
+
+def test_a_weight_that_moved_has_no_copy_to_update() -> None:
+    w = nn.Parameter(torch.randn(16, 16))
+    assert copy_to_update(w) is None
+    quantized_weight(w)
+    assert copy_to_update(w) is not None
+    w.data = w.data.clone()
+    assert copy_to_update(w) is None
