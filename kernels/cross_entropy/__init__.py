@@ -1,5 +1,5 @@
-"""Output layer and loss in one."""
+"""The output layer and its cross-entropy in one."""
 
-from .op import linear_cross_entropy
+from .op import Losses, joint_cross_entropy, linear_cross_entropy
 
-__all__ = ["linear_cross_entropy"]
+__all__ = ["Losses", "joint_cross_entropy", "linear_cross_entropy"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,52 +14,106 @@ from ..arguments import check_float, check_precision, check_same, check_same_dev
 from ..gemm.matmul import write_weight_gradient
 from ..gemm.weights import cast_weight, deliver_gradient
 from . import reference
+from .reference import RowSums
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What several heads on one output layer lose."""
+
+    total: Tensor
+    """Scalar: the heads' losses times their weights, z-losses included; differentiable."""
+    heads: tuple[Tensor, ...]
+    """Scalars: the sum of each head's cross-entropies alone; not differentiable."""
 
 
 def linear_cross_entropy(
-    x: Tensor, w: Tensor, target: Tensor, chunk: int = 8192, precision: str = "bf16"
+    x: Tensor, w: Tensor, target: Tensor, chunk: int = 8192, precision: str = "bf16", z_loss: float = 0.0
 ) -> Tensor:
-    """Sum over tokens of the cross-entropy of ``x @ w.T`` against ``target``.
+    """``joint_cross_entropy`` of one head: the sum over tokens of the losses of ``x @ w.T``."""
+    return joint_cross_entropy([x], w, [target], None, chunk, precision, z_loss).total
+
+
+def joint_cross_entropy(
+    states: Sequence[Tensor],
+    w: Tensor,
+    targets: Sequence[Tensor],
+    weights: Sequence[float] | None = None,
+    chunk: int = 8192,
+    precision: str = "bf16",
+    z_loss: float = 0.0,
+) -> Losses:
+    """Sums over tokens of the cross-entropies of several heads that share the output layer ``w``.
 
     Logits are made and used up ``chunk`` tokens at a time. The gradients are made on the way, in the forward
-    pass, since the logits are there: backward only multiplies them by the gradient of the sum.
+    pass, since the logits are there: backward only multiplies them by the gradient of the total. The heads
+    add to one gradient of ``w``.
 
     Parameters
     ----------
-    x : Tensor [T, D]
+    states : sequence of Tensor [T, D]
+        Of each head; of one dtype.
     w : Tensor [V, D]
-    target : int64 Tensor [T]
+    targets : sequence of int64 Tensor [T]
         -100 leaves a token out. Any other number outside the vocabulary raises on a CPU and makes the loss
         NaN on a GPU, where nobody can look at it in time.
+    weights : sequence of float, optional
+        Of each head in the total; default 1.
     chunk : int
         Tokens whose logits exist at once.
     precision : {"fp32", "bf16", "fp8"}
         "fp32" multiplies in float32. The others multiply in bfloat16 on a GPU (an output layer is kept out of
-        FP8) and in the dtype of ``x`` on a CPU.
+        FP8) and in the dtype of the states on a CPU.
+    z_loss : float
+        Weight of each token's squared logarithm of the softmax's denominator (PaLM, section 5), which keeps
+        logits from drifting away.
 
     Returns
     -------
-    Tensor, scalar float32 (float64 if ``x`` is); differentiable in ``x`` and ``w``, once.
+    Losses, float32 (float64 if the states are); differentiable in states and ``w``, once.
 
     Raises
     ------
     TypeError, ValueError
-        An argument has the wrong type or shape.
+        An argument has the wrong type, shape or range.
     """
-    check_float("x", x)
-    check_tensor("x", x, ndim=2)
+    weights = [1.0] * len(states) if weights is None else list(weights)
+    _check(states, w, targets, weights, chunk, precision, z_loss)
+    compute = _compute_dtype(states[0], precision)
+    numbers = (chunk, compute, tuple(weights), float(z_loss))
+    # Inside a Function's forward gradients always read as switched off.
+    arguments = (w, tuple(targets), numbers, torch.is_grad_enabled(), *states)
+    total, heads = _JointCrossEntropy.apply(*arguments)  # type: ignore[no-untyped-call]
+    return Losses(total, heads.unbind())
+
+
+def _check(
+    states: Sequence[Tensor],
+    w: Tensor,
+    targets: Sequence[Tensor],
+    weights: Sequence[float],
+    chunk: int,
+    precision: str,
+    z_loss: float,
+) -> None:
     check_float("w", w)
     check_tensor("w", w, ndim=2)
-    check_same("w", "x", x.shape[1], "w", w.shape[1])
-    check_tensor("target", target, ndim=1, dtype=torch.int64)
-    check_shape("target", target, x.shape[:1])
-    check_same_device(x=x, w=w, target=target)
+    if not states:
+        raise ValueError("states: expected at least one head, got none")
+    check_same("heads", "states", len(states), "targets", len(targets))
+    check_same("heads", "states", len(states), "weights", len(weights))
+    for i, (x, target) in enumerate(zip(states, targets, strict=True)):
+        check_float(f"states[{i}]", x)
+        check_tensor(f"states[{i}]", x, ndim=2, dtype=states[0].dtype)
+        check_same("w", f"states[{i}]", x.shape[1], "w", w.shape[1])
+        check_tensor(f"targets[{i}]", target, ndim=1, dtype=torch.int64)
+        check_shape(f"targets[{i}]", target, x.shape[:1])
+        check_same_device(w=w, **{f"states[{i}]": x, f"targets[{i}]": target})
     check_precision(precision)
     if chunk < 1:
         raise ValueError(f"chunk: must be positive, got {chunk}")
-    want_gradients = torch.is_grad_enabled()  # inside a Function's forward it always reads False
-    out: Tensor = _LinearCrossEntropy.apply(x, w, target, chunk, _compute_dtype(x, precision), want_gradients)  # type: ignore[no-untyped-call]
-    return out
+    if not z_loss >= 0:
+        raise ValueError(f"z_loss: must not be negative, got {z_loss}")
 
 
 def _compute_dtype(x: Tensor, precision: str) -> torch.dtype:
@@ -66,32 +122,50 @@ def _compute_dtype(x: Tensor, precision: str) -> torch.dtype:
     return torch.bfloat16 if x.is_cuda else x.dtype
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
+class _JointCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, w: Tensor, target: Tensor, chunk: int, compute: torch.dtype, want_gradients: bool
-    ) -> Tensor:
-        need_x, need_w = (want_gradients and needed for needed in ctx.needs_input_grad[:2])
-        wide = torch.promote_types(x.dtype, torch.float32)
-        weight = cast_weight(w, compute)
-        loss = torch.zeros((), dtype=wide, device=x.device)
-        dx = torch.empty_like(x) if need_x else None
-        dw = torch.zeros_like(w, dtype=torch.promote_types(w.dtype, torch.float32)) if need_w else None
-        for start in range(0, x.shape[0], chunk):
-            part = slice(start, start + chunk)
-            rows = x[part].to(compute)
-            part_loss, gradient = _loss_and_gradient(rows @ weight.T, target[part], need_x or need_w)
-            loss += part_loss
-            if dx is not None and gradient is not None:
-                dx[part] = gradient @ weight
-            if dw is not None and gradient is not None:
-                write_weight_gradient(dw, gradient, rows, accumulate=True)
-        ctx.save_for_backward(w, dx, dw)
-        return loss
+        ctx: Any,
+        w: Tensor,
+        targets: tuple[Tensor, ...],
+        numbers: tuple[int, torch.dtype, tuple[float, ...], float],
+        want_gradients: bool,
+        *states: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        chunk, compute, weights, z_loss = numbers
+        need_w = want_gradients and ctx.needs_input_grad[0]
+        need_x = [want_gradients and needed for needed in ctx.needs_input_grad[4:]]
+        matrix = cast_weight(w, compute)
+        wide = torch.promote_types(states[0].dtype, torch.float32)
+        dw = torch.empty_like(w, dtype=torch.promote_types(w.dtype, torch.float32)) if need_w else None
+        dx = [torch.empty_like(x) if needed else None for x, needed in zip(states, need_x, strict=True)]
+        sums = torch.zeros(2, len(states), dtype=wide, device=w.device)
+        started = False
+        for head, (x, target) in enumerate(zip(states, targets, strict=True)):
+            for start in range(0, x.shape[0], chunk):
+                part = slice(start, start + chunk)
+                rows = x[part].to(compute)
+                found = _row_sums(
+                    rows @ matrix.T, target[part], need_w or need_x[head], weights[head], z_loss
+                )
+                sums[0, head] += found.loss
+                sums[1, head] += found.square
+                if (out := dx[head]) is not None and found.gradient is not None:
+                    out[part] = found.gradient @ matrix
+                if dw is not None and found.gradient is not None:
+                    write_weight_gradient(dw, found.gradient, rows, accumulate=started)
+                    started = True
+        if dw is not None and not started:
+            dw.zero_()
+        ctx.save_for_backward(w, dw, *dx)
+        total = sum(weight * (sums[0, i] + z_loss * sums[1, i]) for i, weight in enumerate(weights))
+        heads = sums[0].clone()
+        ctx.mark_non_differentiable(heads)
+        return total, heads  # type: ignore[return-value]
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
-        w, dx, dw = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        w, dw, *dx = ctx.saved_tensors
         grad = grads[0]
 
         def write(out: Tensor, accumulate: bool) -> None:
@@ -100,19 +174,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
             else:
                 torch.mul(dw, grad.to(dw.dtype), out=out)
 
-        return (
-            None if dx is None else dx * grad.to(dx.dtype),
-            None if dw is None else deliver_gradient(w, write),
-            None,
-            None,
-            None,
-            None,
-        )
+        weight_gradient = None if dw is None else deliver_gradient(w, write)
+        return weight_gradient, None, None, None, *(None if d is None else d * grad.to(d.dtype) for d in dx)
 
 
-def _loss_and_gradient(logits: Tensor, target: Tensor, want_gradient: bool) -> tuple[Tensor, Tensor | None]:
+def _row_sums(logits: Tensor, target: Tensor, want_gradient: bool, weight: float, z_loss: float) -> RowSums:
     if registry.backend("cross_entropy", logits.device, logits.dtype) == "triton":
-        from .cross_entropy_triton import loss_and_gradient as fast  # Triton is imported only where it runs
+        from .cross_entropy_triton import row_sums as fast  # Triton is imported only where it runs
 
-        return fast(logits, target, want_gradient)
-    return reference.loss_and_gradient(logits, target, want_gradient)
+        return fast(logits, target, want_gradient, weight, z_loss)
+    return reference.row_sums(logits, target, want_gradient, weight, z_loss)

@@ -228,6 +228,8 @@ class TrainConfig:
     mtp_loss_weight: float = 0.3
     balance_loss_weight: float = 1e-4
     """Of the sequence-wise balance loss (V3 report, section 2.1.2)."""
+    z_loss_weight: float = 0.0
+    """Of the squared logarithm of each softmax's denominator (PaLM, section 5), against drifting logits."""
     router_bias_speed: float = 1e-3
     """How far an expert's bias moves a step, against its load."""
     non_finite: Literal["stop", "skip"] = "stop"
@@ -242,7 +244,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         counts = ("steps", "micro_batch_size", "log_every", "keep_checkpoints", "head_chunk_tokens")
-        weights = ("mtp_loss_weight", "balance_loss_weight", "router_bias_speed")
+        weights = ("mtp_loss_weight", "balance_loss_weight", "z_loss_weight", "router_bias_speed")
         check_least("train", self, **dict.fromkeys(counts, 1), checkpoint_every=0, seed=0)
         check_least("train", self, **dict.fromkeys(weights, 0))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from penstock.kernels import quantize, registry
 from penstock.kernels.adamw import adamw_step
 from penstock.kernels.attention import find_documents, latent_attention, latent_triton
-from penstock.kernels.cross_entropy import linear_cross_entropy
+from penstock.kernels.cross_entropy import joint_cross_entropy
 from penstock.kernels.gemm import gemm, wgrad
 from penstock.kernels.grouped_gemm import grouped_gemm, grouped_wgrad
 from penstock.kernels.norm import rms_norm
@@ -186,10 +186,9 @@ def rest() -> None:
     both("combine", ("permute",), moved)
     target = torch.randint(0, 5000, (20,))
     target[3] = -100
-    loss = with_gradients(
-        lambda x, w: linear_cross_entropy(x, w, target, 8, "fp32"), torch.randn(20, 16), torch.randn(5000, 16)
-    )
-    both("cross_entropy", ("cross_entropy",), loss)
+    states, matrix = (torch.randn(20, 16), torch.randn(20, 16)), torch.randn(20000, 16)
+    heads = lambda x, y, w: joint_cross_entropy([x, y], w, [target] * 2, [1, 0.3], 8, "fp32", 1e-3).total  # noqa: E731
+    both("cross_entropy", ("cross_entropy",), with_gradients(heads, *states, matrix))
 
     def steps() -> Tensor:
         p, m, v = torch.ones(3000), torch.zeros(3000), torch.zeros(3000)

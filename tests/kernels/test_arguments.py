@@ -11,7 +11,7 @@ import torch
 from penstock.kernels import registry
 from penstock.kernels.adamw import adamw_step
 from penstock.kernels.attention import attention
-from penstock.kernels.cross_entropy import linear_cross_entropy
+from penstock.kernels.cross_entropy import joint_cross_entropy, linear_cross_entropy
 from penstock.kernels.feed_forward import expert_feed_forward
 from penstock.kernels.gemm import gemm, linear, wgrad
 from penstock.kernels.grouped_gemm import grouped_gemm, grouped_linear, grouped_wgrad
@@ -120,6 +120,10 @@ CASES: list[tuple[str, type[Exception], Callable[[], object]]] = [
     ("k", TypeError, lambda: attention(Q4, Q4.double(), Q4, 1.0)),
     ("doc_ids", ValueError, lambda: attention(Q4, Q4, Q4, 1.0, torch.zeros(1, 3))),
     ("w", ValueError, lambda: linear_cross_entropy(X, W[:, :31], INTS)),
+    ("states", ValueError, lambda: joint_cross_entropy([], W, [])),
+    ("heads", ValueError, lambda: joint_cross_entropy([X], W, [INTS], [1.0, 2.0])),
+    (r"states\[1\]", TypeError, lambda: joint_cross_entropy([X, X.double()], W, [INTS] * 2)),
+    ("z_loss", ValueError, lambda: linear_cross_entropy(X, W, INTS, z_loss=-1.0)),
     ("target", TypeError, lambda: linear_cross_entropy(X, W, INTS.int())),
     ("target", ValueError, lambda: linear_cross_entropy(X, W, INTS[:5])),
     ("chunk", ValueError, lambda: linear_cross_entropy(X, W, INTS, 0)),

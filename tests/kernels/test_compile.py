@@ -44,7 +44,7 @@ def plain_source(kernel: object, signature: dict[str, str], constants: dict[str,
 
 PRODUCTS = list(product(("dense", "rows"), ("row_block",), (False,), ("bf16", "fp32")))
 PRODUCTS += product(("dense", "tokens"), ("row_row", "block_block"), (False, True), ("fp32",))
-INTS = ("M", "N", "K", "E", "D", "V", "S", "T", "H", "R", "M_OUT", "count", "columns")
+INTS = ("M", "N", "K", "E", "D", "V", "S", "T", "H", "R", "M_OUT", "count", "rows", "columns")
 
 
 def spilled_bytes(ptx: str, folder: Path) -> int:
@@ -153,10 +153,10 @@ KERNELS = [
     (permute_triton, "_row_dots", {"BLOCK": 1024}, {"grad": BF16, "y": BF16, **TABLES}, 4),
     (
         cross_entropy_triton,
-        "_cross_entropy",
-        {"IGNORED": -100, "GRADIENT": True, "BLOCK": 4096},
+        "cross_entropy",
+        {"IGNORED": -100, "GRADIENT": True, "BLOCK": cross_entropy_triton.BLOCK_COLUMNS},
         {"logits": BF16, "target": "i64"},
-        8,
+        cross_entropy_triton.WARPS,
     ),
     (adamw_triton, "adamw", {"BLOCK": 1024, "COPY": True}, {"m": BF16, "v": BF16, "copy": BF16}, 4),
     (adamw_triton, "adamw_quantize", {"SLAB": adamw_triton.SLAB}, {"m": BF16, "v": BF16, "q": FP8}, 8),

@@ -12,7 +12,7 @@ from torch import Tensor
 from penstock.kernels import registry
 from penstock.kernels.adamw import adamw_step
 from penstock.kernels.attention import attention, find_documents, latent_attention
-from penstock.kernels.cross_entropy import linear_cross_entropy
+from penstock.kernels.cross_entropy import joint_cross_entropy, linear_cross_entropy
 from penstock.kernels.feed_forward import expert_feed_forward, feed_forward
 from penstock.kernels.gemm import accumulate_in_place, linear
 from penstock.kernels.grouped_gemm import grouped_linear
@@ -75,6 +75,20 @@ def test_linear_cross_entropy() -> None:
     compare(loss, randn(300, 256), w, bound=1e-2)
     target[3] = 5003
     assert loss(randn(300, 256), w).isnan(), "a target outside the vocabulary is not an address"
+
+
+@pytest.mark.parametrize("vocabulary", [5003, 65536, 128000])
+def test_joint_cross_entropy(vocabulary: int) -> None:
+    """More rows than programs; a head's weight and the z-loss enter its gradients."""
+    targets = [torch.randint(0, vocabulary, (500,), device="cuda") for _ in range(2)]
+    targets[0][3:9] = -100
+    w = randn(vocabulary, 128, dtype=torch.float32) * 0.1
+
+    def loss(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
+        precision = "bf16" if x.dtype == torch.bfloat16 else "fp32"
+        return joint_cross_entropy([x, y], w, targets, [1.0, 0.3], 200, precision, 1e-3).total
+
+    compare(loss, randn(500, 128), randn(500, 128), w, bound=1e-2)
 
 
 @pytest.mark.parametrize("documents", [False, True])

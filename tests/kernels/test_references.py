@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from penstock.kernels import registry
 from penstock.kernels.adamw import adamw_step
 from penstock.kernels.attention import attention
-from penstock.kernels.cross_entropy import linear_cross_entropy
+from penstock.kernels.cross_entropy import joint_cross_entropy, linear_cross_entropy
 from penstock.kernels.feed_forward import expert_feed_forward, feed_forward
 from penstock.kernels.gemm import accumulate_in_place, gemm, linear, quantized_weight, refresh_copies, wgrad
 from penstock.kernels.gemm.weights import cast_weight
@@ -87,6 +87,28 @@ def test_attention_does_not_look_ahead_or_across_documents() -> None:
         assert torch.allclose(whole, attention(q, k, v, 0.3, ids), atol=1e-6)
 
 
+def test_heads_that_share_an_output_layer_add_up() -> None:
+    states, w = [leaf(50, 16, dtype=torch.float32) for _ in range(3)], leaf(300, 16, dtype=torch.float32)
+    targets = [torch.randint(0, 300, (50,)) for _ in states]
+    targets[1][:20] = -100
+    weights, z_loss = (1.0, 0.15, 0.4), 1e-2
+    expected, sums = torch.zeros((), dtype=DOUBLE), []
+    for x, target, weight in zip(states, targets, weights, strict=True):
+        logits = x.double() @ w.double().t()
+        sums.append(F.cross_entropy(logits, target, reduction="sum"))
+        square = (logits.logsumexp(-1).square() * (target != -100)).sum()
+        expected = expected + weight * (sums[-1] + z_loss * square)
+    wanted = torch.autograd.grad(expected * 3, (*states, w))
+    for chunk in (7, 50):
+        losses = joint_cross_entropy(states, w, targets, weights, chunk, "fp32", z_loss)
+        assert relative_error(losses.total, expected) < 1e-6
+        assert relative_error(torch.stack(losses.heads), torch.stack(sums)) < 1e-6
+        assert not any(loss.requires_grad for loss in losses.heads)
+        found = torch.autograd.grad(losses.total * 3, (*states, w))
+        for a, b in zip(found, wanted, strict=True):
+            assert relative_error(a, b) < 1e-5
+
+
 def test_the_loss_equals_torchs_for_any_chunk() -> None:
     x, w = leaf(50, 16, dtype=torch.float32), leaf(300, 16, dtype=torch.float32)
     target = torch.randint(0, 300, (50,))
@@ -101,6 +123,8 @@ def test_the_loss_equals_torchs_for_any_chunk() -> None:
             assert relative_error(found, 3 * wanted) < 1e-5
     with torch.no_grad():
         assert not linear_cross_entropy(x, w, target, 16, "fp32").requires_grad
+    assert linear_cross_entropy(x[:0], w, target[:0], 16, "fp32").backward() is None
+    assert torch.equal(w.grad, torch.zeros_like(w))
     assert linear_cross_entropy(x, w, torch.full((50,), -100), 16, "fp32") == 0
 
 

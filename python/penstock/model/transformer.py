@@ -39,7 +39,8 @@ class LossParts:
     """
 
     total: Tensor
-    """``main + mtp_loss_weight * mean(mtp) + balance_loss_weight * balance``; call ``backward`` on it."""
+    """``main + mtp_loss_weight * mean(mtp) + balance_loss_weight * balance``, and the z-losses; the part to
+    call ``backward`` on."""
     main: Tensor
     """Next-token cross-entropy, nats."""
     mtp: tuple[Tensor, ...]
@@ -191,6 +192,7 @@ class Transformer(nn.Module):
         *,
         mtp_loss_weight: float = 0.3,
         balance_loss_weight: float = 1e-4,
+        z_loss_weight: float = 0.0,
         head_chunk_tokens: int = 8192,
     ) -> LossParts:
         """Sums of all losses over a micro-batch; full logits never exist.
@@ -208,6 +210,8 @@ class Transformer(nn.Module):
             Of the mean over the depths (lambda in the V3 report).
         balance_loss_weight
             Of the balance loss (alpha).
+        z_loss_weight
+            Of the squared logarithm of each softmax's denominator, in the total alone.
         head_chunk_tokens
             Tokens whose logits are held at once.
 
@@ -218,25 +222,21 @@ class Transformer(nn.Module):
         """
         width = _check_shapes(tokens, positions, doc_ids, len(self.mtp))
         states, loads = self.states(tokens, positions, doc_ids, width)
-        sums = []
-        for depth, x in enumerate(states):
-            targets = _targets(tokens, doc_ids, width, depth)
-            sums.append(
-                cross_entropy.linear_cross_entropy(
-                    x.flatten(0, 1),
-                    self.lm_head.weight,
-                    targets.flatten(),
-                    chunk=head_chunk_tokens,
-                    precision=self.lm_head.precision,
-                )
-            )
-        main, mtp = sums[0], tuple(sums[1:])
+        depths = len(self.mtp)
+        losses = cross_entropy.joint_cross_entropy(
+            [x.flatten(0, 1) for x in states],
+            self.lm_head.weight,
+            [_targets(tokens, doc_ids, width, depth).flatten() for depth in range(1 + depths)],
+            weights=[1.0, *[mtp_loss_weight / max(depths, 1)] * depths],
+            chunk=head_chunk_tokens,
+            precision=self.lm_head.precision,
+            z_loss=z_loss_weight,
+        )
+        main, *mtp = losses.heads
         row_targets = _row_targets(tokens, doc_ids, width)
         balance = sum(((load.balance * row_targets).sum() for load in loads), main.new_zeros(()))
-        total = main + balance_loss_weight * balance
-        if mtp:
-            total = total + mtp_loss_weight * torch.stack(mtp).mean()
-        return LossParts(total, main, mtp, balance, row_targets.sum(), self._counts(loads))
+        total = losses.total + balance_loss_weight * balance
+        return LossParts(total, main, tuple(mtp), balance, row_targets.sum(), self._counts(loads))
 
     def routers(self) -> list[Router]:
         """The gates in the order of ``expert_counts``."""

@@ -59,6 +59,7 @@ def micro_batch(model: Transformer, config: TrainConfig) -> MicroBatch:
             doc_ids,
             mtp_loss_weight=config.mtp_loss_weight,
             balance_loss_weight=config.balance_loss_weight,
+            z_loss_weight=config.z_loss_weight,
             head_chunk_tokens=config.head_chunk_tokens,
         )
         (parts.total / targets).backward()  # type: ignore[no-untyped-call]
