@@ -1,5 +1,5 @@
-"""Choice of experts and the tables it leads to."""
+"""The router: logits, choice of experts, and the tables it leads to."""
 
-from .op import Choice, route, route_tables
+from .op import Choice, route, route_tables, router_logits
 
-__all__ = ["Choice", "route", "route_tables"]
+__all__ = ["Choice", "route", "route_tables", "router_logits"]

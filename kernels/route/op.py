@@ -5,13 +5,14 @@ Everything stays on the device: no size depends on what was chosen, so the host 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import registry
-from ..arguments import check_shape, check_tensor
+from ..arguments import check_float, check_same, check_same_device, check_shape, check_tensor
+from ..gemm.weights import deliver_gradient
 from ..types import BLOCK, Groups
 from . import reference
 
@@ -110,33 +111,68 @@ def route_tables(idx: Tensor, n_experts: int, valid: Tensor | None = None, block
         if value < 1:
             raise ValueError(f"{name}: must be positive, got {value}")
     tokens, k = idx.shape
-    rows = -(-(k * tokens + (block - 1) * n_experts) // block) * block
-    flat = idx.long() if valid is None else idx.long().masked_fill(~valid[:, None], n_experts)
-    flat = flat.reshape(-1)
+    n_rows = -(-(k * tokens + (block - 1) * n_experts) // block) * block
+    if registry.backend("route_tables", idx.device) == "triton":
+        from .tables_triton import route_tables as fast  # Triton is imported only where it runs
 
-    # One more expert, number E, collects what is not routed; its rows all land in one spare slot at the end.
-    counts = torch.zeros(n_experts + 1, dtype=torch.long, device=idx.device)
-    counts.scatter_add_(0, flat, torch.ones_like(flat))
-    offsets = torch.zeros(n_experts + 1, dtype=torch.long, device=idx.device)
-    torch.cumsum((counts[:-1] + block - 1) // block * block, 0, out=offsets[1:])
-    expert, order = torch.sort(flat, stable=True)
-    rank = torch.arange(flat.numel(), device=idx.device) - (counts.cumsum(0) - counts)[expert]
-    position = torch.where(expert < n_experts, offsets[expert] + rank, rows)
+        return fast(idx, n_experts, valid, block, n_rows)
+    return reference.route_tables(idx, n_experts, valid, block, n_rows)
 
-    row_token = torch.full((rows + 1,), -1, dtype=torch.long, device=idx.device)
-    row_token[position] = order // k
-    token_pos = torch.empty_like(flat)
-    token_pos[order] = torch.where(position < rows, position, -1)
-    starts = torch.arange(0, rows, block, device=idx.device)
-    owner = torch.searchsorted(offsets[1:], starts, right=True)
-    return Groups(
-        offsets=offsets.int(),
-        block_expert=torch.where(owner < n_experts, owner, -1).int(),
-        row_token=row_token[:rows].int(),
-        token_pos=token_pos.view(tokens, k).int(),
-        counts=counts[:n_experts].int(),
-        block=block,
-    )
+
+def router_logits(x: Tensor, w: Tensor) -> Tensor:
+    """``x @ w.T`` in float32, whatever the dtype of ``x``: choices hang on small differences.
+
+    Parameters
+    ----------
+    x : Tensor [T, D]
+    w : float32 Tensor [E, D]
+        (float64 is accepted.)
+
+    Returns
+    -------
+    Tensor [T, E] in the dtype of ``w``; differentiable in both, once.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument has the wrong type or shape.
+    """
+    check_float("x", x)
+    check_tensor("x", x, ndim=2)
+    check_tensor("w", w, ndim=2, dtype=(torch.float32, torch.float64))
+    check_same("features", "x", x.shape[1], "w", w.shape[1])
+    check_same_device(x=x, w=w)
+    if registry.backend("router_logits", x.device, torch.promote_types(x.dtype, w.dtype)) == "triton":
+        out: Tensor = _RouterLogits.apply(x, w)  # type: ignore[no-untyped-call]
+        return out
+    return reference.router_logits(x, w)
+
+
+class _RouterLogits(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
+        from . import logits_triton  # Triton is imported only where it runs
+
+        x = x.contiguous()
+        ctx.save_for_backward(x, w)
+        return logits_triton.forward(x, w)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        from . import logits_triton
+
+        x, w = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        dx = logits_triton.backward_input(grad, w, x) if ctx.needs_input_grad[0] else None
+
+        def write(out: Tensor, accumulate: bool) -> None:
+            parts = logits_triton.backward_weight(grad, x, w)
+            if accumulate:
+                out.add_(parts.sum(0))
+            else:
+                torch.sum(parts, 0, out=out)
+
+        return dx, deliver_gradient(w, write) if ctx.needs_input_grad[1] else None
 
 
 def _check_choice(experts: int, n_group: int, topk_group: int, k: int) -> None:

@@ -27,7 +27,7 @@ from penstock.kernels.quantize.reference import (
     quantize_tokens,
     transpose_shift,
 )
-from penstock.kernels.route import route, route_tables
+from penstock.kernels.route import route, route_tables, router_logits
 from penstock.kernels.swiglu import swiglu, swiglu_backward_quantize, swiglu_quantize
 
 FLOAT32 = 1e-6
@@ -178,6 +178,17 @@ def rest() -> None:
         expected = route(logits, *arguments)
         assert torch.equal(found.idx, expected.idx)
         assert torch.equal(found.highest, expected.highest)
+    for experts, masked, block in ((8, True, 4), (5, False, 128), (64, True, 16), (1, False, 1)):
+        idx, valid = torch.randint(0, experts, (500, 3)).int(), torch.rand(500) > 0.3 if masked else None
+        for tokens in (500, 100, 0):
+            arguments = (idx[:tokens], experts, None if valid is None else valid[:tokens], block)
+            with registry.override("route_tables", "triton"):
+                found = route_tables(*arguments)
+            for name, expected in vars(route_tables(*arguments)).items():
+                assert name == "block" or torch.equal(getattr(found, name), expected), name
+    print("route_tables agrees")
+    logits = with_gradients(router_logits, torch.randn(150, 200), torch.randn(70, 200))
+    both("router_logits", ("router_logits",), logits)
     groups = route_tables(torch.randint(0, 8, (20, 3)).int(), 8, torch.rand(20) > 0.3, block=4)
     both("permute", ("permute",), with_gradients(lambda x: permute(x, groups), torch.randn(20, 1100)))
     moved = with_gradients(

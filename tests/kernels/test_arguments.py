@@ -25,7 +25,7 @@ from penstock.kernels.quantize import (
     quantize_weight,
     transpose_shift,
 )
-from penstock.kernels.route import route, route_tables
+from penstock.kernels.route import route, route_tables, router_logits
 from penstock.kernels.swiglu import swiglu
 
 X = torch.randn(6, 32)
@@ -124,6 +124,8 @@ CASES: list[tuple[str, type[Exception], Callable[[], object]]] = [
     ("heads", ValueError, lambda: joint_cross_entropy([X], W, [INTS], [1.0, 2.0])),
     (r"states\[1\]", TypeError, lambda: joint_cross_entropy([X, X.double()], W, [INTS] * 2)),
     ("z_loss", ValueError, lambda: linear_cross_entropy(X, W, INTS, z_loss=-1.0)),
+    ("features", ValueError, lambda: router_logits(X, W[:, :31])),
+    ("w", TypeError, lambda: router_logits(X, W.half())),
     ("target", TypeError, lambda: linear_cross_entropy(X, W, INTS.int())),
     ("target", ValueError, lambda: linear_cross_entropy(X, W, INTS[:5])),
     ("chunk", ValueError, lambda: linear_cross_entropy(X, W, INTS, 0)),

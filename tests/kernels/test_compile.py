@@ -23,7 +23,7 @@ from penstock.kernels.gemm import gemm_gluon, gemm_triton, launch_gluon, tiles  
 from penstock.kernels.norm import norm_triton  # noqa: E402
 from penstock.kernels.permute import permute_triton  # noqa: E402
 from penstock.kernels.quantize import quantize_triton  # noqa: E402
-from penstock.kernels.route import route_triton  # noqa: E402
+from penstock.kernels.route import logits_triton, route_triton, tables_triton  # noqa: E402
 from penstock.kernels.swiglu import quantized_triton, swiglu_triton  # noqa: E402
 
 HOPPER = GPUTarget("cuda", 90, 32)
@@ -44,7 +44,24 @@ def plain_source(kernel: object, signature: dict[str, str], constants: dict[str,
 
 PRODUCTS = list(product(("dense", "rows"), ("row_block",), (False,), ("bf16", "fp32")))
 PRODUCTS += product(("dense", "tokens"), ("row_row", "block_block"), (False, True), ("fp32",))
-INTS = ("M", "N", "K", "E", "D", "V", "S", "T", "H", "R", "M_OUT", "count", "rows", "columns")
+INTS = (
+    "M",
+    "N",
+    "K",
+    "E",
+    "D",
+    "V",
+    "S",
+    "T",
+    "H",
+    "R",
+    "M_OUT",
+    "count",
+    "rows",
+    "columns",
+    "programs",
+    "blocks",
+)
 
 
 def spilled_bytes(ptx: str, folder: Path) -> int:
@@ -100,7 +117,12 @@ def test_the_hopper_kernel(kind: str, scales: str, add: bool, rows: int, out: st
     assert spilled_bytes(compiled.asm["ptx"], tmp_path) == 0
 
 
-BF16, FP32, FP8 = "bf16", "fp32", "fp8e4nv"
+BF16, FP32, FP8, INT = "bf16", "fp32", "fp8e4nv", "i32"
+PLACES = dict.fromkeys(
+    ("idx", "counts", "starts", "totals", "offsets", "owner", "row_token", "token_pos"), INT
+)
+PLACES["valid"] = "u8"
+ROWS = {"x": BF16, "dx": BF16}
 TABLES = {"row_token": "i32", "token_pos": "i32"}
 KERNELS = [
     (quantize_triton, "_quantize_rows", {"BM": 8, "BK": 256}, {"x": BF16, "q": FP8}, 4),
@@ -115,12 +137,30 @@ KERNELS = [
     (swiglu_triton, "_backward", {"BLOCK": 1024}, {"dy": BF16, "h": BF16, "dh": BF16}, 4),
     (
         route_triton,
-        "_forward",
+        "choose_experts",
         {"BT": 32, "E": 64, "GROUPS": 8, "KEPT": 4, "K": 6, "KP": 8, "NORMALISED": True},
         {"idx": "i32", "highest": "i32"},
         4,
     ),
-    (route_triton, "_backward", {"BT": 32, "E": 64, "K": 6, "NORMALISED": True}, {"idx": "i32"}, 4),
+    (
+        route_triton,
+        "choose_experts_backward",
+        {"BT": 32, "E": 64, "K": 6, "NORMALISED": True},
+        {"idx": "i32"},
+        4,
+    ),
+    *[
+        (tables_triton, name, {"MASKED": True, "EP": experts, "CHOICES": 16384 // experts}, PLACES, 8)
+        for name in ("count_choices", "place_choices")
+        for experts in (64, 256)
+    ],
+    (tables_triton, "add_up_choices", {"BLOCK": 128, "EP": 256, "SCANNED": tables_triton.SCANNED}, PLACES, 8),
+    *[
+        (logits_triton, name, {"BT": tile["BT"], "BD": tile["BD"], "EP": tile["EP"]}, ROWS, tile["num_warps"])
+        for name in ("router_logits", "router_backward_weight")
+        for tile in map(logits_triton.tile_for, (8, 64, 128, 256))
+    ],
+    (logits_triton, "router_backward_input", {"BT": 64, "BD": 64, "BE": 64}, ROWS, 4),
     (quantized_triton, "_forward", {"BM": 8, "BK": 256}, {"h": BF16, "q": FP8}, 4),
     (
         quantized_triton,

@@ -20,7 +20,7 @@ from penstock.kernels.norm import rms_norm
 from penstock.kernels.numeric import relative_error, same_bits
 from penstock.kernels.permute import combine, permute
 from penstock.kernels.quantize import quantize_weight
-from penstock.kernels.route import route, route_tables
+from penstock.kernels.route import route, route_tables, router_logits
 from penstock.kernels.swiglu import swiglu
 from penstock.kernels.types import WeightQ
 
@@ -111,6 +111,35 @@ def test_route(experts: int, n_group: int, topk_group: int) -> None:
         found = route(logits, *arguments)
         assert torch.equal(found.idx, expected.idx)
         assert torch.equal(found.highest, expected.highest)
+
+
+@pytest.mark.parametrize("experts", [8, 64, 160, 256])
+@pytest.mark.parametrize("tokens", [1, 700, 8192])
+def test_route_tables(tokens: int, experts: int) -> None:
+    idx = torch.stack([torch.randperm(experts, device="cuda")[:6] for _ in range(tokens)]).int()
+    idx[: tokens // 3] = idx[0]  # some experts have many tokens
+    for valid in (None, torch.rand(tokens, device="cuda") > 0.2):
+        with registry.override("route_tables", "reference"):
+            expected = route_tables(idx, experts, valid)
+        for _ in range(2):
+            found = route_tables(idx, experts, valid)
+            for name, tensor in vars(expected).items():
+                assert name == "block" or torch.equal(getattr(found, name), tensor), name
+
+
+@pytest.mark.parametrize(("tokens", "size", "experts"), [(700, 1280, 64), (64, 100, 7), (300, 7168, 256)])
+def test_router_logits(tokens: int, size: int, experts: int) -> None:
+    """Logits and the weight's gradient in float32, from bfloat16 activations."""
+    x, w = randn(tokens, size), randn(experts, size, dtype=torch.float32)
+    exact = [t.detach().double().requires_grad_() for t in (x, w)]
+    given = [t.detach().requires_grad_() for t in (x, w)]
+    found, expected = router_logits(*given), router_logits(*exact)
+    up = torch.randn_like(found)
+    found.backward(up)
+    expected.backward(up.double())
+    assert relative_error(found, expected) < 1e-6
+    assert relative_error(given[1].grad, exact[1].grad) < 1e-6
+    assert relative_error(given[0].grad, exact[0].grad) < BF16
 
 
 def latent_case(size: int) -> tuple[Tensor, ...]:

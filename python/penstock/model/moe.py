@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from penstock.config import ModelConfig
 from penstock.kernels import feed_forward, route
@@ -51,7 +50,7 @@ class Router(nn.Module):
             Experts, their weights, and the sigmoids before bias and choice.
         """
         c = self.config
-        logits = F.linear(x.float(), self.weight)
+        logits = route.router_logits(x, self.weight)
         return route.route(
             logits,
             self.e_score_correction_bias,

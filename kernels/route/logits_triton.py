@@ -1,0 +1,109 @@
+"""Router logits in Triton: products in float32 (three TF32 products each) of activations read as they are."""
+
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# Device code: a kernel's arguments have no Python types.
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+TILE_ELEMENTS = 8192
+"""Tokens, or features, times experts: what a program keeps of a product."""
+SPLITS = 16
+"""Programs that share the tokens in the weight's gradient; their parts are added in order."""
+
+
+@triton.jit
+def router_logits(
+    x_ptr, w_ptr, out_ptr, T, D, E, BT: tl.constexpr, BD: tl.constexpr, EP: tl.constexpr
+):  # fmt: skip
+    t = tl.program_id(0) * BT + tl.arange(0, BT)
+    e = tl.arange(0, EP)
+    logits = tl.zeros((BT, EP), tl.float32)
+    for start in range(0, D, BD):
+        d = start + tl.arange(0, BD)
+        at = t.to(tl.int64)[:, None] * D + d[None, :]
+        x = tl.load(x_ptr + at, mask=(t < T)[:, None] & (d < D)[None, :], other=0.0).to(tl.float32)
+        w = tl.load(w_ptr + e[:, None] * D + d[None, :], mask=(e < E)[:, None] & (d < D)[None, :], other=0.0)
+        logits = tl.dot(x, tl.trans(w), logits, input_precision="tf32x3")
+    at = t.to(tl.int64)[:, None] * E + e[None, :]
+    tl.store(out_ptr + at, logits, mask=(t < T)[:, None] & (e < E)[None, :])
+
+
+@triton.jit
+def router_backward_input(
+    g_ptr, w_ptr, dx_ptr, T, D, E, BT: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr
+):  # fmt: skip
+    t = tl.program_id(0) * BT + tl.arange(0, BT)
+    d = tl.program_id(1) * BD + tl.arange(0, BD)
+    dx = tl.zeros((BT, BD), tl.float32)
+    for first in range(0, E, BE):
+        e = first + tl.arange(0, BE)
+        at = t.to(tl.int64)[:, None] * E + e[None, :]
+        g = tl.load(g_ptr + at, mask=(t < T)[:, None] & (e < E)[None, :], other=0.0)
+        w = tl.load(w_ptr + e[:, None] * D + d[None, :], mask=(e < E)[:, None] & (d < D)[None, :], other=0.0)
+        dx = tl.dot(g, w, dx, input_precision="tf32x3")
+    at = t.to(tl.int64)[:, None] * D + d[None, :]
+    tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask=(t < T)[:, None] & (d < D)[None, :])
+
+
+@triton.jit
+def router_backward_weight(
+    g_ptr, x_ptr, part_ptr, T, D, E, BT: tl.constexpr, BD: tl.constexpr, EP: tl.constexpr
+):  # fmt: skip
+    d = tl.program_id(0) * BD + tl.arange(0, BD)
+    e = tl.arange(0, EP)
+    dw = tl.zeros((EP, BD), tl.float32)
+    for start in range(tl.program_id(1) * BT, T, tl.num_programs(1) * BT):
+        t = start + tl.arange(0, BT)
+        at = t.to(tl.int64)[:, None] * E + e[None, :]
+        g = tl.load(g_ptr + at, mask=(t < T)[:, None] & (e < E)[None, :], other=0.0)
+        at = t.to(tl.int64)[:, None] * D + d[None, :]
+        x = tl.load(x_ptr + at, mask=(t < T)[:, None] & (d < D)[None, :], other=0.0).to(tl.float32)
+        dw = tl.dot(tl.trans(g), x, dw, input_precision="tf32x3")
+    part = part_ptr + tl.program_id(1).to(tl.int64) * E * D
+    tl.store(part + e[:, None] * D + d[None, :], dw, mask=(e < E)[:, None] & (d < D)[None, :])
+
+
+def forward(x: Tensor, w: Tensor) -> Tensor:
+    """[T, E] of x [T, D] and w [E, D], both contiguous."""
+    out = w.new_empty(x.shape[0], w.shape[0])
+    if x.numel():
+        tile = tile_for(w.shape[0])
+        router_logits[(triton.cdiv(x.shape[0], tile["BT"]),)](x, w, out, *_sizes(x, w), **tile)
+    return out
+
+
+def backward_input(g: Tensor, w: Tensor, like: Tensor) -> Tensor:
+    """The gradient of ``like``, in its dtype."""
+    dx = like.new_empty(like.shape)
+    if like.numel():
+        tile = tile_for(64)  # experts are met 64 at a time
+        tile["BE"] = tile.pop("EP")
+        grid = (triton.cdiv(like.shape[0], tile["BT"]), triton.cdiv(like.shape[1], tile["BD"]))
+        router_backward_input[grid](g, w, dx, *_sizes(like, w), **tile)
+    return dx
+
+
+def backward_weight(g: Tensor, x: Tensor, w: Tensor) -> Tensor:
+    """The gradient of ``w`` in SPLITS parts [SPLITS, E, D], to be added up."""
+    parts = w.new_empty(SPLITS, *w.shape) if x.numel() else w.new_zeros(SPLITS, *w.shape)
+    if x.numel():
+        tile = tile_for(w.shape[0])
+        router_backward_weight[(triton.cdiv(x.shape[1], tile["BD"]), SPLITS)](
+            g, x, parts, *_sizes(x, w), **tile
+        )
+    return parts
+
+
+def _sizes(x: Tensor, w: Tensor) -> tuple[int, int, int]:
+    return x.shape[0], x.shape[1], w.shape[0]
+
+
+def tile_for(n_experts: int) -> dict[str, int]:
+    """Sizes of a tile and warps."""
+    padded = max(16, triton.next_power_of_2(n_experts))
+    edge = min(64, max(16, TILE_ELEMENTS // padded))
+    return {"BT": edge, "BD": edge, "EP": padded, "num_warps": 4 if padded <= 64 else 8}
