@@ -45,6 +45,7 @@ _TABLE: dict[str, tuple[tuple[str, Capability], ...]] = {
     "router_logits": (("triton", _AMPERE),),
     "route": (("triton", _ANY),),
     "route_tables": (("triton", _ANY),),
+    "balance_loss": (("triton", _ANY),),
     "permute": (("triton", _ANY),),
     "attention": (("torch", _ANY),),
     "latent_attention": (("triton", _AMPERE),),

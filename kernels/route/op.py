@@ -175,6 +175,46 @@ class _RouterLogits(torch.autograd.Function):
         return dx, deliver_gradient(w, write) if ctx.needs_input_grad[1] else None
 
 
+def balance_loss(scores: Tensor, highest: Tensor, valid: Tensor | None = None) -> Tensor:
+    """The sequence-wise balance loss of the DeepSeek-V3 report (equations 17 to 20) before its factor.
+
+    Per sequence, the sum over experts of f_i P_i: f_i is the share of tokens that have expert i among
+    their ``k`` highest scores, times E / k; P_i is the mean of its scores, normalised over the experts.
+    As in the equations, f_i looks at the scores alone: neither the bias nor the group limit takes part.
+    Even loads give 1. Gradients flow through P_i.
+
+    Parameters
+    ----------
+    scores : float32 Tensor [B, S, E]
+        Sigmoids.
+    highest : integer Tensor [B, S, k]
+        The experts of each token's highest scores.
+    valid : bool Tensor [B, S], optional
+        The tokens to look at; default all.
+
+    Returns
+    -------
+    Tensor [B] in the dtype of ``scores``; 0 for a sequence without a valid token.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument has the wrong type or shape.
+    """
+    check_tensor("scores", scores, ndim=3, dtype=(torch.float32, torch.float64))
+    check_tensor("highest", highest, ndim=3, dtype=(torch.int32, torch.int64))
+    check_shape("highest", highest, (*scores.shape[:2], highest.shape[2]))
+    check_same_device(scores=scores, highest=highest)
+    if valid is not None:
+        check_tensor("valid", valid, ndim=2, dtype=torch.bool)
+        check_shape("valid", valid, scores.shape[:2])
+    if registry.backend("balance_loss", scores.device, scores.dtype) == "triton":
+        from .balance_triton import balance_loss as fast  # Triton is imported only where it runs
+
+        return fast(scores, highest, valid)
+    return reference.balance_loss(scores, highest, valid)
+
+
 def _check_choice(experts: int, n_group: int, topk_group: int, k: int) -> None:
     if n_group < 1 or experts % n_group:
         raise ValueError(f"n_group: {experts} experts cannot be split into {n_group} groups")

@@ -67,3 +67,17 @@ def route_tables(idx: Tensor, n_experts: int, valid: Tensor | None, block: int, 
         counts=counts[:n_experts].int(),
         block=block,
     )
+
+
+def balance_loss(scores: Tensor, highest: Tensor, valid: Tensor | None) -> Tensor:
+    """See ``op.balance_loss``."""
+    experts, k = scores.shape[-1], highest.shape[-1]
+    real = torch.ones_like(highest[..., 0]) if valid is None else valid.to(highest.dtype)
+    tokens = real.sum(1, keepdim=True).clamp(min=1)
+    # Whole numbers, so that the order in which a device adds them is no matter.
+    counts = torch.zeros(scores.shape[0], experts, dtype=highest.dtype, device=scores.device)
+    counts.scatter_add_(1, highest.flatten(1).long(), real.repeat_interleave(k, 1))
+    f = counts / tokens * (experts / k)
+    mean_weight = (real / tokens)[..., None]
+    p = (scores / (scores.sum(-1, keepdim=True) + 1e-20) * mean_weight).sum(1)
+    return (f * p).sum(-1)

@@ -27,7 +27,7 @@ from penstock.kernels.quantize.reference import (
     quantize_tokens,
     transpose_shift,
 )
-from penstock.kernels.route import route, route_tables, router_logits
+from penstock.kernels.route import balance_loss, route, route_tables, router_logits
 from penstock.kernels.swiglu import swiglu, swiglu_backward_quantize, swiglu_quantize
 
 FLOAT32 = 1e-6
@@ -187,6 +187,11 @@ def rest() -> None:
             for name, expected in vars(route_tables(*arguments)).items():
                 assert name == "block" or torch.equal(getattr(found, name), expected), name
     print("route_tables agrees")
+    highest, real = torch.randint(0, 10, (3, 900, 4)), torch.rand(3, 900) > 0.3
+    real[2] = False
+    for valid in (None, real):
+        balance = with_gradients(lambda s, v=valid: balance_loss(s, highest, v), torch.rand(3, 900, 10))
+        both("balance_loss", ("balance_loss",), balance)
     logits = with_gradients(router_logits, torch.randn(150, 200), torch.randn(70, 200))
     both("router_logits", ("router_logits",), logits)
     groups = route_tables(torch.randint(0, 8, (20, 3)).int(), 8, torch.rand(20) > 0.3, block=4)

@@ -23,7 +23,7 @@ from penstock.kernels.gemm import gemm_gluon, gemm_triton, launch_gluon, tiles  
 from penstock.kernels.norm import norm_triton  # noqa: E402
 from penstock.kernels.permute import permute_triton  # noqa: E402
 from penstock.kernels.quantize import quantize_triton  # noqa: E402
-from penstock.kernels.route import logits_triton, route_triton, tables_triton  # noqa: E402
+from penstock.kernels.route import balance_triton, logits_triton, route_triton, tables_triton  # noqa: E402
 from penstock.kernels.swiglu import quantized_triton, swiglu_triton  # noqa: E402
 
 HOPPER = GPUTarget("cuda", 90, 32)
@@ -61,6 +61,7 @@ INTS = (
     "columns",
     "programs",
     "blocks",
+    "parts",
 )
 
 
@@ -122,6 +123,7 @@ PLACES = dict.fromkeys(
     ("idx", "counts", "starts", "totals", "offsets", "owner", "row_token", "token_pos"), INT
 )
 PLACES["valid"] = "u8"
+BALANCE = {"EP": 64, "BT": balance_triton.TILE_ELEMENTS // 64, "MASKED": True}
 ROWS = {"x": BF16, "dx": BF16}
 TABLES = {"row_token": "i32", "token_pos": "i32"}
 KERNELS = [
@@ -160,6 +162,9 @@ KERNELS = [
         for name in ("router_logits", "router_backward_weight")
         for tile in map(logits_triton.tile_for, (8, 64, 128, 256))
     ],
+    (balance_triton, "balance_parts", BALANCE | {"K": 6}, {"highest": INT, "valid": "u8"}, 4),
+    (balance_triton, "balance_total", {"EP": 64}, {}, 4),
+    (balance_triton, "balance_backward", BALANCE, {"valid": "u8"}, 4),
     (logits_triton, "router_backward_input", {"BT": 64, "BD": 64, "BE": 64}, ROWS, 4),
     (quantized_triton, "_forward", {"BM": 8, "BK": 256}, {"h": BF16, "q": FP8}, 4),
     (

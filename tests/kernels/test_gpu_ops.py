@@ -20,7 +20,7 @@ from penstock.kernels.norm import rms_norm
 from penstock.kernels.numeric import relative_error, same_bits
 from penstock.kernels.permute import combine, permute
 from penstock.kernels.quantize import quantize_weight
-from penstock.kernels.route import route, route_tables, router_logits
+from penstock.kernels.route import balance_loss, route, route_tables, router_logits
 from penstock.kernels.swiglu import swiglu
 from penstock.kernels.types import WeightQ
 
@@ -125,6 +125,16 @@ def test_route_tables(tokens: int, experts: int) -> None:
             found = route_tables(idx, experts, valid)
             for name, tensor in vars(expected).items():
                 assert name == "block" or torch.equal(getattr(found, name), tensor), name
+
+
+@pytest.mark.parametrize("experts", [64, 160])
+def test_balance_loss(experts: int) -> None:
+    highest = torch.randint(0, experts, (3, 1000, 6), device="cuda").int()
+    valid = torch.rand(3, 1000, device="cuda") > 0.2
+    valid[1] = False
+    for mask in (None, valid):
+        scores = torch.rand(3, 1000, experts, device="cuda")
+        compare(lambda s, v=mask: balance_loss(s, highest, v), scores, bound=1e-5)
 
 
 @pytest.mark.parametrize(("tokens", "size", "experts"), [(700, 1280, 64), (64, 100, 7), (300, 7168, 256)])

@@ -12,7 +12,7 @@ from penstock.kernels import feed_forward, route
 from penstock.kernels.types import BLOCK, Groups
 from penstock.model.linear import Precision, SwiGLU
 
-__all__ = ["MoE", "Router", "RouterLoad", "sequence_balance_loss"]
+__all__ = ["MoE", "Router", "RouterLoad"]
 
 
 @dataclass(frozen=True)
@@ -119,43 +119,9 @@ class MoE(nn.Module):
         if self.shared_experts is not None:
             y = y + self.shared_experts(x)
         scores, highest = (t.view(*x.shape[:2], -1) for t in (choice.scores, choice.highest))
-        balance = sequence_balance_loss(scores, highest, valid)
+        balance = route.balance_loss(scores, highest, valid)
         return y, RouterLoad(groups.counts, balance)
 
     def _block_rows(self, x: Tensor) -> int:
         """Rows to which groups are padded: the kernels' tile, or none where plain products run."""
         return BLOCK if x.is_cuda or self.experts.precision == "fp8" else 1
-
-
-def sequence_balance_loss(scores: Tensor, highest: Tensor, valid: Tensor | None = None) -> Tensor:
-    """The sequence-wise balance loss of the DeepSeek-V3 report (equations 17 to 20) before its factor.
-
-    Per sequence, the sum over experts of f_i P_i: f_i is the share of tokens that have expert i among
-    their ``k`` highest scores, times E / k; P_i is the mean of its scores, normalised over the experts.
-    As in the equations, f_i looks at the scores alone: neither the bias nor the group limit takes part.
-    Even loads give 1. Gradients flow through P_i.
-
-    Parameters
-    ----------
-    scores
-        FP32 ``[B, S, E]``, sigmoids.
-    highest
-        ``[B, S, k]``: the experts of each token's highest scores.
-    valid
-        Bool ``[B, S]``: the tokens to look at. None: all.
-
-    Returns
-    -------
-    Tensor
-        FP32 ``[B]``; 0 for a sequence without a valid token.
-    """
-    experts, k = scores.shape[-1], highest.shape[-1]
-    real = torch.ones_like(highest[..., 0]) if valid is None else valid.to(highest.dtype)
-    tokens = real.sum(1, keepdim=True).clamp(min=1)
-    # Whole numbers, so that the order in which a device adds them is no matter.
-    counts = torch.zeros(scores.shape[0], experts, dtype=highest.dtype, device=scores.device)
-    counts.scatter_add_(1, highest.flatten(1).long(), real.repeat_interleave(k, 1))
-    f = counts / tokens * (experts / k)
-    mean_weight = (real / tokens)[..., None]
-    p = (scores / (scores.sum(-1, keepdim=True) + 1e-20) * mean_weight).sum(1)
-    return (f * p).sum(-1)

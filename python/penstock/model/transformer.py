@@ -234,7 +234,7 @@ class Transformer(nn.Module):
         )
         main, *mtp = losses.heads
         row_targets = _row_targets(tokens, doc_ids, width)
-        balance = sum(((load.balance * row_targets).sum() for load in loads), main.new_zeros(()))
+        balance = _total_balance(loads, row_targets) if loads else main.new_zeros(())
         total = losses.total + balance_loss_weight * balance
         return LossParts(total, main, tuple(mtp), balance, row_targets.sum(), self._counts(loads))
 
@@ -316,6 +316,11 @@ def _row_targets(tokens: Tensor, doc_ids: Tensor | None, width: int) -> Tensor:
     if doc_ids is None:
         return torch.full((tokens.shape[0],), width, dtype=torch.int64, device=tokens.device)
     return _same_document(doc_ids, width, 1).sum(1)
+
+
+def _total_balance(loads: list[RouterLoad], row_targets: Tensor) -> Tensor:
+    """The balance losses of all layers, each sequence's times its targets."""
+    return (torch.stack([load.balance for load in loads]).sum(0) * row_targets).sum()
 
 
 def _check_shapes(tokens: Tensor, positions: Tensor | None, doc_ids: Tensor | None, depths: int) -> int:

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from penstock.kernels import route
 from penstock.model import Transformer
-from penstock.model.moe import MoE, sequence_balance_loss
+from penstock.model.moe import MoE
 
 
 def balance_by_loops(scores: Tensor, k: int) -> float:
@@ -26,7 +27,7 @@ def balance_by_loops(scores: Tensor, k: int) -> float:
 
 
 def balance_loss(scores: Tensor, k: int, valid: Tensor | None = None) -> Tensor:
-    return sequence_balance_loss(scores, scores.topk(k).indices, valid)
+    return route.balance_loss(scores, scores.topk(k).indices, valid)
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
