@@ -1,5 +1,5 @@
 """RMSNorm."""
 
-from .op import rms_norm
+from .op import add_rms_norm, rms_norm
 
-__all__ = ["rms_norm"]
+__all__ = ["add_rms_norm", "rms_norm"]

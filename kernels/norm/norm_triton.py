@@ -1,4 +1,7 @@
-"""RMSNorm in Triton: one pass over a row forward, one pass backward; statistics in float32."""
+"""RMSNorm in Triton, and the residual sum before it: everything is read once in either direction.
+
+A program handles tiles of several rows, so that enough reads are under way; statistics are float32.
+"""
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 # Device code: a kernel's arguments have no Python types.
@@ -13,77 +16,127 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-PROGRAMS_PER_MULTIPROCESSOR = 4
-"""Of the backward kernel, which keeps a partial gradient of the weight in each program."""
+WARPS_PER_MULTIPROCESSOR = 24
+"""Of the backward kernel, whose programs stay and keep a partial gradient of the weight each."""
+FORWARD_ELEMENTS, BACKWARD_ELEMENTS = 32, 16
+"""Of one operand's tile, in a thread; more would leave registers for one program a multiprocessor."""
+BACKWARD_STAGES = tl.constexpr(2)
+"""Tiles under way at once in a program of the backward kernel."""
 
 
 @triton.jit
-def _forward(x_ptr, w_ptr, y_ptr, r_ptr, D, eps, BD: tl.constexpr):
-    m = tl.program_id(0).to(tl.int64)
+def rms_norm_forward(
+    x_ptr, delta_ptr, w_ptr, sum_ptr, y_ptr, r_ptr, M, D, x_stride, eps,
+    ADD: tl.constexpr, ROWS: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """The norm of x, or of x + delta rounded as ``sum`` holds it."""
+    m = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     d = tl.arange(0, BD)
-    x = tl.load(x_ptr + m * D + d, mask=d < D, other=0.0).to(tl.float32)
-    r = tl.rsqrt(tl.sum(x * x, 0) / D + eps)
+    inside = (m < M)[:, None] & (d < D)[None, :]
+    at = m[:, None] * D + d[None, :]
     dtype = y_ptr.dtype.element_ty
+    x = tl.load(x_ptr + m[:, None] * x_stride + d[None, :], mask=inside, other=0.0).to(tl.float32)
+    if ADD:
+        delta = tl.load(delta_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        total = (x + delta).to(dtype)
+        tl.store(sum_ptr + at, total, mask=inside)
+        x = total.to(tl.float32)
+    r = tl.rsqrt(tl.sum(x * x, 1) / D + eps)
     w = tl.load(w_ptr + d, mask=d < D, other=0.0).to(dtype).to(tl.float32)
-    y = (x * r).to(dtype).to(tl.float32) * w
-    tl.store(y_ptr + m * D + d, y.to(dtype), mask=d < D)
-    tl.store(r_ptr + m, r)
+    y = (x * r[:, None]).to(dtype).to(tl.float32) * w[None, :]
+    tl.store(y_ptr + at, y.to(dtype), mask=inside)
+    tl.store(r_ptr + m, r, mask=m < M)
 
 
 @triton.jit
-def _backward(dy_ptr, x_ptr, w_ptr, r_ptr, dx_ptr, dw_ptr, M, D, BD: tl.constexpr):
+def rms_norm_backward(
+    dy_ptr, x_ptr, w_ptr, r_ptr, dsum_ptr, dx_ptr, dw_ptr, M, D, x_stride,
+    ADD: tl.constexpr, ROWS: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """Gradient of what was normed, plus what else flows into it; and a partial gradient of the weight."""
     d = tl.arange(0, BD)
     w = tl.load(w_ptr + d, mask=d < D, other=0.0).to(x_ptr.dtype.element_ty).to(tl.float32)
     dw = tl.zeros((BD,), tl.float32)
-    for row in range(tl.program_id(0), M, tl.num_programs(0)):
-        at = row * tl.cast(D, tl.int64) + d
-        x = tl.load(x_ptr + at, mask=d < D, other=0.0).to(tl.float32)
-        dy = tl.load(dy_ptr + at, mask=d < D, other=0.0).to(tl.float32)
-        r = tl.load(r_ptr + row)
-        normal = x * r
-        dw += dy * normal
-        g = dy * w
-        dx = r * (g - normal * (tl.sum(g * normal, 0) / D))
-        tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask=d < D)
+    tiles = tl.cdiv(M, ROWS)
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), num_stages=BACKWARD_STAGES):
+        m = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
+        inside = (m < M)[:, None] & (d < D)[None, :]
+        at = m[:, None] * D + d[None, :]
+        x = tl.load(x_ptr + m[:, None] * x_stride + d[None, :], mask=inside, other=0.0).to(tl.float32)
+        dy = tl.load(dy_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        normal = x * tl.load(r_ptr + m, mask=m < M, other=0.0)[:, None]
+        dw += tl.sum(dy * normal, 0)
+        g = dy * w[None, :]
+        dx = g - normal * (tl.sum(g * normal, 1) / D)[:, None]
+        dx *= tl.load(r_ptr + m, mask=m < M, other=0.0)[:, None]
+        if ADD:
+            dx += tl.load(dsum_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask=inside)
     tl.store(dw_ptr + tl.program_id(0).to(tl.int64) * D + d, dw, mask=d < D)
 
 
 def rms_norm(x: Tensor, w: Tensor, eps: float) -> Tensor:
     """See ``op.rms_norm``."""
-    out: Tensor = _RmsNorm.apply(x, w, eps)  # type: ignore[no-untyped-call]
-    return out
+    return add_rms_norm(x, None, w, eps)[1]
 
 
-class _RmsNorm(torch.autograd.Function):
+def add_rms_norm(x: Tensor, delta: Tensor | None, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """See ``op.add_rms_norm``."""
+    total, y = _AddRmsNorm.apply(x, delta, w, eps)  # type: ignore[no-untyped-call]
+    return total, y
+
+
+class _AddRmsNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, eps: float) -> Tensor:
-        x = x.contiguous()
+    def forward(ctx: Any, x: Tensor, delta: Tensor | None, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         size = x.shape[-1]
-        rows = x.numel() // max(size, 1)
-        y = torch.empty_like(x)
-        r = torch.empty(rows, dtype=torch.float32, device=x.device)
-        if rows:
-            _forward[(rows,)](x, w, y, r, size, eps, BD=triton.next_power_of_2(size), num_warps=_warps(size))
-        ctx.save_for_backward(x, w, r)
-        return y
+        rows = _rows(x)
+        y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        total = x if delta is None else torch.empty_like(y)
+        r = torch.empty(rows.shape[0], dtype=torch.float32, device=x.device)
+        if y.numel():
+            tile, block, warps = _tile(size, FORWARD_ELEMENTS)
+            added = x if delta is None else delta.contiguous()
+            rms_norm_forward[(triton.cdiv(rows.shape[0], tile),)](
+                rows, added, w, total, y, r, rows.shape[0], size, rows.stride(0), eps,
+                ADD=delta is not None, ROWS=tile, BD=block, num_warps=warps,
+            )  # fmt: skip
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(total, w, r)
+        return total, y
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        x, w, r = ctx.saved_tensors
-        size = x.shape[-1]
-        programs = min(r.shape[0], PROGRAMS_PER_MULTIPROCESSOR * _multiprocessors(x.device))
-        dx = torch.empty_like(x)
-        partial = torch.empty(programs, size, dtype=torch.float32, device=x.device)
-        if programs:
-            block = triton.next_power_of_2(size)
-            arguments = (grads[0].contiguous(), x, w, r, dx, partial, r.shape[0], size)
-            _backward[(programs,)](*arguments, BD=block, num_warps=_warps(size))
-        return dx, partial.sum(0).to(w.dtype), None
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        total, w, r = ctx.saved_tensors
+        dsum, dy = grads
+        if dy is None:
+            return dsum, dsum if ctx.needs_input_grad[1] else None, None, None
+        size, rows = total.shape[-1], _rows(total)
+        tile, block, warps = _tile(size, BACKWARD_ELEMENTS)
+        resident = _multiprocessors(total.device) * (WARPS_PER_MULTIPROCESSOR // warps)
+        programs = min(triton.cdiv(rows.shape[0], tile), resident)
+        dx = torch.empty(total.shape, dtype=total.dtype, device=total.device)
+        partial = torch.empty(programs, size, dtype=torch.float32, device=dx.device)
+        added = dy if dsum is None else dsum.contiguous()
+        if dx.numel():
+            rms_norm_backward[(programs,)](
+                dy.contiguous(), rows, w, r, added, dx, partial, rows.shape[0], size, rows.stride(0),
+                ADD=dsum is not None, ROWS=tile, BD=block, num_warps=warps,
+            )  # fmt: skip
+        return dx, dx if ctx.needs_input_grad[1] else None, partial.sum(0).to(w.dtype), None
 
 
-def _warps(size: int) -> int:
-    warps: int = min(16, max(1, triton.next_power_of_2(size) // 512))
-    return warps
+def _rows(x: Tensor) -> Tensor:
+    """``x`` as a matrix, copied only if its rows are not whole or not evenly spaced."""
+    rows = x.reshape(-1, x.shape[-1]) if x.numel() else x.new_empty(0, x.shape[-1])
+    return rows if rows.stride(1) == 1 else rows.contiguous()
+
+
+def _tile(size: int, elements: int) -> tuple[int, int, int]:
+    """Rows and columns of a tile, and warps: eight columns a thread, so that a column stays in one."""
+    block = triton.next_power_of_2(size)
+    warps = min(16, max(1, block // 256))
+    return max(1, elements * 32 * warps // block), block, warps
 
 
 @cache

@@ -1,11 +1,11 @@
-"""RMSNorm over the last dimension."""
+"""RMSNorm over the last dimension, alone and behind a residual sum."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from .. import registry
-from ..arguments import check_float, check_shape, check_tensor
+from ..arguments import check_float, check_same_device, check_shape, check_tensor
 from . import reference
 
 
@@ -31,11 +31,51 @@ def rms_norm(x: Tensor, w: Tensor, eps: float) -> Tensor:
     TypeError, ValueError
         An argument is no floating-point tensor, or ``w`` does not fit ``x``.
     """
-    check_float("x", x)
-    check_tensor("w", w, ndim=1)
-    check_shape("w", w, x.shape[-1:])
+    _check(x, w)
     if registry.backend("norm", x.device, x.dtype) == "triton":
         from .norm_triton import rms_norm as fast  # Triton is imported only where it runs
 
         return fast(x, w, eps)
     return reference.rms_norm(x, w, eps)
+
+
+def add_rms_norm(x: Tensor, delta: Tensor | None, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """A residual sum and the norm behind it: ``x + delta`` and ``rms_norm(x + delta, w, eps)``.
+
+    The sum is rounded to the dtype of ``x``, and the norm reads it so. Backward adds what flows into the sum
+    from elsewhere to what flows through the norm in one pass, and rounds once.
+
+    Parameters
+    ----------
+    x : Tensor [..., D]
+    delta : Tensor [..., D] in the dtype of ``x``, or None
+        None: nothing is added, and the sum is ``x`` itself.
+    w : Tensor [D]
+        Any floating dtype; used in the dtype of ``x``.
+    eps : float
+
+    Returns
+    -------
+    tuple of two Tensors [..., D] in the dtype of ``x``; differentiable in ``x``, ``delta`` and ``w``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is no floating-point tensor, or they do not fit each other.
+    """
+    _check(x, w)
+    if delta is not None:
+        check_tensor("delta", delta, dtype=x.dtype)
+        check_shape("delta", delta, x.shape)
+        check_same_device(x=x, delta=delta)
+    if registry.backend("norm", x.device, x.dtype) == "triton":
+        from .norm_triton import add_rms_norm as fast  # Triton is imported only where it runs
+
+        return fast(x, delta, w, eps)
+    return reference.add_rms_norm(x, delta, w, eps)
+
+
+def _check(x: Tensor, w: Tensor) -> None:
+    check_float("x", x)
+    check_tensor("w", w, ndim=1)
+    check_shape("w", w, x.shape[-1:])

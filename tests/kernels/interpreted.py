@@ -18,7 +18,7 @@ from penstock.kernels.attention import find_documents, latent_attention, latent_
 from penstock.kernels.cross_entropy import joint_cross_entropy
 from penstock.kernels.gemm import gemm, wgrad
 from penstock.kernels.grouped_gemm import grouped_gemm, grouped_wgrad
-from penstock.kernels.norm import rms_norm
+from penstock.kernels.norm import add_rms_norm, rms_norm
 from penstock.kernels.numeric import relative_error, same_bits
 from penstock.kernels.permute import combine, permute, permute_rows
 from penstock.kernels.quantize import dequantize, quantize_triton, quantize_weight
@@ -167,6 +167,11 @@ def attentions() -> None:
 def rest() -> None:
     norm = with_gradients(lambda x, w: rms_norm(x, w, 1e-6), torch.randn(7, 3, 100), torch.randn(100))
     both("rms_norm", ("norm",), norm)
+    summed = lambda x, delta, w: torch.cat(add_rms_norm(x, delta, w, 1e-6))  # noqa: E731
+    streams = (torch.randn(7, 3, 100), torch.randn(7, 3, 100), torch.randn(100))
+    both("add_rms_norm", ("norm",), with_gradients(summed, *streams))
+    strided = lambda x, w: torch.cat(add_rms_norm(x[..., :100], None, w, 1e-6))  # noqa: E731
+    both("rms_norm of a slice", ("norm",), with_gradients(strided, torch.randn(7, 3, 130), torch.randn(100)))
     both("swiglu", ("swiglu",), with_gradients(swiglu, torch.randn(7, 3000)))
     for n_group, topk_group, normalised in ((1, 1, True), (4, 2, False), (8, 3, True)):
         arguments = (torch.rand(16) / 4, n_group, topk_group, 4, 2.5, normalised)

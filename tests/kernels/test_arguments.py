@@ -16,7 +16,7 @@ from penstock.kernels.feed_forward import expert_feed_forward
 from penstock.kernels.gemm import gemm, linear, wgrad
 from penstock.kernels.grouped_gemm import grouped_gemm, grouped_linear, grouped_wgrad
 from penstock.kernels.mla import apply_rope
-from penstock.kernels.norm import rms_norm
+from penstock.kernels.norm import add_rms_norm, rms_norm
 from penstock.kernels.permute import combine, permute
 from penstock.kernels.quantize import (
     dequantize,
@@ -108,6 +108,8 @@ CASES: list[tuple[str, type[Exception], Callable[[], object]]] = [
     ("p", ValueError, lambda: combine(ROWS, torch.rand(6, 3), GROUPS)),
     ("x", TypeError, lambda: rms_norm(INTS, BIAS, 1e-6)),
     ("w", ValueError, lambda: rms_norm(X, BIAS, 1e-6)),
+    ("delta", TypeError, lambda: add_rms_norm(X, INTS, X[0], 1e-6)),
+    ("delta", ValueError, lambda: add_rms_norm(X, X[:3], X[0], 1e-6)),
     ("h", ValueError, lambda: swiglu(X[:, :31])),
     ("x", ValueError, lambda: apply_rope(X[:, :31], X, X)),
     ("cos", ValueError, lambda: apply_rope(X, X[:, :3], X)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import subprocess
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from types import ModuleType
@@ -126,6 +127,18 @@ PLACES["valid"] = "u8"
 BALANCE = {"EP": 64, "BT": balance_triton.TILE_ELEMENTS // 64, "MASKED": True}
 ROWS = {"x": BF16, "dx": BF16}
 TABLES = {"row_token": "i32", "token_pos": "i32"}
+
+
+def norm_cases() -> Iterator[tuple[ModuleType, str, dict[str, object], dict[str, str], int]]:
+    """The residual stream's norm, a latent's, and that of the widest models."""
+    pointers = dict.fromkeys(("x", "delta", "sum", "y", "dy", "dsum", "dx"), BF16)
+    directions = (("forward", norm_triton.FORWARD_ELEMENTS), ("backward", norm_triton.BACKWARD_ELEMENTS))
+    for size, add, (direction, elements) in product((1280, 512, 7168), (False, True), directions):
+        rows, block, warps = norm_triton._tile(size, elements)
+        constants = {"ADD": add, "ROWS": rows, "BD": block}
+        yield norm_triton, f"rms_norm_{direction}", constants, pointers, warps
+
+
 KERNELS = [
     (quantize_triton, "_quantize_rows", {"BM": 8, "BK": 256}, {"x": BF16, "q": FP8}, 4),
     (quantize_triton, "_quantize_tokens", {"BK": 64}, {"x": BF16, "q": FP8}, 4),
@@ -133,8 +146,7 @@ KERNELS = [
     (quantize_triton, "_transpose_weight", {}, {"q": FP8, "t": FP8}, 4),
     (quantize_triton, "_transpose_shift", {"GATHER": True}, {"q": FP8, "t": FP8, "rows": "i32"}, 4),
     (quantize_triton, "_transpose_shift", {"GATHER": False}, {"q": FP8, "t": FP8, "rows": "i32"}, 4),
-    (norm_triton, "_forward", {"BD": 2048}, {"x": BF16, "y": BF16}, 4),
-    (norm_triton, "_backward", {"BD": 2048}, {"x": BF16, "dy": BF16, "dx": BF16}, 4),
+    *norm_cases(),
     (swiglu_triton, "_forward", {"BLOCK": 1024}, {"h": BF16, "y": BF16}, 4),
     (swiglu_triton, "_backward", {"BLOCK": 1024}, {"dy": BF16, "h": BF16, "dh": BF16}, 4),
     (

@@ -16,7 +16,7 @@ from penstock.kernels.cross_entropy import joint_cross_entropy, linear_cross_ent
 from penstock.kernels.feed_forward import expert_feed_forward, feed_forward
 from penstock.kernels.gemm import accumulate_in_place, linear
 from penstock.kernels.grouped_gemm import grouped_linear
-from penstock.kernels.norm import rms_norm
+from penstock.kernels.norm import add_rms_norm, rms_norm
 from penstock.kernels.numeric import relative_error, same_bits
 from penstock.kernels.permute import combine, permute
 from penstock.kernels.quantize import quantize_weight
@@ -49,6 +49,28 @@ def randn(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
 @pytest.mark.parametrize("size", [64, 1280, 2048, 7168, 100])
 def test_rms_norm(size: int) -> None:
     compare(lambda x, w: rms_norm(x, w, 1e-6), randn(300, size), randn(size, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("size", [64, 512, 1280, 7168, 100])
+@pytest.mark.parametrize("rows", [1, 3, 5000])
+def test_add_rms_norm(rows: int, size: int) -> None:
+    x, delta, w = randn(rows, size), randn(rows, size), randn(size, dtype=torch.float32)
+    compare(lambda x, delta, w: torch.cat(add_rms_norm(x, delta, w, 1e-6)), x, delta, w)
+    compare(lambda x, w: torch.cat(add_rms_norm(x[:, :size], None, w, 1e-6)), randn(rows, size + 64), w)
+    with registry.override("norm", "reference"):
+        expected = add_rms_norm(x, delta, w, 1e-6)
+    assert same_bits(add_rms_norm(x, delta, w, 1e-6)[0], expected[0])
+
+
+def test_the_norms_gradients_repeat() -> None:
+    x, w, up = randn(5000, 1280), randn(1280, dtype=torch.float32), randn(5000, 1280)
+    results = []
+    for _ in range(2):
+        given, weight = x.clone().requires_grad_(), w.clone().requires_grad_()
+        rms_norm(given, weight, 1e-6).backward(up)
+        results.append((given.grad, weight.grad))
+    for a, b in zip(*results, strict=True):
+        assert same_bits(a, b)
 
 
 @pytest.mark.parametrize("columns", [64, 640, 1408, 3000])

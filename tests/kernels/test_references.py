@@ -18,7 +18,7 @@ from penstock.kernels.gemm import accumulate_in_place, gemm, linear, quantized_w
 from penstock.kernels.gemm.weights import cast_weight
 from penstock.kernels.grouped_gemm import grouped_linear
 from penstock.kernels.mla import apply_rope
-from penstock.kernels.norm import rms_norm
+from penstock.kernels.norm import add_rms_norm, rms_norm
 from penstock.kernels.numeric import relative_error, same_bits
 from penstock.kernels.permute import permute
 from penstock.kernels.quantize import (
@@ -46,6 +46,7 @@ def test_gradients_are_exact() -> None:
     assert check(lambda x, w: linear(x, w, "fp32"), (leaf(2, 3, 8), leaf(5, 8)))
     assert check(lambda x, w: linear_cross_entropy(x, w, target, 4, "fp32"), (leaf(6, 8), leaf(5, 8)))
     assert check(lambda x, w: rms_norm(x, w, 1e-6), (leaf(3, 8), leaf(8)))
+    assert check(lambda x, d, w: add_rms_norm(x, d, w, 1e-6), (leaf(3, 8), leaf(3, 8), leaf(8)))
     assert check(swiglu, (leaf(3, 8),))
     for interleaved in (True, False):
         assert check(lambda x, i=interleaved: apply_rope(x, cos, sin, i), (leaf(2, 5, 6),))
