@@ -26,12 +26,26 @@ class Block(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, rows: Rows, cache: KVCache | None = None, layer: int = 0
-    ) -> tuple[Tensor, RouterLoad | None]:
-        """``[B, S, H]`` to the same, and where its gate sent the tokens, if it has one."""
-        x = x + self.self_attn(self.input_layernorm(x), rows, cache, layer)
-        h = self.post_attention_layernorm(x)
+        self, x: Tensor, delta: Tensor | None, rows: Rows, cache: KVCache | None = None, layer: int = 0
+    ) -> tuple[Tensor, Tensor, RouterLoad | None]:
+        """The residual stream ``[B, S, H]`` through the layer.
+
+        Sums are left to the norm behind them, which makes them on its way: what comes in is ``x + delta``,
+        and so is what goes out.
+
+        Parameters
+        ----------
+        delta
+            What the layer before adds to ``x``; None: nothing.
+
+        Returns
+        -------
+        x, delta, load
+            The stream, what this layer still adds to it, and where its gate sent the tokens, if it has one.
+        """
+        x, h = self.input_layernorm.add(x, delta)
+        x, h = self.post_attention_layernorm.add(x, self.self_attn(h, rows, cache, layer))
         if isinstance(self.mlp, MoE):
             y, load = self.mlp(h, rows.valid)
-            return x + y, load
-        return x + self.mlp(h), None
+            return x, y, load
+        return x, self.mlp(h), None

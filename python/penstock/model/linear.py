@@ -55,6 +55,10 @@ class RMSNorm(nn.Module):
         """``[..., size]`` to the same shape and dtype; the statistics are FP32."""
         return norm.rms_norm(x, self.weight, self.eps)
 
+    def add(self, x: Tensor, delta: Tensor | None) -> tuple[Tensor, Tensor]:
+        """``x + delta`` and its norm; with None, ``x`` and its norm."""
+        return norm.add_rms_norm(x, delta, self.weight, self.eps)
+
 
 class SwiGLU(nn.Module):
     """``down(silu(gate(x)) * up(x))``; gate and up are one weight ``[2 * width, hidden]``, gate first."""

@@ -49,5 +49,5 @@ class MTPLayer(nn.Module):
             ``[B, S, H]``, normed: ready for the head and for the next depth.
         """
         joint = torch.cat([self.enorm(embedding), self.hnorm(state)], dim=-1)
-        x, load = self.block(self.eh_proj(joint), rows)
-        return self.norm(x), load
+        x, delta, load = self.block(self.eh_proj(joint), None, rows)
+        return self.norm.add(x, delta)[1], load

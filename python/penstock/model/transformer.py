@@ -277,14 +277,14 @@ class Transformer(nn.Module):
         self, x: Tensor, rows: Rows, cache: KVCache | None
     ) -> tuple[Tensor, list[RouterLoad]]:
         new_tokens = x.shape[1]
-        loads = []
+        delta, loads = None, []
         for index, block in enumerate(self.layers):
-            x, load = block(x, rows, cache, index)
+            x, delta, load = block(x, delta, rows, cache, index)
             if load is not None:
                 loads.append(load)
         if cache is not None:
             cache.length += new_tokens
-        return self.norm(x), loads
+        return self.norm.add(x, delta)[1], loads
 
     def _counts(self, loads: list[RouterLoad]) -> Tensor:
         if not loads:
