@@ -40,6 +40,7 @@ _TABLE: dict[str, tuple[tuple[str, Capability], ...]] = {
     "grouped_wgrad": (("gluon", _HOPPER), ("triton", _ADA)),
     "grouped_mm": (("torch", _HOPPER),),
     "norm": (("triton", _ANY),),
+    "rope": (("triton", _ANY),),
     "swiglu": (("triton", _ANY),),
     "swiglu_quantize": (("triton", _ADA),),
     "router_logits": (("triton", _AMPERE),),

@@ -1,6 +1,6 @@
 """Dense products: the FP8 ops, and the linear layer made of them."""
 
-from .linear import linear
+from .linear import joint_linear, linear
 from .op import gemm, wgrad
 from .weights import accumulate_in_place, copy_to_update, mark_updated, quantized_weight, refresh_copies
 
@@ -8,6 +8,7 @@ __all__ = [
     "accumulate_in_place",
     "copy_to_update",
     "gemm",
+    "joint_linear",
     "linear",
     "mark_updated",
     "quantized_weight",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from .. import registry
 from ..arguments import check_float, check_precision, check_same, check_same_device, check_tensor
 from ..quantize import quantize_rows, quantize_tokens, transpose_shift
-from ..types import RowQ, TokQ
+from ..types import RowQ, TokQ, WeightQ
 from .matmul import PlainLinear
 from .op import OUTPUTS, gemm, wgrad
 from .weights import deliver_gradient, quantized_weight
@@ -40,15 +41,12 @@ def linear(x: Tensor, w: Tensor, precision: str = "bf16") -> Tensor:
         An argument has the wrong type or shape.
     """
     check_float("x", x)
-    check_float("w", w)
-    check_tensor("w", w, ndim=2)
-    check_same("inner dimension", "x", x.shape[-1], "w", w.shape[1])
-    check_same_device(x=x, w=w)
+    _check_weight("w", w, x)
     check_precision(precision)
     rows = x.reshape(-1, x.shape[-1])
     out: Tensor
     if precision == "fp8":
-        out = _Fp8Linear.apply(rows, w, registry.wgrad_recipe())  # type: ignore[no-untyped-call]
+        (out,) = _Fp8Linear.apply(rows, registry.wgrad_recipe(), w)  # type: ignore[no-untyped-call]
     else:
         compute = torch.bfloat16 if precision == "bf16" else torch.promote_types(x.dtype, torch.float32)
         if compute == x.dtype == w.dtype:
@@ -57,32 +55,92 @@ def linear(x: Tensor, w: Tensor, precision: str = "bf16") -> Tensor:
     return out.view(*x.shape[:-1], w.shape[0])
 
 
+def joint_linear(x: Tensor, weights: Sequence[Tensor], precision: str = "bf16") -> tuple[Tensor, ...]:
+    """``x @ w.T`` for each of ``weights``.
+
+    In FP8 the products share what is made of ``x``: one cast, and in backward one transposed copy.
+
+    Parameters
+    ----------
+    x : Tensor [..., K]
+    weights : sequence of Tensor [N, K]
+        As for ``linear``; each has an N of its own.
+    precision : {"fp32", "bf16", "fp8"}
+
+    Returns
+    -------
+    tuple of Tensors [..., N] in the dtype of ``x``, as many as weights; differentiable in all, once.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument has the wrong type or shape.
+    """
+    if precision != "fp8":
+        return tuple(linear(x, w, precision) for w in weights)
+    check_float("x", x)
+    for i, w in enumerate(weights):
+        _check_weight(f"weights[{i}]", w, x)
+    rows = x.reshape(-1, x.shape[-1])
+    products = _Fp8Linear.apply(rows, registry.wgrad_recipe(), *weights)  # type: ignore[no-untyped-call]
+    return tuple(y.view(*x.shape[:-1], y.shape[1]) for y in products)
+
+
+def _check_weight(name: str, w: Tensor, x: Tensor) -> None:
+    check_float(name, w)
+    check_tensor(name, w, ndim=2)
+    check_same("inner dimension", "x", x.shape[-1], name, w.shape[1])
+    check_same_device(**{"x": x, name: w})
+
+
 class _Fp8Linear(torch.autograd.Function):
+    """Products of one input with any number of weights."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, recipe: str) -> Tensor:
+    def forward(ctx: Any, x: Tensor, recipe: str, *weights: Tensor) -> tuple[Tensor, ...]:
         rows = quantize_rows(x)
-        ctx.weight = quantized_weight(w)
-        ctx.recipe, ctx.x_dtype = recipe, x.dtype
-        ctx.save_for_backward(w, *saved_input(x, rows, recipe))
-        return gemm(rows, ctx.weight, out_dtype=product_dtype(x)).to(x.dtype)
+        ctx.recipe, ctx.x_dtype, ctx.n_weights = recipe, x.dtype, len(weights)
+        ctx.quantized = [quantized_weight(w) for w in weights]
+        ctx.save_for_backward(*weights, *saved_input(x, rows, recipe))
+        dtype = product_dtype(x)
+        return tuple(gemm(rows, w, out_dtype=dtype).to(x.dtype) for w in ctx.quantized)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        w, *saved = ctx.saved_tensors
-        grad = grads[0].contiguous()
-        rows = quantize_rows(grad)
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx = gemm(rows, ctx.weight, transposed=True, out_dtype=product_dtype(grad)).to(ctx.x_dtype)
-        dw = None
-        if ctx.needs_input_grad[1]:
-            g, x = wgrad_operands(grad, rows, saved, ctx.recipe)
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        weights, saved = ctx.saved_tensors[: ctx.n_weights], ctx.saved_tensors[ctx.n_weights :]
+        upstream = [g.contiguous() for g in grads]
+        rows = [quantize_rows(g) for g in upstream]
+        dx = (
+            _input_gradient(rows, ctx.quantized, upstream[0], ctx.x_dtype)
+            if ctx.needs_input_grad[0]
+            else None
+        )
+        gradients: list[Tensor | None] = [None] * len(weights)
+        if any(ctx.needs_input_grad[2:]):
+            x_t = along_tokens(saved, ctx.recipe)
+            for i, w in enumerate(weights):
+                if ctx.needs_input_grad[2 + i]:
+                    gradients[i] = _weight_gradient(w, upstream[i], rows[i], x_t, ctx.recipe)
+        return dx, None, *gradients
 
-            def write(out: Tensor, accumulate: bool) -> None:
-                wgrad(g, x, out, accumulate)
 
-            dw = deliver_gradient(w, write)
-        return dx, dw, None
+def _input_gradient(rows: list[RowQ], weights: list[WeightQ], like: Tensor, dtype: torch.dtype) -> Tensor:
+    parts = [
+        gemm(a, w, transposed=True, out_dtype=product_dtype(like)) for a, w in zip(rows, weights, strict=True)
+    ]
+    total = parts[0]
+    for part in parts[1:]:
+        total += part
+    return total.to(dtype)
+
+
+def _weight_gradient(w: Tensor, grad: Tensor, rows: RowQ, x_t: RowQ | TokQ, recipe: str) -> Tensor | None:
+    g = along_tokens(saved_input(grad, rows, recipe), recipe)
+
+    def write(out: Tensor, accumulate: bool) -> None:
+        wgrad(g, x_t, out, accumulate)
+
+    return deliver_gradient(w, write)
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
@@ -91,7 +149,7 @@ def product_dtype(x: Tensor) -> torch.dtype:
 
 
 def saved_input(x: Tensor, rows: RowQ, recipe: str) -> tuple[Tensor, ...]:
-    """What backward needs of the input: its bytes (recipe shift), or itself to be cast along tokens (v3)."""
+    """What ``along_tokens`` needs of an input: its bytes (recipe shift), or itself to be cast again (v3)."""
     return (x,) if recipe == "v3" else (rows.data, rows.scale)
 
 
@@ -99,6 +157,9 @@ def wgrad_operands(
     grad: Tensor, rows: RowQ, saved: list[Tensor], recipe: str
 ) -> tuple[RowQ | TokQ, RowQ | TokQ]:
     """Gradient and input with tokens contiguous, quantised as ``recipe`` says."""
-    if recipe == "v3":
-        return quantize_tokens(grad), quantize_tokens(saved[0])
-    return transpose_shift(rows), transpose_shift(RowQ(saved[0], saved[1]))
+    return along_tokens(saved_input(grad, rows, recipe), recipe), along_tokens(saved, recipe)
+
+
+def along_tokens(saved: Sequence[Tensor], recipe: str) -> RowQ | TokQ:
+    """What ``saved_input`` gave, with tokens contiguous, quantised as ``recipe`` says."""
+    return quantize_tokens(saved[0]) if recipe == "v3" else transpose_shift(RowQ(saved[0], saved[1]))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from ..arguments import check_float
+from .. import registry
+from ..arguments import check_float, check_same_device, check_shape, check_tensor
+from . import reference
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = True) -> Tensor:
@@ -39,6 +40,53 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = True) ->
     for name, angle in (("cos", cos), ("sin", sin)):
         if angle.shape[-1] not in (half, size):
             raise ValueError(f"{name}: the last dimension must be {half} or {size}, got {angle.shape[-1]}")
-    cos, sin = cos[..., :half], sin[..., :half]
-    first, second = (x[..., 0::2], x[..., 1::2]) if interleaved else (x[..., :half], x[..., half:])
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1).to(x.dtype)
+    return reference.apply_rope(x, cos, sin, interleaved)
+
+
+def rotate_heads(
+    q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rotate the last R features of every query head, and the key that all heads share, as ``apply_rope``.
+
+    Parameters
+    ----------
+    q : Tensor [B, S, H, D + R]
+    k : Tensor [B, S, R] in the dtype of ``q``
+        Both may be slices of something wider.
+    cos, sin : Tensor [B, S, R / 2] or [B, S, R]
+        The first dimension may be 1; as for ``apply_rope``.
+    interleaved : bool
+
+    Returns
+    -------
+    q_nope : Tensor [B, S, H, D]
+        A view of what was not rotated.
+    q_rope : Tensor [B, S, H, R]
+    k_rope : Tensor [B, S, R]
+        Differentiable in ``q`` and ``k``; backward writes the gradient of ``q`` in one piece.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is no tensor of floating point, R is odd, or shapes do not fit each other.
+    """
+    check_float("q", q)
+    check_tensor("q", q, ndim=4)
+    check_tensor("k", k, ndim=3, dtype=q.dtype)
+    size = k.shape[2]
+    check_shape("k", k, (*q.shape[:2], size))
+    if size % 2 or size > q.shape[3]:
+        raise ValueError(f"k: expected an even number of features, at most {q.shape[3]}, got {size}")
+    for name, angle in (("cos", cos), ("sin", sin)):
+        check_tensor(name, angle, ndim=3)
+        if angle.shape[2] not in (size, size // 2) or angle.shape[0] not in (1, q.shape[0]):
+            raise ValueError(
+                f"{name}: expected {size // 2} or {size} angles a token, got {tuple(angle.shape)}"
+            )
+        check_shape(name, angle, (angle.shape[0], q.shape[1], cos.shape[2]))
+    check_same_device(q=q, k=k, cos=cos, sin=sin)
+    if size & (size - 1) == 0 and registry.backend("rope", q.device, q.dtype) == "triton":
+        from .rope_triton import rotate_heads as fast  # Triton is imported only where it runs
+
+        return fast(q, k, cos, sin, interleaved)
+    return reference.rotate_heads(q, k, cos, sin, interleaved)

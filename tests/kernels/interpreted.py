@@ -18,6 +18,7 @@ from penstock.kernels.attention import find_documents, latent_attention, latent_
 from penstock.kernels.cross_entropy import joint_cross_entropy
 from penstock.kernels.gemm import gemm, wgrad
 from penstock.kernels.grouped_gemm import grouped_gemm, grouped_wgrad
+from penstock.kernels.mla import rotate_heads
 from penstock.kernels.norm import add_rms_norm, rms_norm
 from penstock.kernels.numeric import relative_error, same_bits
 from penstock.kernels.permute import combine, permute, permute_rows
@@ -164,6 +165,16 @@ def attentions() -> None:
             expect("its gradient", relative_error(given, leaf.grad), 2e-6)
 
 
+def rotations() -> None:
+    q, k = torch.randn(2, 9, 3, 29), torch.randn(2, 9, 20)
+    for interleaved in (True, False):
+        for batch, wide in ((1, 8), (2, 16)):
+            cos, sin = torch.randn(batch, 9, wide), torch.randn(batch, 9, wide)
+            heads = lambda q, k: rotate_heads(q, k[..., 4:], cos, sin, interleaved)  # noqa: E731, B023
+            rotated = lambda q, k: torch.cat([t.flatten() for t in heads(q, k)])  # noqa: E731, B023
+            both("rotate_heads", ("rope",), with_gradients(rotated, q, k))
+
+
 def rest() -> None:
     norm = with_gradients(lambda x, w: rms_norm(x, w, 1e-6), torch.randn(7, 3, 100), torch.randn(100))
     both("rms_norm", ("norm",), norm)
@@ -172,6 +183,7 @@ def rest() -> None:
     both("add_rms_norm", ("norm",), with_gradients(summed, *streams))
     strided = lambda x, w: torch.cat(add_rms_norm(x[..., :100], None, w, 1e-6))  # noqa: E731
     both("rms_norm of a slice", ("norm",), with_gradients(strided, torch.randn(7, 3, 130), torch.randn(100)))
+    rotations()
     both("swiglu", ("swiglu",), with_gradients(swiglu, torch.randn(7, 3000)))
     for n_group, topk_group, normalised in ((1, 1, True), (4, 2, False), (8, 3, True)):
         arguments = (torch.rand(16) / 4, n_group, topk_group, 4, 2.5, normalised)

@@ -13,9 +13,9 @@ from penstock.kernels.adamw import adamw_step
 from penstock.kernels.attention import attention
 from penstock.kernels.cross_entropy import joint_cross_entropy, linear_cross_entropy
 from penstock.kernels.feed_forward import expert_feed_forward
-from penstock.kernels.gemm import gemm, linear, wgrad
+from penstock.kernels.gemm import gemm, joint_linear, linear, wgrad
 from penstock.kernels.grouped_gemm import grouped_gemm, grouped_linear, grouped_wgrad
-from penstock.kernels.mla import apply_rope
+from penstock.kernels.mla import apply_rope, rotate_heads
 from penstock.kernels.norm import add_rms_norm, rms_norm
 from penstock.kernels.permute import combine, permute
 from penstock.kernels.quantize import (
@@ -41,6 +41,7 @@ GATE_UP, EXPERTS_T = torch.randn(8, 32, 32), torch.randn(8, 32, 16)
 EXPERTS_Q = quantize_weight(EXPERTS)
 ROWS = torch.randn(GROUPS.n_rows, 32)
 Q4 = torch.randn(1, 4, 2, 8)
+ANGLES = torch.randn(1, 4, 8)
 INTS = torch.arange(6)
 
 
@@ -55,6 +56,9 @@ CASES: list[tuple[str, type[Exception], Callable[[], object]]] = [
     ("inner dimension", ValueError, lambda: linear(X[:, :31], W)),
     ("w", ValueError, lambda: linear(X, W[0])),
     ("precision", ValueError, lambda: linear(X, W, "fp4")),
+    (r"weights\[1\]", ValueError, lambda: joint_linear(X, (W, W[0]), "fp8")),
+    ("inner dimension", ValueError, lambda: joint_linear(X, (W, W[:, :31]), "fp8")),
+    ("precision", ValueError, lambda: joint_linear(X, (W,), "fp4")),
     ("a", TypeError, lambda: gemm(X, W_Q)),
     ("w", TypeError, lambda: gemm(X_Q, W)),
     ("inner dimension", ValueError, lambda: gemm(X_Q, W_Q, transposed=True)),
@@ -114,6 +118,10 @@ CASES: list[tuple[str, type[Exception], Callable[[], object]]] = [
     ("x", ValueError, lambda: apply_rope(X[:, :31], X, X)),
     ("cos", ValueError, lambda: apply_rope(X, X[:, :3], X)),
     ("sin", ValueError, lambda: apply_rope(X, X, X[:, :3])),
+    ("k", ValueError, lambda: rotate_heads(Q4, Q4[:, :, 0, :3], ANGLES, ANGLES)),
+    ("k", TypeError, lambda: rotate_heads(Q4, Q4[:, :, 0].double(), ANGLES, ANGLES)),
+    ("cos", ValueError, lambda: rotate_heads(Q4, Q4[:, :, 0], ANGLES[..., :3], ANGLES)),
+    ("sin", ValueError, lambda: rotate_heads(Q4, Q4[:, :, 0], ANGLES, ANGLES[:, :3])),
     ("p", ValueError, lambda: expert_feed_forward(X, torch.rand(6, 3), GATE_UP, EXPERTS_T, GROUPS, "fp8")),
     ("p", TypeError, lambda: expert_feed_forward(X, IDX, GATE_UP, EXPERTS_T, GROUPS, "fp8")),
     ("q", ValueError, lambda: attention(Q4[0], Q4, Q4, 1.0)),

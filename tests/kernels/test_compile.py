@@ -21,6 +21,7 @@ from penstock.kernels.adamw import adamw_triton  # noqa: E402
 from penstock.kernels.attention import latent_triton  # noqa: E402
 from penstock.kernels.cross_entropy import cross_entropy_triton  # noqa: E402
 from penstock.kernels.gemm import gemm_gluon, gemm_triton, launch_gluon, tiles  # noqa: E402
+from penstock.kernels.mla import rope_triton  # noqa: E402
 from penstock.kernels.norm import norm_triton  # noqa: E402
 from penstock.kernels.permute import permute_triton  # noqa: E402
 from penstock.kernels.quantize import quantize_triton  # noqa: E402
@@ -45,25 +46,7 @@ def plain_source(kernel: object, signature: dict[str, str], constants: dict[str,
 
 PRODUCTS = list(product(("dense", "rows"), ("row_block",), (False,), ("bf16", "fp32")))
 PRODUCTS += product(("dense", "tokens"), ("row_row", "block_block"), (False, True), ("fp32",))
-INTS = (
-    "M",
-    "N",
-    "K",
-    "E",
-    "D",
-    "V",
-    "S",
-    "T",
-    "H",
-    "R",
-    "M_OUT",
-    "count",
-    "rows",
-    "columns",
-    "programs",
-    "blocks",
-    "parts",
-)
+COUNTS = ("M_OUT", "count", "rows", "columns", "programs", "blocks", "parts", "angles_count")
 
 
 def spilled_bytes(ptx: str, folder: Path) -> int:
@@ -80,7 +63,8 @@ def spilled_bytes(ptx: str, folder: Path) -> int:
 def argument_type(name: str, pointers: dict[str, str], default: str) -> str:
     if name.endswith("_ptr"):
         return "*" + pointers.get(name.removesuffix("_ptr"), default)
-    return "i32" if name in INTS or "stride" in name or name.endswith("_head") else "fp32"
+    size = name in COUNTS or (len(name) == 1 and name.isupper()) or "stride" in name or name.endswith("_head")
+    return "i32" if size else "fp32"
 
 
 @pytest.mark.parametrize("rows", [256, 128])
@@ -139,6 +123,15 @@ def norm_cases() -> Iterator[tuple[ModuleType, str, dict[str, object], dict[str,
         yield norm_triton, f"rms_norm_{direction}", constants, pointers, warps
 
 
+def rope_cases() -> Iterator[tuple[ModuleType, str, dict[str, object], dict[str, str], int]]:
+    pointers = dict.fromkeys(("q", "k", "q_out", "k_out"), BF16)
+    pointers |= dict.fromkeys(("dq_nope", "dq_rope", "dk_rope", "dq", "dk"), BF16)
+    for interleaved in (False, True):
+        constants = {"INTERLEAVED": interleaved, "HALF": 32, "ROWS": rope_triton.ROWS}
+        yield rope_triton, "rope_forward", constants, pointers, 4
+        yield rope_triton, "rope_backward", constants | {"BD": 128}, pointers, 4
+
+
 KERNELS = [
     (quantize_triton, "_quantize_rows", {"BM": 8, "BK": 256}, {"x": BF16, "q": FP8}, 4),
     (quantize_triton, "_quantize_tokens", {"BK": 64}, {"x": BF16, "q": FP8}, 4),
@@ -147,6 +140,7 @@ KERNELS = [
     (quantize_triton, "_transpose_shift", {"GATHER": True}, {"q": FP8, "t": FP8, "rows": "i32"}, 4),
     (quantize_triton, "_transpose_shift", {"GATHER": False}, {"q": FP8, "t": FP8, "rows": "i32"}, 4),
     *norm_cases(),
+    *rope_cases(),
     (swiglu_triton, "_forward", {"BLOCK": 1024}, {"h": BF16, "y": BF16}, 4),
     (swiglu_triton, "_backward", {"BLOCK": 1024}, {"dy": BF16, "h": BF16, "dh": BF16}, 4),
     (

@@ -16,6 +16,7 @@ from penstock.kernels.cross_entropy import joint_cross_entropy, linear_cross_ent
 from penstock.kernels.feed_forward import expert_feed_forward, feed_forward
 from penstock.kernels.gemm import accumulate_in_place, linear
 from penstock.kernels.grouped_gemm import grouped_linear
+from penstock.kernels.mla import rotate_heads
 from penstock.kernels.norm import add_rms_norm, rms_norm
 from penstock.kernels.numeric import relative_error, same_bits
 from penstock.kernels.permute import combine, permute
@@ -71,6 +72,18 @@ def test_the_norms_gradients_repeat() -> None:
         results.append((given.grad, weight.grad))
     for a, b in zip(*results, strict=True):
         assert same_bits(a, b)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_rotate_heads(rows: int, interleaved: bool) -> None:
+    cos, sin = (randn(rows, 700, 64, dtype=torch.float32) for _ in range(2))
+
+    def rotated(q: Tensor, k: Tensor) -> Tensor:
+        parts = rotate_heads(q, k[..., 512:], cos, sin, interleaved)
+        return torch.cat([t.flatten() for t in parts])
+
+    compare(rotated, randn(2, 700, 10, 192), randn(2, 700, 576))
 
 
 @pytest.mark.parametrize("columns", [64, 640, 1408, 3000])

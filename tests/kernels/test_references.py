@@ -14,10 +14,18 @@ from penstock.kernels.adamw import adamw_step
 from penstock.kernels.attention import attention
 from penstock.kernels.cross_entropy import joint_cross_entropy, linear_cross_entropy
 from penstock.kernels.feed_forward import expert_feed_forward, feed_forward
-from penstock.kernels.gemm import accumulate_in_place, gemm, linear, quantized_weight, refresh_copies, wgrad
+from penstock.kernels.gemm import (
+    accumulate_in_place,
+    gemm,
+    joint_linear,
+    linear,
+    quantized_weight,
+    refresh_copies,
+    wgrad,
+)
 from penstock.kernels.gemm.weights import cast_weight
 from penstock.kernels.grouped_gemm import grouped_linear
-from penstock.kernels.mla import apply_rope
+from penstock.kernels.mla import apply_rope, rotate_heads
 from penstock.kernels.norm import add_rms_norm, rms_norm
 from penstock.kernels.numeric import relative_error, same_bits
 from penstock.kernels.permute import permute
@@ -50,6 +58,8 @@ def test_gradients_are_exact() -> None:
     assert check(swiglu, (leaf(3, 8),))
     for interleaved in (True, False):
         assert check(lambda x, i=interleaved: apply_rope(x, cos, sin, i), (leaf(2, 5, 6),))
+        heads = lambda q, k, i=interleaved: rotate_heads(q, k, cos[None], sin[None], i)  # noqa: E731
+        assert check(heads, (leaf(2, 5, 3, 10), leaf(2, 5, 6)))
     for ids in (None, doc_ids):
         inputs = (leaf(2, 5, 3, 6), leaf(2, 5, 3, 6), leaf(2, 5, 3, 4))
         assert check(lambda q, k, v, d=ids: attention(q, k, v, 0.4, d), inputs)
@@ -72,6 +82,12 @@ def test_norm_rope_and_attention_equal_those_of_transformers() -> None:
         wide = (cos[:, None], sin[:, None])
         assert torch.allclose(apply_rope(q, *wide, interleaved), q_expected, atol=1e-6)
         assert torch.allclose(apply_rope(k, *wide, interleaved), k_expected, atol=1e-6)
+        nope = torch.randn(2, 9, 4, 5)
+        q_whole, k_whole = torch.cat((nope, q.transpose(1, 2)), -1), k[:, 0]
+        parts = rotate_heads(q_whole, k_whole, cos, sin, interleaved)
+        assert torch.equal(parts[0], nope)
+        assert torch.allclose(parts[1].transpose(1, 2), q_expected, atol=1e-6)
+        assert torch.allclose(parts[2][:, None], k_expected, atol=1e-6)
         assert torch.equal(
             apply_rope(q, *(t[..., :8] for t in wide), interleaved), apply_rope(q, *wide, interleaved)
         )
@@ -242,6 +258,27 @@ def test_a_weight_is_quantised_once_for_each_of_its_versions() -> None:
     assert quantized_weight(copy.deepcopy(w)) is not quantized_weight(w)
     w.data = torch.randn(256, 128)
     assert quantized_weight(w).data.shape == (256, 128)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp8"])
+@pytest.mark.parametrize("recipe", ["v3", "shift"])
+def test_a_joint_product_is_that_of_each_weight(
+    precision: str, recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENSTOCK_FP8_RECIPE", recipe)
+    x, first, second = leaf(2, 40, 128, dtype=torch.float32), torch.randn(96, 128), torch.randn(64, 128)
+    joint, alone = ([w.clone().requires_grad_() for w in (first, second)] for _ in range(2))
+    accumulate_in_place([joint[1]])
+    found = joint_linear(x, joint, precision)
+    expected = tuple(linear(x, w, precision) for w in alone)
+    ups = [torch.randn_like(y) for y in expected]
+    torch.autograd.backward(found, ups)
+    dx, x.grad = x.grad, None
+    torch.autograd.backward(expected, ups)
+    for a, b in zip((*found, dx), (*expected, x.grad), strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(joint, alone, strict=True):
+        assert relative_error(a.grad, b.grad) < 1e-6
 
 
 def test_copies_of_a_changed_weight_are_refreshed_where_they_lie() -> None:

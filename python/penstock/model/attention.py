@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from penstock.config import ModelConfig
-from penstock.kernels import attention, mla
+from penstock.kernels import attention, gemm, mla
 from penstock.model.cache import KVCache
 from penstock.model.linear import Linear, Precision, RMSNorm
 from penstock.model.rope import softmax_scale
@@ -68,8 +68,7 @@ class Attention(nn.Module):
         Tensor
             ``[B, S, H]``, to be added to the residual stream.
         """
-        q_nope, q_rope = self._queries(x, rows)
-        latent, rope_key = self._latents(x, rows)
+        q_nope, q_rope, latent, rope_key = self._heads(x, rows)
         if cache is not None and cache.length > 0:
             mixed = self._attend_latents(q_nope, q_rope, *cache.append(layer, latent, rope_key))
         else:
@@ -80,22 +79,19 @@ class Attention(nn.Module):
         out: Tensor = self.o_proj(mixed.flatten(2))
         return out
 
-    def _queries(self, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-        """``[B, S, heads, qk_nope_head_dim]`` and the rotated ``[B, S, heads, qk_rope_head_dim]``."""
+    def _heads(self, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Queries ``[B, S, heads, qk_nope_head_dim]`` and ``[B, S, heads, qk_rope_head_dim]``, and what keys
+        and values are made of: the normed ``[B, S, kv_lora_rank]`` and ``[B, S, qk_rope_head_dim]``.
+        """
         c = self.config
-        q = self.q_proj(x) if c.q_lora_rank is None else self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
-        q = q.unflatten(-1, (c.num_attention_heads, c.qk_head_dim))
-        q_nope, q_rope = q.split([c.qk_nope_head_dim, c.qk_rope_head_dim], dim=-1)
-        return q_nope, self._rotate(q_rope, rows)
-
-    def _latents(self, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-        """The normed ``[B, S, kv_lora_rank]`` and the rotated ``[B, S, qk_rope_head_dim]``."""
-        c = self.config
-        latent, rope_key = self.kv_a_proj_with_mqa(x).split([c.kv_lora_rank, c.qk_rope_head_dim], dim=-1)
-        return self.kv_a_layernorm(latent), self._rotate(rope_key[:, :, None], rows)[:, :, 0]
-
-    def _rotate(self, x: Tensor, rows: Rows) -> Tensor:
-        return mla.apply_rope(x, rows.cos[:, :, None], rows.sin[:, :, None], self.config.rope_interleave)
+        first, kv_a = self.q_proj if c.q_lora_rank is None else self.q_a_proj, self.kv_a_proj_with_mqa
+        q, joint = gemm.joint_linear(x, (first.weight, kv_a.weight), kv_a.precision)
+        if c.q_lora_rank is not None:
+            q = self.q_b_proj(self.q_a_layernorm(q))
+        q = q.view(*q.shape[:-1], c.num_attention_heads, c.qk_head_dim)
+        latent, rope_key = joint[..., : c.kv_lora_rank], joint[..., c.kv_lora_rank :]
+        q_nope, q_rope, rope_key = mla.rotate_heads(q, rope_key, rows.cos, rows.sin, c.rope_interleave)
+        return q_nope, q_rope, self.kv_a_layernorm(latent), rope_key
 
     def _attend_latents(self, q_nope: Tensor, q_rope: Tensor, latents: Tensor, rope_keys: Tensor) -> Tensor:
         """The same attention of the last tokens over all, with kv_b moved to the queries' side.
