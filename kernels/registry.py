@@ -39,6 +39,7 @@ _TABLE: dict[str, tuple[tuple[str, Capability], ...]] = {
     "grouped_gemm": (("gluon", _HOPPER), ("triton", _ADA)),
     "grouped_wgrad": (("gluon", _HOPPER), ("triton", _ADA)),
     "grouped_mm": (("torch", _HOPPER),),
+    "embedding": (("triton", _ANY),),
     "norm": (("triton", _ANY),),
     "rope": (("triton", _ANY),),
     "swiglu": (("triton", _ANY),),

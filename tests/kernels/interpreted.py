@@ -16,6 +16,7 @@ from penstock.kernels import quantize, registry
 from penstock.kernels.adamw import adamw_step
 from penstock.kernels.attention import find_documents, latent_attention, latent_triton
 from penstock.kernels.cross_entropy import joint_cross_entropy
+from penstock.kernels.embedding import embedding
 from penstock.kernels.gemm import gemm, wgrad
 from penstock.kernels.grouped_gemm import grouped_gemm, grouped_wgrad
 from penstock.kernels.mla import rotate_heads
@@ -184,6 +185,12 @@ def rest() -> None:
     strided = lambda x, w: torch.cat(add_rms_norm(x[..., :100], None, w, 1e-6))  # noqa: E731
     both("rms_norm of a slice", ("norm",), with_gradients(strided, torch.randn(7, 3, 130), torch.randn(100)))
     rotations()
+    for tokens in (torch.randint(0, 60, (2, 45)), torch.tensor([7] * 100 + [0, 59])):
+        table = torch.randn(60, 300)
+        rows = with_gradients(lambda w: embedding(tokens, w, torch.float32), table)  # noqa: B023
+        both("embedding", ("embedding",), rows)
+    with registry.override("embedding", "triton"):
+        assert embedding(torch.tensor([-1, 60]), table, torch.float32).isnan().all()
     both("swiglu", ("swiglu",), with_gradients(swiglu, torch.randn(7, 3000)))
     for n_group, topk_group, normalised in ((1, 1, True), (4, 2, False), (8, 3, True)):
         arguments = (torch.rand(16) / 4, n_group, topk_group, 4, 2.5, normalised)

@@ -12,6 +12,7 @@ from penstock.kernels import registry
 from penstock.kernels.adamw import adamw_step
 from penstock.kernels.attention import attention
 from penstock.kernels.cross_entropy import joint_cross_entropy, linear_cross_entropy
+from penstock.kernels.embedding import embedding
 from penstock.kernels.feed_forward import expert_feed_forward
 from penstock.kernels.gemm import gemm, joint_linear, linear, wgrad
 from penstock.kernels.grouped_gemm import grouped_gemm, grouped_linear, grouped_wgrad
@@ -110,6 +111,9 @@ CASES: list[tuple[str, type[Exception], Callable[[], object]]] = [
     ("x", ValueError, lambda: permute(X[:5], GROUPS)),
     ("y", ValueError, lambda: combine(ROWS[:-1], torch.rand(6, 2), GROUPS)),
     ("p", ValueError, lambda: combine(ROWS, torch.rand(6, 3), GROUPS)),
+    ("tokens", TypeError, lambda: embedding(X, W, torch.float32)),
+    ("weight", ValueError, lambda: embedding(INTS, W[0], torch.float32)),
+    ("weight", TypeError, lambda: embedding(INTS, INTS, torch.float32)),
     ("x", TypeError, lambda: rms_norm(INTS, BIAS, 1e-6)),
     ("w", ValueError, lambda: rms_norm(X, BIAS, 1e-6)),
     ("delta", TypeError, lambda: add_rms_norm(X, INTS, X[0], 1e-6)),

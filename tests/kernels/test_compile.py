@@ -20,6 +20,7 @@ from triton.experimental.gluon._runtime import GluonASTSource  # noqa: E402
 from penstock.kernels.adamw import adamw_triton  # noqa: E402
 from penstock.kernels.attention import latent_triton  # noqa: E402
 from penstock.kernels.cross_entropy import cross_entropy_triton  # noqa: E402
+from penstock.kernels.embedding import embedding_triton  # noqa: E402
 from penstock.kernels.gemm import gemm_gluon, gemm_triton, launch_gluon, tiles  # noqa: E402
 from penstock.kernels.mla import rope_triton  # noqa: E402
 from penstock.kernels.norm import norm_triton  # noqa: E402
@@ -141,6 +142,14 @@ KERNELS = [
     (quantize_triton, "_transpose_shift", {"GATHER": False}, {"q": FP8, "t": FP8, "rows": "i32"}, 4),
     *norm_cases(),
     *rope_cases(),
+    (embedding_triton, "embedding_gather", {"BT": 4, "BD": 512}, {"tokens": "i64", "out": BF16}, 4),
+    (
+        embedding_triton,
+        "embedding_gradient",
+        {"BT": 16, "BD": 256},
+        {"tokens": "i64", "order": "i64", "grad": BF16},
+        4,
+    ),
     (swiglu_triton, "_forward", {"BLOCK": 1024}, {"h": BF16, "y": BF16}, 4),
     (swiglu_triton, "_backward", {"BLOCK": 1024}, {"dy": BF16, "h": BF16, "dh": BF16}, 4),
     (

@@ -13,6 +13,7 @@ from penstock.kernels import registry
 from penstock.kernels.adamw import adamw_step
 from penstock.kernels.attention import attention, find_documents, latent_attention
 from penstock.kernels.cross_entropy import joint_cross_entropy, linear_cross_entropy
+from penstock.kernels.embedding import embedding
 from penstock.kernels.feed_forward import expert_feed_forward, feed_forward
 from penstock.kernels.gemm import accumulate_in_place, linear
 from penstock.kernels.grouped_gemm import grouped_linear
@@ -84,6 +85,40 @@ def test_rotate_heads(rows: int, interleaved: bool) -> None:
         return torch.cat([t.flatten() for t in parts])
 
     compare(rotated, randn(2, 700, 10, 192), randn(2, 700, 576))
+
+
+def test_embedding() -> None:
+    tokens = torch.randint(0, 5000, (2, 4096), device="cuda") ** 2 // 5000
+    tokens[0, :2000] = 17
+    w, up = randn(5000, 1280, dtype=torch.float32), randn(2, 4096, 1280)
+    results = []
+    for backend in ("reference", "triton", "triton"):
+        fused = w.clone().requires_grad_()
+        accumulate_in_place([fused])
+        with registry.override("embedding", backend):
+            for _ in range(2):
+                y = embedding(tokens, fused, torch.bfloat16)
+                y.backward(up)
+        results.append((y, fused.grad))
+    assert same_bits(results[0][0], results[1][0])
+    assert relative_error(results[1][1], results[0][1]) < 1e-6
+    assert same_bits(results[1][1], results[2][1])
+
+
+def test_gradients_of_embeddings_are_recorded() -> None:
+    tokens, up = torch.randint(0, 500, (9000,), device="cuda"), randn(9000, 256)
+    w = randn(500, 256, dtype=torch.float32).requires_grad_()
+    accumulate_in_place([w])
+    embedding(tokens, w, torch.bfloat16).backward(up)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        embedding(tokens, w, torch.bfloat16).backward(up)
+    tokens.copy_(torch.randint(0, 500, (9000,), device="cuda"))
+    w.grad.zero_()
+    graph.replay()
+    expected = torch.zeros_like(w).index_add_(0, tokens, up.float())
+    assert relative_error(w.grad, expected) < 1e-6
 
 
 @pytest.mark.parametrize("columns", [64, 640, 1408, 3000])

@@ -13,6 +13,7 @@ from penstock.kernels import registry
 from penstock.kernels.adamw import adamw_step
 from penstock.kernels.attention import attention
 from penstock.kernels.cross_entropy import joint_cross_entropy, linear_cross_entropy
+from penstock.kernels.embedding import embedding
 from penstock.kernels.feed_forward import expert_feed_forward, feed_forward
 from penstock.kernels.gemm import (
     accumulate_in_place,
@@ -56,6 +57,7 @@ def test_gradients_are_exact() -> None:
     assert check(lambda x, w: rms_norm(x, w, 1e-6), (leaf(3, 8), leaf(8)))
     assert check(lambda x, d, w: add_rms_norm(x, d, w, 1e-6), (leaf(3, 8), leaf(3, 8), leaf(8)))
     assert check(swiglu, (leaf(3, 8),))
+    assert check(lambda w: embedding(torch.tensor([[3, 0], [3, 3]]), w, DOUBLE), (leaf(5, 4),))
     for interleaved in (True, False):
         assert check(lambda x, i=interleaved: apply_rope(x, cos, sin, i), (leaf(2, 5, 6),))
         heads = lambda q, k, i=interleaved: rotate_heads(q, k, cos[None], sin[None], i)  # noqa: E731
@@ -305,6 +307,12 @@ def test_gradients_accumulate_in_place_when_asked_to(precision: str) -> None:
     address = fused.grad.data_ptr()
     linear(x, fused, precision).sum().backward()
     assert fused.grad.data_ptr() == address
+    tokens = torch.randint(0, 96, (2, 32))
+    for w in (plain, fused):
+        w.grad = None
+        for _ in range(2):
+            embedding(tokens, w, torch.bfloat16).square().sum().backward()
+    assert relative_error(fused.grad, plain.grad) < 1e-6
     target = torch.randint(0, 96, (64,))
     for w in (plain, fused):
         w.grad = None

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from penstock.config import ModelConfig
 from penstock.errors import ConfigError, DataError
-from penstock.kernels import attention, cross_entropy, gemm
+from penstock.kernels import attention, cross_entropy, embedding, gemm
 from penstock.model.attention import Rows
 from penstock.model.block import Block
 from penstock.model.cache import KVCache
@@ -260,7 +259,7 @@ class Transformer(nn.Module):
             gate.e_score_correction_bias += step
 
     def _embed(self, tokens: Tensor) -> Tensor:
-        return F.embedding(tokens, self.embed_tokens.weight).to(self.dtype)
+        return embedding.embedding(tokens, self.embed_tokens.weight, self.dtype)
 
     def _rows(
         self, tokens: Tensor, positions: Tensor | None, doc_ids: Tensor | None, cache: KVCache | None

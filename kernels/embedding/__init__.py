@@ -1,0 +1,5 @@
+"""Token embeddings."""
+
+from .op import embedding
+
+__all__ = ["embedding"]
