@@ -48,9 +48,8 @@ def feed_forward(x: Tensor, gate_up: Tensor, down: Tensor, precision: str = "bf1
 class _Fp8FeedForward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-        rows, dtype = quantize_rows(x), product_dtype(x)
-        h = gemm(rows, quantized_weight(gate_up), out_dtype=dtype)
-        out = gemm(swiglu_quantize(h), quantized_weight(down), out_dtype=dtype)
+        rows = quantize_rows(x)
+        h, out = forward(rows, gate_up, down, product_dtype(x))
         ctx.save_for_backward(rows.data, rows.scale, h, gate_up, down)
         ctx.x_dtype = x.dtype
         return out.to(x.dtype)
@@ -59,12 +58,25 @@ class _Fp8FeedForward(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         data, scale, h, gate_up, down = ctx.saved_tensors
         grad = quantize_rows(grads[0].contiguous())
-        ds = gemm(grad, quantized_weight(down), transposed=True, out_dtype=h.dtype)
-        back = swiglu_backward_quantize(ds, h)
-        dx = gemm(back.dh, quantized_weight(gate_up), transposed=True, out_dtype=h.dtype)
-        d_down = _gradient(down, transpose_shift(grad), back.s_t)
-        d_gate_up = _gradient(gate_up, back.dh_t, transpose_shift(RowQ(data, scale)))
+        dx, d_gate_up, d_down = backward(grad, RowQ(data, scale), h, gate_up, down)
         return dx.to(ctx.x_dtype), d_gate_up, d_down
+
+
+def forward(x: RowQ, gate_up: Tensor, down: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """What backward needs, [T, 2 * I], and the result [T, D], both in ``dtype``."""
+    h = gemm(x, quantized_weight(gate_up), out_dtype=dtype)
+    return h, gemm(swiglu_quantize(h), quantized_weight(down), out_dtype=dtype)
+
+
+def backward(
+    grad: RowQ, x: RowQ, h: Tensor, gate_up: Tensor, down: Tensor
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Gradients of ``x``, ``gate_up`` and ``down``; None for a weight whose ``.grad`` has it already."""
+    ds = gemm(grad, quantized_weight(down), transposed=True, out_dtype=h.dtype)
+    back = swiglu_backward_quantize(ds, h)
+    dx = gemm(back.dh, quantized_weight(gate_up), transposed=True, out_dtype=h.dtype)
+    d_down = _gradient(down, transpose_shift(grad), back.s_t)
+    return dx, _gradient(gate_up, back.dh_t, transpose_shift(x)), d_down
 
 
 def _gradient(w: Tensor, g: TokQ, x: TokQ) -> Tensor | None:

@@ -19,10 +19,17 @@ from ..permute.reference import row_weights
 from ..quantize import quantize_rows, transpose_shift
 from ..swiglu import swiglu, swiglu_backward_quantize, swiglu_quantize
 from ..types import Groups, RowQ, TokQ
+from . import dense
 
 
 def expert_feed_forward(
-    x: Tensor, p: Tensor, gate_up: Tensor, down: Tensor, groups: Groups, precision: str = "bf16"
+    x: Tensor,
+    p: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    groups: Groups,
+    precision: str = "bf16",
+    shared: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Each token through the experts it chose, their outputs summed with the weights ``p``.
 
@@ -39,11 +46,14 @@ def expert_feed_forward(
     precision : {"fp32", "bf16", "fp8"}
         As for ``grouped_gemm.grouped_linear``. In FP8 with recipe ``shift`` a token is quantised once, its
         bytes are copied to its experts, and a weight of a choice enters backward inside SwiGLU.
+    shared : pair of Tensors, optional
+        ``gate_up`` [2 * J, D] and ``down`` [D, J] of a layer that every token goes through as well: its
+        output is added. It shares the casts of ``x`` and of the gradient.
 
     Returns
     -------
-    Tensor [T, D] in the dtype of ``x``; zero for tokens that are not routed; differentiable in all but
-    ``groups``, once.
+    Tensor [T, D] in the dtype of ``x``; differentiable in all but ``groups``, once. Tokens that are not
+    routed get what ``shared`` gives them, or zero.
 
     Raises
     ------
@@ -54,37 +64,42 @@ def expert_feed_forward(
     check_shape("p", p, groups.token_pos.shape)
     check_same_device(x=x, p=p, groups=groups.offsets)
     if precision == "fp8" and registry.wgrad_recipe() == "shift":
-        out: Tensor = _Fp8Experts.apply(x, p, gate_up, down, groups)  # type: ignore[no-untyped-call]
+        weights = (gate_up, down, *(shared or ()))
+        out: Tensor = _Fp8Experts.apply(x, p, groups, *weights)  # type: ignore[no-untyped-call]
         return out
     h = grouped_linear(permute(x, groups), gate_up, groups, precision)
-    return combine(grouped_linear(swiglu(h), down, groups, precision), p, groups)
+    y = combine(grouped_linear(swiglu(h), down, groups, precision), p, groups)
+    return y if shared is None else y + dense.feed_forward(x, *shared, precision)
 
 
 class _Fp8Experts(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, p: Tensor, gate_up: Tensor, down: Tensor, groups: Groups) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, p: Tensor, groups: Groups, gate_up: Tensor, down: Tensor, *shared: Tensor
+    ) -> Tensor:
         rows, dtype = quantize_rows(x), product_dtype(x)
         h = grouped_gemm(permute_rows(rows, groups), quantized_weight(gate_up), groups, out_dtype=dtype)
         y = grouped_gemm(swiglu_quantize(h), quantized_weight(down), groups, out_dtype=dtype)
-        ctx.save_for_backward(rows.data, rows.scale, h, p, gate_up, down)
+        shared_h, shared_y = dense.forward(rows, shared[0], shared[1], dtype) if shared else (None, None)
+        ctx.save_for_backward(rows.data, rows.scale, p, h, gate_up, down, shared_h, *shared)
         ctx.groups, ctx.x_dtype = groups, x.dtype
-        return gather_sum(y, p, groups).to(x.dtype)
+        return gather_sum(y, p, groups, shared_y).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        data, scale, h, p, gate_up, down = ctx.saved_tensors
+        data, scale, p, h, gate_up, down, shared_h, *shared = ctx.saved_tensors
         groups: Groups = ctx.groups
-        grad = quantize_rows(grads[0].contiguous())
+        rows, grad = RowQ(data, scale), quantize_rows(grads[0].contiguous())
         ds = grouped_gemm(
             permute_rows(grad, groups), quantized_weight(down), groups, transposed=True, out_dtype=h.dtype
         )
         back = swiglu_backward_quantize(ds, h, row_weights(p, groups))
         dx = grouped_gemm(back.dh, quantized_weight(gate_up), groups, transposed=True, out_dtype=h.dtype)
-        x_t = transpose_shift(RowQ(data, scale), groups.row_token)
         d_down = _gradient(down, transpose_shift(grad, groups.row_token), back.s_t, groups)
-        d_gate_up = _gradient(gate_up, back.dh_t, x_t, groups)
-        dx = gather_sum(dx, None, groups).to(ctx.x_dtype)
-        return dx, _of_choices(back.dp, groups).to(p.dtype), d_gate_up, d_down, None
+        d_gate_up = _gradient(gate_up, back.dh_t, transpose_shift(rows, groups.row_token), groups)
+        shared_dx, *d_shared = dense.backward(grad, rows, shared_h, *shared) if shared else (None,)
+        dx = gather_sum(dx, None, groups, shared_dx).to(ctx.x_dtype)
+        return dx, _of_choices(back.dp, groups).to(p.dtype), None, d_gate_up, d_down, *d_shared
 
 
 def _of_choices(rows: Tensor, groups: Groups) -> Tensor:

@@ -92,9 +92,9 @@ def combine(y: Tensor, p: Tensor, groups: Groups) -> Tensor:
     return out
 
 
-def gather_sum(y: Tensor, weight: Tensor | None, groups: Groups) -> Tensor:
-    """[R_max, D] -> [T, D]: ``combine`` for functions that have a backward pass of their own."""
-    return _implementation(y).gather_sum(y, weight, groups)  # type: ignore[no-any-return]
+def gather_sum(y: Tensor, weight: Tensor | None, groups: Groups, extra: Tensor | None = None) -> Tensor:
+    """[R_max, D] -> [T, D]: ``combine``, plus ``extra``, for functions with a backward pass of their own."""
+    return _implementation(y).gather_sum(y, weight, groups, extra)  # type: ignore[no-any-return]
 
 
 def _implementation(like: Tensor) -> ModuleType:

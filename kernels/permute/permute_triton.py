@@ -33,12 +33,15 @@ def _gather(x_ptr, weight_ptr, row_token_ptr, out_ptr, D, WEIGHTED: tl.constexpr
 
 @triton.jit
 def _gather_sum(
-    y_ptr, weight_ptr, token_pos_ptr, out_ptr, D, WEIGHTED: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr
-):
-    """out[t] = sum over choices of y[token_pos[t, i]] (times weight[t, i])."""
+    y_ptr, weight_ptr, token_pos_ptr, extra_ptr, out_ptr, D,
+    WEIGHTED: tl.constexpr, EXTRA: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """out[t] = sum over choices of y[token_pos[t, i]] (times weight[t, i]) (plus extra[t])."""
     token = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), tl.float32)
+    if EXTRA:
+        total += tl.load(extra_ptr + token * D + d, mask=d < D, other=0.0).to(tl.float32)
     for i in range(K):
         row = tl.load(token_pos_ptr + token * K + i).to(tl.int64)
         y = tl.load(y_ptr + row * D + d, mask=(row >= 0) & (d < D), other=0.0).to(tl.float32)
@@ -99,7 +102,7 @@ def gather_quantized(a: RowQ, groups: Groups) -> RowQ:
     return RowQ(data, scale)
 
 
-def gather_sum(y: Tensor, weight: Tensor | None, groups: Groups) -> Tensor:
+def gather_sum(y: Tensor, weight: Tensor | None, groups: Groups, extra: Tensor | None = None) -> Tensor:
     """See ``reference.gather_sum``."""
     y = y.contiguous()
     tokens, k = groups.token_pos.shape
@@ -107,8 +110,11 @@ def gather_sum(y: Tensor, weight: Tensor | None, groups: Groups) -> Tensor:
     if out.numel():
         factors = groups.token_pos if weight is None else weight.contiguous()
         grid = (tokens, triton.cdiv(y.shape[1], BLOCK_COLUMNS))
-        arguments = (y, factors, groups.token_pos, out, y.shape[1])
-        _gather_sum[grid](*arguments, WEIGHTED=weight is not None, K=k, BLOCK=BLOCK_COLUMNS)
+        added = y if extra is None else extra.contiguous()
+        _gather_sum[grid](
+            y, factors, groups.token_pos, added, out, y.shape[1],
+            WEIGHTED=weight is not None, EXTRA=extra is not None, K=k, BLOCK=BLOCK_COLUMNS,
+        )  # fmt: skip
     return out
 
 

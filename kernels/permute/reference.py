@@ -36,14 +36,15 @@ def row_weights(weight: Tensor, groups: Groups) -> Tensor:
     return out[:-1]
 
 
-def gather_sum(y: Tensor, weight: Tensor | None, groups: Groups) -> Tensor:
-    """[R_max, D] -> [T, D]: the (weighted) sum of each token's rows, added in float32 or wider."""
+def gather_sum(y: Tensor, weight: Tensor | None, groups: Groups, extra: Tensor | None = None) -> Tensor:
+    """[R_max, D] -> [T, D]: the (weighted) sum of each token's rows, and ``extra``, in float32 or wider."""
     wide = torch.promote_types(y.dtype, torch.float32)
     position = groups.token_pos.long()
     rows = torch.where(position[..., None] >= 0, y[position.clamp_min(0)].to(wide), 0)
     if weight is not None:
         rows = rows * weight[..., None].to(wide)
-    return rows.sum(1).to(y.dtype)
+    total = rows.sum(1)
+    return (total if extra is None else total + extra).to(y.dtype)
 
 
 def spread_rows(grad: Tensor, weight: Tensor, groups: Groups) -> Tensor:

@@ -23,6 +23,7 @@ from penstock.kernels.mla import rotate_heads
 from penstock.kernels.norm import add_rms_norm, rms_norm
 from penstock.kernels.numeric import relative_error, same_bits
 from penstock.kernels.permute import combine, permute, permute_rows
+from penstock.kernels.permute.op import gather_sum
 from penstock.kernels.quantize import dequantize, quantize_triton, quantize_weight
 from penstock.kernels.quantize.reference import (
     quantize_rows,
@@ -224,6 +225,8 @@ def rest() -> None:
         lambda y, p: combine(y, p, groups), torch.randn(groups.n_rows, 1100), torch.rand(20, 3)
     )
     both("combine", ("permute",), moved)
+    y, extra = torch.randn(groups.n_rows, 1100), torch.randn(20, 1100)
+    both("gather_sum", ("permute",), lambda: gather_sum(y, None, groups, extra))
     target = torch.randint(0, 5000, (20,))
     target[3] = -100
     states, matrix = (torch.randn(20, 16), torch.randn(20, 16)), torch.randn(20000, 16)

@@ -206,8 +206,8 @@ KERNELS = [
     (
         permute_triton,
         "_gather_sum",
-        {"WEIGHTED": True, "K": 6, "BLOCK": 1024},
-        {"y": BF16, "out": BF16, "token_pos": "i32"},
+        {"WEIGHTED": True, "EXTRA": True, "K": 6, "BLOCK": 1024},
+        {"y": BF16, "extra": BF16, "out": BF16, "token_pos": "i32"},
         4,
     ),
     (permute_triton, "_row_dots", {"BLOCK": 1024}, {"grad": BF16, "y": BF16, **TABLES}, 4),

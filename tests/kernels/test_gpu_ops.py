@@ -331,20 +331,23 @@ def test_fp8_feed_forward_agrees_with_its_reference(experts: bool, monkeypatch: 
         randn(300, 2, dtype=torch.float32).abs(),
         randn(*stack, 512, 256, dtype=torch.float32) / 16,
         randn(*stack, 256, 256, dtype=torch.float32) / 16,
+        randn(768, 256, dtype=torch.float32) / 16,
+        randn(256, 384, dtype=torch.float32) / 16,
     )
     up, results = randn(300, 256), []
     ops = ("gemm", "wgrad", "grouped_gemm", "grouped_wgrad", "swiglu_quantize", "permute")
     for backend in ("reference", None):
-        x, p, gate_up, down = (t.clone().requires_grad_() for t in given)
+        x, p, gate_up, down, *shared = (t.clone().requires_grad_() for t in given)
         with ExitStack() as overrides:
             for op in ops if backend else ():
                 overrides.enter_context(registry.override(op, backend))
             if experts:
-                y = expert_feed_forward(x, p, gate_up, down, groups, "fp8")
+                y = expert_feed_forward(x, p, gate_up, down, groups, "fp8", tuple(shared))
             else:
                 y = feed_forward(x, gate_up, down, "fp8") * p.sum(1, keepdim=True).to(x.dtype)
+                y = y + feed_forward(x, *shared, "fp8")
             y.backward(up)
-        results.append((y, x.grad, p.grad, gate_up.grad, down.grad))
+        results.append((y, x.grad, p.grad, gate_up.grad, down.grad, *(w.grad for w in shared)))
     for a, b in zip(*results, strict=True):
         assert relative_error(b, a) < 8e-3
 

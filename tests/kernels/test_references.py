@@ -245,6 +245,25 @@ def test_fp8_feed_forward_errs_as_its_roundings_do(experts: bool, monkeypatch: p
         assert shift == pytest.approx(v3, rel=0.03)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp8"])
+def test_a_shared_layer_beside_the_experts_is_added(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_FP8_RECIPE", "shift")
+    groups = route_tables(torch.randint(0, 6, (300, 2)).int(), 6, torch.rand(300) > 0.1)
+    shapes = ((300, 128), (300, 2), (6, 256, 128), (6, 128, 128), (512, 128), (128, 256))
+    given, up, results = [torch.randn(shape) / 8 for shape in shapes], torch.randn(300, 128), []
+    for together in (True, False):
+        x, p, gate_up, down, *shared = leaves = [t.clone().requires_grad_() for t in given]
+        if together:
+            y = expert_feed_forward(x, p, gate_up, down, groups, precision, tuple(shared))
+        else:
+            y = expert_feed_forward(x, p, gate_up, down, groups, precision)
+            y = y + feed_forward(x, *shared, precision)
+        y.backward(up)
+        results.append((y, *(t.grad for t in leaves)))
+    for a, b in zip(*results, strict=True):
+        assert relative_error(a, b) < 1e-6
+
+
 def test_a_weight_is_quantised_once_for_each_of_its_versions() -> None:
     w = torch.nn.Parameter(torch.randn(128, 128))
     first = quantized_weight(w)

@@ -72,9 +72,14 @@ class Experts(nn.Module):
         self.gate_up = nn.Parameter(torch.empty(count, 2 * width, hidden))
         self.down = nn.Parameter(torch.empty(count, hidden, width))
 
-    def forward(self, x: Tensor, weights: Tensor, groups: Groups) -> Tensor:
-        """Tokens ``[T, H]`` through the experts they chose, summed with the choices' weights ``[T, k]``."""
-        return feed_forward.expert_feed_forward(x, weights, self.gate_up, self.down, groups, self.precision)
+    def forward(self, x: Tensor, weights: Tensor, groups: Groups, shared: SwiGLU | None) -> Tensor:
+        """Tokens ``[T, H]`` through the experts they chose, summed with the choices' weights ``[T, k]``; plus
+        what ``shared`` makes of them all.
+        """
+        given = None if shared is None else (shared.gate_up_proj.weight, shared.down_proj.weight)
+        return feed_forward.expert_feed_forward(
+            x, weights, self.gate_up, self.down, groups, self.precision, given
+        )
 
 
 class MoE(nn.Module):
@@ -115,9 +120,7 @@ class MoE(nn.Module):
             None if valid is None else valid.flatten(),
             block=self._block_rows(x),
         )
-        y = self.experts(flat, choice.p, groups).view_as(x)
-        if self.shared_experts is not None:
-            y = y + self.shared_experts(x)
+        y = self.experts(flat, choice.p, groups, self.shared_experts).view_as(x)
         scores, highest = (t.view(*x.shape[:2], -1) for t in (choice.scores, choice.highest))
         balance = route.balance_loss(scores, highest, valid)
         return y, RouterLoad(groups.counts, balance)
