@@ -22,8 +22,10 @@ the compiler: without it, both live at once and spill.
 
 from __future__ import annotations
 
+from triton._C.libtriton import ir
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language._core import builtin
 from triton.experimental.gluon.language.nvidia.hopper import (
     fence_async_shared,
     mbarrier,
@@ -31,6 +33,14 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma,
     warpgroup_mma_wait,
 )
+
+
+@builtin
+def async_add_shared_to_global(tensor_desc, coord, src, _semantic=None):
+    """Like ``tma.async_copy_shared_to_global``, but adds to what is there; Gluon has no name for it yet."""
+    coord = _semantic._convert_to_ir_values(coord, require_i64=False)
+    kind = ir.DESCRIPTOR_REDUCE_KIND.ADD
+    _semantic.builder.create_async_tma_reduce(kind, tensor_desc.handle, coord, src.handle)
 
 
 # Any of these may be 1, which must not make it a constant.
@@ -41,7 +51,6 @@ def block_scaled_gemm(
     c_desc,
     sa_desc,
     sb_desc,
-    c_ptr,
     sa_ptr,
     sb_ptr,
     offsets_ptr,
@@ -71,12 +80,12 @@ def block_scaled_gemm(
     BN: gl.constexpr = 128 if TALL else 256
     a_s = gl.allocate_shared_memory(a_desc.dtype, [STAGES * BM // 64, 64, 128], a_desc.layout)
     b_s = gl.allocate_shared_memory(b_desc.dtype, [STAGES * BN // 128, 128, 128], b_desc.layout)
-    # Scales of whole blocks are read as single numbers, and an addition in place needs no room for C.
+    # Scales of whole blocks are read as single numbers.
     sa_s = gl.allocate_shared_memory(
         gl.float32, [1 if SCALES == "block_block" else STAGES, BM], sa_desc.layout
     )
     sb_s = gl.allocate_shared_memory(gl.float32, [STAGES if SCALES == "row_row" else 1, BN], sb_desc.layout)
-    c_s = gl.allocate_shared_memory(c_desc.dtype, [1 if ADD else 2, 64, 128], c_desc.layout)
+    c_s = gl.allocate_shared_memory(c_desc.dtype, [2, 64, 128], c_desc.layout)
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     for stage in gl.static_range(STAGES):
@@ -91,9 +100,9 @@ def block_scaled_gemm(
     # fmt: off
     gl.warp_specialize(
         [
-            (_consumer, (0, c_desc, c_ptr, c_s, scales, tables, size, ring,
+            (_consumer, (0, c_desc, c_s, scales, tables, size, ring,
                          SCALES, KIND, TALL, ADD, STAGES, GROUP, PROGRAMS)),
-            (_consumer, (1, c_desc, c_ptr, c_s, scales, tables, size, ring,
+            (_consumer, (1, c_desc, c_s, scales, tables, size, ring,
                          SCALES, KIND, TALL, ADD, STAGES, GROUP, PROGRAMS)),
             (_producer, (a_desc, b_desc, sa_desc, sb_desc, scales, tables, size, ring,
                          SCALES, KIND, TALL, STAGES, GROUP, PROGRAMS)),
@@ -203,7 +212,6 @@ def _producer(
 def _consumer(
     wg: gl.constexpr,
     c_desc,
-    c_ptr,
     c_s,
     scales,
     tables,
@@ -256,16 +264,12 @@ def _consumer(
             mbarrier.arrive(empty.index(stage), count=1)
             acc1 = _promote(acc1, p, down1, across1, SCALES)
             stage, phase = _next(stage, phase, STAGES)
-        if ADD:
-            if blocks > 0:
-                _add(c_ptr, acc0, expert, row, column, size, mma)
-                _add(c_ptr, acc1, expert, row + DOWN * 64, column + RIGHT * 128, size, mma)
-        else:
+        # An expert without rows has nothing to add.
+        if not ADD or blocks > 0:
             c_part = c_s.index(wg)
-            _store(c_desc, c_part, acc0, expert, row, column, size, KIND)
-            _store(c_desc, c_part, acc1, expert, row + DOWN * 64, column + RIGHT * 128, size, KIND)
-    if not ADD:
-        tma.store_wait(0)
+            _store(c_desc, c_part, acc0, expert, row, column, size, KIND, ADD)
+            _store(c_desc, c_part, acc1, expert, row + DOWN * 64, column + RIGHT * 128, size, KIND, ADD)
+    tma.store_wait(0)
 
 
 @gluon.jit
@@ -325,23 +329,25 @@ def _promote(acc, p, down, across, SCALES: gl.constexpr):
 
 
 @gluon.jit
-def _store(c_desc, c_part, acc, expert, row, column, size, KIND: gl.constexpr):
-    """Write an accumulator by TMA, which clips at the edges of C but does not know where an expert ends."""
+def _store(c_desc, c_part, acc, expert, row, column, size, KIND: gl.constexpr, ADD: gl.constexpr):
+    """Write or add an accumulator by TMA: it clips at the edges of C, but not where an expert ends.
+
+    A tile has one owner, so additions are deterministic.
+    """
     tma.store_wait(0)
     c_part.store(acc.to(c_desc.dtype))
     fence_async_shared()
     if KIND == "tokens":
+        # Experts have a multiple of 64 rows, so a part lies inside of one or is none of its.
         if row < size[0]:
-            tma.async_copy_shared_to_global(c_desc, [expert * size[0] + row, column], c_part)
+            _send(c_desc, expert * size[0] + row, column, c_part, ADD)
     else:
-        tma.async_copy_shared_to_global(c_desc, [row, column], c_part)
+        _send(c_desc, row, column, c_part, ADD)
 
 
 @gluon.jit
-def _add(c_ptr, acc, expert, row, column, size, mma: gl.constexpr):
-    """Add an accumulator to C in memory; no other thread touches these elements, so it is deterministic."""
-    rows = row + gl.arange(0, 64, layout=gl.SliceLayout(1, mma))
-    columns = column + gl.arange(0, 128, layout=gl.SliceLayout(0, mma))
-    inside = gl.expand_dims(rows < size[0], 1) & gl.expand_dims(columns < size[1], 0)
-    at = gl.expand_dims((expert * size[0] + rows).to(gl.int64) * size[1], 1) + gl.expand_dims(columns, 0)
-    gl.atomic_add(c_ptr + at, acc, mask=inside, sem="relaxed")
+def _send(c_desc, row, column, c_part, ADD: gl.constexpr):
+    if ADD:
+        async_add_shared_to_global(c_desc, [row, column], c_part)
+    else:
+        tma.async_copy_shared_to_global(c_desc, [row, column], c_part)

@@ -23,7 +23,7 @@ SCALES = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=1)
 def launch(product: Product) -> None:
     """Compute ``product``."""
     out_bytes = product.c.element_size()
-    tile = hopper_tile(product.kind, product.scales, product.size[0], out_bytes, product.add)
+    tile = hopper_tile(product.kind, product.scales, product.size[0], out_bytes)
     programs = _multiprocessors(product.c.device)
     block_scaled_gemm[(programs,)](
         TensorDescriptor.from_tensor(product.a, [64, 128], SWIZZLED[1]),
@@ -31,7 +31,6 @@ def launch(product: Product) -> None:
         TensorDescriptor.from_tensor(product.c, [64, 128], SWIZZLED[out_bytes]),
         TensorDescriptor.from_tensor(product.a_scale.view(-1), [tile.rows], SCALES),
         TensorDescriptor.from_tensor(product.b_scale.view(-1), [tile.columns], SCALES),
-        product.c,
         product.a_scale,
         product.b_scale,
         *product.tables,

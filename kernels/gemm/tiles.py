@@ -39,7 +39,7 @@ class Tile:
         return 128 if self.tall else 256
 
 
-def hopper_tile(kind: str, scales: str, rows: int, out_bytes: int, add: bool) -> Tile:
+def hopper_tile(kind: str, scales: str, rows: int, out_bytes: int) -> Tile:
     """The tile for a product.
 
     Parameters
@@ -50,8 +50,6 @@ def hopper_tile(kind: str, scales: str, rows: int, out_bytes: int, add: bool) ->
         Of the result, of one expert's for "tokens".
     out_bytes : int
         Bytes an element of the result has.
-    add : bool
-        Whether the result is added to memory without a detour through shared memory.
     """
     # Wide where more than half of the last tall tile would hang over, but never with scales of columns: two
     # vectors of them would spill.
@@ -62,6 +60,6 @@ def hopper_tile(kind: str, scales: str, rows: int, out_bytes: int, add: bool) ->
         stage_bytes += a_rows * 4
     if scales == "row_row":
         stage_bytes += b_rows * 4
-    staging_bytes = 64 * 128 * out_bytes * (1 if add else 2)
+    staging_bytes = 64 * 128 * out_bytes * 2
     room = SHARED_MEMORY_BYTES - _RESERVED_BYTES - staging_bytes
     return Tile(tall=tall, stages=min(_MAX_STAGES, room // stage_bytes))

@@ -71,7 +71,7 @@ def argument_type(name: str, pointers: dict[str, str], default: str) -> str:
 @pytest.mark.parametrize("rows", [256, 128])
 @pytest.mark.parametrize(("kind", "scales", "add", "out"), PRODUCTS)
 def test_the_hopper_kernel(kind: str, scales: str, add: bool, rows: int, out: str, tmp_path: Path) -> None:
-    tile = tiles.hopper_tile(kind, scales, rows, 2 if out == "bf16" else 4, add)
+    tile = tiles.hopper_tile(kind, scales, rows, 2 if out == "bf16" else 4)
     bytes_, words = launch_gluon.SWIZZLED[1], launch_gluon.SWIZZLED[2 if out == "bf16" else 4]
     types = {
         "a_desc": f"tensordesc<fp8e4nv[64, 128],{bytes_!r}>",
@@ -101,6 +101,7 @@ def test_the_hopper_kernel(kind: str, scales: str, add: bool, rows: int, out: st
     compiled = triton.compile(source, target=HOPPER, options={"num_warps": 4})
     assert compiled.metadata.shared <= tiles.SHARED_MEMORY_BYTES
     assert tile.stages >= 3
+    assert ("cp.reduce.async.bulk.tensor.2d.global.shared::cta.add" in compiled.asm["ptx"]) == add
     assert spilled_bytes(compiled.asm["ptx"], tmp_path) == 0
 
 
