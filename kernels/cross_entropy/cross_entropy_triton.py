@@ -18,8 +18,10 @@ from torch import Tensor
 
 from .reference import IGNORE, RowSums
 
-BLOCK_COLUMNS = 8192
-WARPS = 16
+BLOCK_COLUMNS = 16384
+WARPS = 32
+WIDTH = 8
+"""Neighbours that share a running maximum: one exponential a logit, and one a lane to move the sum along."""
 PROGRAMS_PER_MULTIPROCESSOR = 1
 
 
@@ -37,12 +39,13 @@ def cross_entropy(
     IGNORED: tl.constexpr,
     GRADIENT: tl.constexpr,
     BLOCK: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):
     for row in range(tl.program_id(0), rows, tl.num_programs(0)):
         row_ptr = logits_ptr + row * tl.cast(row_stride, tl.int64)
         target = tl.load(target_ptr + row)
         kept = target != IGNORED
-        log_sum = _log_sum(row_ptr, V, BLOCK)
+        log_sum = _log_sum(row_ptr, V, BLOCK, WIDTH)
         # A target outside the vocabulary makes the loss NaN: it is never used as an address.
         exists = (target >= 0) & (target < V)
         chosen = tl.load(row_ptr + target, mask=exists, other=float("nan")).to(tl.float32)
@@ -60,17 +63,18 @@ def cross_entropy(
 
 
 @triton.jit
-def _log_sum(row_ptr, V, BLOCK: tl.constexpr):
+def _log_sum(row_ptr, V, BLOCK: tl.constexpr, WIDTH: tl.constexpr):
     """The logarithm of the softmax's denominator."""
-    largest = tl.full((BLOCK,), float("-inf"), tl.float32)
-    total = tl.zeros((BLOCK,), tl.float32)
+    lane = tl.arange(0, BLOCK // WIDTH)
+    largest = tl.full((BLOCK // WIDTH,), float("-inf"), tl.float32)
+    total = tl.zeros((BLOCK // WIDTH,), tl.float32)
     for start in tl.range(0, V, BLOCK):
-        v = start + tl.arange(0, BLOCK)
+        v = start + lane[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
         x = tl.load(row_ptr + v, mask=v < V, other=float("-inf")).to(tl.float32)
         # Each lane keeps its own maximum; -inf minus -inf is avoided by a finite stand-in.
-        above = tl.maximum(largest, x)
+        above = tl.maximum(largest, tl.max(x, 1))
         safe = tl.where(above == float("-inf"), 0.0, above)
-        total = total * tl.exp(largest - safe) + tl.exp(x - safe)
+        total = total * tl.exp(largest - safe) + tl.sum(tl.exp(x - safe[:, None]), 1)
         largest = above
     peak = tl.max(largest, 0)
     return peak + tl.log(tl.sum(total * tl.exp(largest - peak), 0))
@@ -94,7 +98,8 @@ def row_sums(logits: Tensor, target: Tensor, want_gradient: bool, weight: float,
             z_loss,
             IGNORED=IGNORE,
             GRADIENT=want_gradient,
-            BLOCK=min(BLOCK_COLUMNS, triton.next_power_of_2(vocabulary)),
+            BLOCK=min(BLOCK_COLUMNS, max(WIDTH, triton.next_power_of_2(vocabulary))),
+            WIDTH=WIDTH,
             num_warps=WARPS,
         )
     return RowSums(loss.sum(), square.sum(), logits if want_gradient else None)

@@ -1,4 +1,9 @@
-"""Router logits in Triton: products in float32 (three TF32 products each) of activations read as they are."""
+"""Router logits in Triton: products as in float32, on tensor cores, of activations read as they are.
+
+A float32 number is the sum of three bfloat16 numbers, and products of those are exact in float32. So with
+bfloat16 activations logits and the weight's gradient take three products each. Other dtypes take TF32 three
+times.
+"""
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 # Device code: a kernel's arguments have no Python types.
@@ -16,6 +21,27 @@ SPLITS = 16
 
 
 @triton.jit
+def _parts(x):
+    """Three bfloat16 numbers whose sum is x, the largest first."""
+    high = x.to(tl.bfloat16)
+    rest = x - high.to(tl.float32)
+    middle = rest.to(tl.bfloat16)
+    return high, middle, (rest - middle.to(tl.float32)).to(tl.bfloat16)
+
+
+@triton.jit
+def _dot_exact(a, b, total):
+    """``total + a @ b`` as in float32; one of the two may be bfloat16."""
+    if a.dtype == tl.bfloat16:
+        high, middle, low = _parts(b)
+        return tl.dot(a, high, tl.dot(a, middle, tl.dot(a, low, total)))
+    if b.dtype == tl.bfloat16:
+        high, middle, low = _parts(a)
+        return tl.dot(high, b, tl.dot(middle, b, tl.dot(low, b, total)))
+    return tl.dot(a.to(tl.float32), b.to(tl.float32), total, input_precision="tf32x3")
+
+
+@triton.jit
 def router_logits(
     x_ptr, w_ptr, out_ptr, T, D, E, BT: tl.constexpr, BD: tl.constexpr, EP: tl.constexpr
 ):  # fmt: skip
@@ -25,9 +51,9 @@ def router_logits(
     for start in range(0, D, BD):
         d = start + tl.arange(0, BD)
         at = t.to(tl.int64)[:, None] * D + d[None, :]
-        x = tl.load(x_ptr + at, mask=(t < T)[:, None] & (d < D)[None, :], other=0.0).to(tl.float32)
+        x = tl.load(x_ptr + at, mask=(t < T)[:, None] & (d < D)[None, :], other=0.0)
         w = tl.load(w_ptr + e[:, None] * D + d[None, :], mask=(e < E)[:, None] & (d < D)[None, :], other=0.0)
-        logits = tl.dot(x, tl.trans(w), logits, input_precision="tf32x3")
+        logits = _dot_exact(x, tl.trans(w), logits)
     at = t.to(tl.int64)[:, None] * E + e[None, :]
     tl.store(out_ptr + at, logits, mask=(t < T)[:, None] & (e < E)[None, :])
 
@@ -44,7 +70,12 @@ def router_backward_input(
         at = t.to(tl.int64)[:, None] * E + e[None, :]
         g = tl.load(g_ptr + at, mask=(t < T)[:, None] & (e < E)[None, :], other=0.0)
         w = tl.load(w_ptr + e[:, None] * D + d[None, :], mask=(e < E)[:, None] & (d < D)[None, :], other=0.0)
-        dx = tl.dot(g, w, dx, input_precision="tf32x3")
+        if dx_ptr.dtype.element_ty == tl.bfloat16:  # which keeps 8 bits: two parts of each are enough
+            g_high, g_middle, _g_low = _parts(g)
+            w_high, w_middle, _w_low = _parts(w)
+            dx = tl.dot(g_high, w_high, tl.dot(g_high, w_middle, tl.dot(g_middle, w_high, dx)))
+        else:
+            dx = tl.dot(g, w, dx, input_precision="tf32x3")
     at = t.to(tl.int64)[:, None] * D + d[None, :]
     tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask=(t < T)[:, None] & (d < D)[None, :])
 
@@ -61,8 +92,8 @@ def router_backward_weight(
         at = t.to(tl.int64)[:, None] * E + e[None, :]
         g = tl.load(g_ptr + at, mask=(t < T)[:, None] & (e < E)[None, :], other=0.0)
         at = t.to(tl.int64)[:, None] * D + d[None, :]
-        x = tl.load(x_ptr + at, mask=(t < T)[:, None] & (d < D)[None, :], other=0.0).to(tl.float32)
-        dw = tl.dot(tl.trans(g), x, dw, input_precision="tf32x3")
+        x = tl.load(x_ptr + at, mask=(t < T)[:, None] & (d < D)[None, :], other=0.0)
+        dw = _dot_exact(tl.trans(g), x, dw)
     part = part_ptr + tl.program_id(1).to(tl.int64) * E * D
     tl.store(part + e[:, None] * D + d[None, :], dw, mask=(e < E)[:, None] & (d < D)[None, :])
 

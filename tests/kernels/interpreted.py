@@ -217,6 +217,7 @@ def rest() -> None:
     for valid in (None, real):
         balance = with_gradients(lambda s, v=valid: balance_loss(s, highest, v), torch.rand(3, 900, 10))
         both("balance_loss", ("balance_loss",), balance)
+    # In float32 alone: the interpreter multiplies bfloat16 numbers as if they were integers.
     logits = with_gradients(router_logits, torch.randn(150, 200), torch.randn(70, 200))
     both("router_logits", ("router_logits",), logits)
     groups = route_tables(torch.randint(0, 8, (20, 3)).int(), 8, torch.rand(20) > 0.3, block=4)
