@@ -41,10 +41,10 @@ PARTS = {
     "SwiGLU": r"swiglu",
     "casts to FP8": r"quantize",
     "transposes": r"transpose",
-    "routing": r"route|_route|place|histogram",
+    "routing": r"rout|choices|choose|balance",
     "moves of rows": r"permute|gather|combine",
     "rotary embedding": r"rope",
-    "embedding": r"embedding|Radix|radix|sort",
+    "embedding": r"embedding|Radix|radix|sort|runs",
     "optimizer": r"adamw",
     "bf16 and fp32 products": r"gemm|nvjet|cutlass|splitK|cublas",
     "copies and casts": r"copy|Memcpy|CatArray|fill|Memset",
@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("shape", nargs="?", default="pretrain_moe", help="a recipe, by name or path")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe")
     parser.add_argument("--recipe", choices=RECIPES, help="how FP8 operands of weight gradients are made")
+    parser.add_argument("--documents", type=int, default=1000, help="their mean length; 0: a row is one")
     parser.add_argument("--repeats", type=int, default=20, help="micro-batches that are timed")
     parser.add_argument("--kernels", type=int, default=25, help="dearest kernels to list")
     options = parser.parse_args()
@@ -78,7 +79,7 @@ def main() -> None:
     optimizer = AdamW(model.named_parameters(), config.optimizer)
     plain = micro_batch(model, config.train)
     recorded = RecordedMicroBatch(plain, model.parameters())
-    rows = random_rows(config)
+    rows = random_rows(config, options.documents)
 
     def update() -> None:
         get_total_norm(optimizer.gradients())
@@ -100,13 +101,13 @@ def main() -> None:
     show("update", profile(update), options.kernels // 3)
 
 
-def random_rows(config: Config) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def random_rows(config: Config, mean_length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Tokens, positions, documents and the number of targets, of one micro-batch."""
     count, length = config.train.micro_batch_size, config.pack.seq_len
     width = length + 1 + config.model.num_nextn_predict_layers
-    # Frequencies fall as in text, and a document has about a thousand tokens.
+    # Frequencies fall as in text.
     tokens = (torch.rand(count, width, device="cuda") ** 4 * config.model.vocab_size).long()
-    doc_ids = (torch.rand(count, width, device="cuda") < 1 / 1000).cumsum(1)
+    doc_ids = (torch.rand(count, width, device="cuda") < 1 / (mean_length or 1e9)).cumsum(1)
     starts = torch.cat([torch.ones_like(doc_ids[:, :1]), doc_ids.diff(dim=1)], 1).bool()
     index = torch.arange(width, device="cuda").expand_as(doc_ids)
     positions = index - torch.where(starts, index, 0).cummax(1).values
