@@ -1,7 +1,7 @@
 """Dense products: the FP8 ops, and the linear layer made of them."""
 
 from .linear import joint_linear, linear
-from .op import gemm, wgrad
+from .op import gemm, wgrad, wgrads
 from .weights import accumulate_in_place, copy_to_update, mark_updated, quantized_weight, refresh_copies
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "quantized_weight",
     "refresh_copies",
     "wgrad",
+    "wgrads",
 ]

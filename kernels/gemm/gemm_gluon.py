@@ -9,6 +9,9 @@ One kernel serves every product ``C = A @ B.T`` of E4M3 operands whose rows run 
   "tokens": the summed dimension, a C for each expert.
 - TALL chooses a tile of 256x128, otherwise it is 128x256.
 
+A launch takes up to MAX_PROBLEMS dense products, whose tiles are numbered one problem after the other: small
+ones fill the card together.
+
 A thread block stays on its multiprocessor and works through tiles. One warp, the producer, copies operands by
 TMA into a ring of STAGES stages; two warpgroups, the consumers, own two accumulators of 64x128 each. Tensor
 cores add in less than float32, so a product starts from zero every 128 of K and is promoted: scaled and added
@@ -34,6 +37,11 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from .tiles_gluon import measure, place, scale_strides
+
+MAX_PROBLEMS = 8
+"""Of one launch. Each has a loop of its own in the kernel, which takes 20 s to compile with eight."""
+
 
 @builtin
 def async_add_shared_to_global(tensor_desc, coord, src, _semantic=None):
@@ -44,25 +52,24 @@ def async_add_shared_to_global(tensor_desc, coord, src, _semantic=None):
 
 
 # Any of these may be 1, which must not make it a constant.
-@gluon.jit(do_not_specialize=("M", "E", "sa_stride", "sb_stride_expert", "sb_stride_n", "sb_stride_k"))
+# fmt: off
+@gluon.jit(do_not_specialize=("E", "sb_stride_expert", "sb_stride_n", "sb_stride_k"))
 def block_scaled_gemm(
-    a_desc,
-    b_desc,
-    c_desc,
-    sa_desc,
-    sb_desc,
-    sa_ptr,
-    sb_ptr,
+    a0, b0, c0, sa0, sb0, scales0,
+    a1, b1, c1, sa1, sb1, scales1,
+    a2, b2, c2, sa2, sb2, scales2,
+    a3, b3, c3, sa3, sb3, scales3,
+    a4, b4, c4, sa4, sb4, scales4,
+    a5, b5, c5, sa5, sb5, scales5,
+    a6, b6, c6, sa6, sb6, scales6,
+    a7, b7, c7, sa7, sb7, scales7,
     offsets_ptr,
     expert_ptr,
-    M,
-    N,
-    K,
     E,
-    sa_stride,
     sb_stride_expert,
     sb_stride_n,
     sb_stride_k,
+    PROBLEMS: gl.constexpr,
     SCALES: gl.constexpr,
     KIND: gl.constexpr,
     TALL: gl.constexpr,
@@ -74,82 +81,49 @@ def block_scaled_gemm(
 ):
     """C [M, N] from A [M, K] and B [N, K]; for "tokens" C [E, M, N], for "rows" B [E, N, K].
 
-    ADD adds to C in place of writing it. The i-th block of A's scales along K starts at ``i * sa_stride``.
+    A line of arguments is a problem: descriptors of A, B, C and of the scales of A and B, and pointers to
+    those scales; the lines from PROBLEMS on are None. A tuple of descriptors cannot be launched. The strides
+    are those of "row_block", of which there is one problem. ADD adds to C in place of writing it.
     """
+    # fmt: on
     BM: gl.constexpr = 256 if TALL else 128
     BN: gl.constexpr = 128 if TALL else 256
-    a_s = gl.allocate_shared_memory(a_desc.dtype, [STAGES * BM // 64, 64, 128], a_desc.layout)
-    b_s = gl.allocate_shared_memory(b_desc.dtype, [STAGES * BN // 128, 128, 128], b_desc.layout)
+    a_s = gl.allocate_shared_memory(a0.dtype, [STAGES * BM // 64, 64, 128], a0.layout)
+    b_s = gl.allocate_shared_memory(b0.dtype, [STAGES * BN // 128, 128, 128], b0.layout)
     # Scales of whole blocks are read as single numbers.
     sa_s = gl.allocate_shared_memory(
-        gl.float32, [1 if SCALES == "block_block" else STAGES, BM], sa_desc.layout
+        gl.float32, [1 if SCALES == "block_block" else STAGES, BM], sa0.layout
     )
-    sb_s = gl.allocate_shared_memory(gl.float32, [STAGES if SCALES == "row_row" else 1, BN], sb_desc.layout)
-    c_s = gl.allocate_shared_memory(c_desc.dtype, [2, 64, 128], c_desc.layout)
+    sb_s = gl.allocate_shared_memory(gl.float32, [STAGES if SCALES == "row_row" else 1, BN], sb0.layout)
+    c_s = gl.allocate_shared_memory(c0.dtype, [2, 64, 128], c0.layout)
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     for stage in gl.static_range(STAGES):
         mbarrier.init(full.index(stage), count=1)
         mbarrier.init(empty.index(stage), count=2)
-    if KIND == "rows":
-        M = gl.load(offsets_ptr + E)
+    as_ = (a0, a1, a2, a3, a4, a5, a6, a7)
+    bs = (b0, b1, b2, b3, b4, b5, b6, b7)
+    cs = (c0, c1, c2, c3, c4, c5, c6, c7)
+    sas = (sa0, sa1, sa2, sa3, sa4, sa5, sa6, sa7)
+    sbs = (sb0, sb1, sb2, sb3, sb4, sb5, sb6, sb7)
+    pointers = (scales0, scales1, scales2, scales3, scales4, scales5, scales6, scales7)
+    strides = (sb_stride_expert, sb_stride_n, sb_stride_k)
     ring = (a_s, b_s, sa_s, sb_s, full, empty)
-    size = (M, N, K, E)
-    tables = (offsets_ptr, expert_ptr)
-    scales = (sa_ptr, sb_ptr, sa_stride, sb_stride_expert, sb_stride_n, sb_stride_k)
+    tables = (offsets_ptr, expert_ptr, E)
     # fmt: off
     gl.warp_specialize(
         [
-            (_consumer, (0, c_desc, c_s, scales, tables, size, ring,
-                         SCALES, KIND, TALL, ADD, STAGES, GROUP, PROGRAMS)),
-            (_consumer, (1, c_desc, c_s, scales, tables, size, ring,
-                         SCALES, KIND, TALL, ADD, STAGES, GROUP, PROGRAMS)),
-            (_producer, (a_desc, b_desc, sa_desc, sb_desc, scales, tables, size, ring,
-                         SCALES, KIND, TALL, STAGES, GROUP, PROGRAMS)),
+            (_consumer, (0, as_, cs, c_s, pointers, strides, tables, ring,
+                         PROBLEMS, SCALES, KIND, TALL, ADD, STAGES, GROUP, PROGRAMS)),
+            (_consumer, (1, as_, cs, c_s, pointers, strides, tables, ring,
+                         PROBLEMS, SCALES, KIND, TALL, ADD, STAGES, GROUP, PROGRAMS)),
+            (_producer, (as_, bs, cs, sas, sbs, strides, tables, ring,
+                         PROBLEMS, SCALES, KIND, TALL, STAGES, GROUP, PROGRAMS)),
         ],
         [4, 1],
         [REGISTERS, 24],
     )
     # fmt: on
-
-
-@gluon.jit
-def _tiles(size, KIND: gl.constexpr, TALL: gl.constexpr):
-    """Number of tiles of all of C."""
-    BM: gl.constexpr = 256 if TALL else 128
-    BN: gl.constexpr = 128 if TALL else 256
-    tiles = gl.cdiv(size[0], BM) * gl.cdiv(size[1], BN)
-    if KIND == "tokens":
-        tiles *= size[3]
-    return tiles
-
-
-@gluon.jit
-def _place(tile, tables, size, KIND: gl.constexpr, TALL: gl.constexpr, GROUP: gl.constexpr):
-    """Number of a tile -> its expert, first row, first column, first block of K and number of blocks of K.
-
-    GROUP rows of tiles are walked column by column, so that what they share is still in the L2 cache.
-    """
-    BM: gl.constexpr = 256 if TALL else 128
-    BN: gl.constexpr = 128 if TALL else 256
-    rows = gl.cdiv(size[0], BM)
-    columns = gl.cdiv(size[1], BN)
-    expert = 0
-    first = 0
-    blocks = gl.cdiv(size[2], 128)
-    if KIND == "tokens":
-        expert = tile // (rows * columns)
-        tile = tile % (rows * columns)
-        first = gl.load(tables[0] + expert) // 128
-        blocks = gl.load(tables[0] + expert + 1) // 128 - first
-    width = GROUP * columns
-    top = tile // width * GROUP
-    height = gl.minimum(rows - top, GROUP)
-    row = top + tile % width % height
-    column = tile % width // height
-    if KIND == "rows":
-        expert = gl.load(tables[1] + row * (BM // 128))
-    return expert, row * BM, column * BN, first, blocks
 
 
 @gluon.jit
@@ -163,14 +137,15 @@ def _next(stage, phase, STAGES: gl.constexpr):
 
 @gluon.jit
 def _producer(
-    a_desc,
-    b_desc,
-    sa_desc,
-    sb_desc,
-    scales,
+    a_descs,
+    b_descs,
+    c_descs,
+    sa_descs,
+    sb_descs,
+    strides,
     tables,
-    size,
     ring,
+    PROBLEMS: gl.constexpr,
     SCALES: gl.constexpr,
     KIND: gl.constexpr,
     TALL: gl.constexpr,
@@ -186,37 +161,50 @@ def _producer(
     a_s, b_s, sa_s, sb_s, full, empty = ring
     stage = 0
     phase = 1
-    for tile in range(gl.program_id(0), _tiles(size, KIND, TALL), PROGRAMS):
-        expert, row, column, first, blocks = _place(tile, tables, size, KIND, TALL, GROUP)
-        b_row = column
-        if KIND == "rows":
-            b_row += expert * size[1]
-        for k in range(first, first + blocks):
-            mbarrier.wait(empty.index(stage), phase)
-            bar = full.index(stage)
-            mbarrier.expect(bar, (BM + BN) * 128 + A_SCALE_BYTES + B_SCALE_BYTES)
-            for i in gl.static_range(BM // 64):
-                a_part = a_s.index(stage * (BM // 64) + i)
-                tma.async_copy_global_to_shared(a_desc, [row + i * 64, k * 128], bar, a_part)
-            for i in gl.static_range(BN // 128):
-                b_part = b_s.index(stage * (BN // 128) + i)
-                tma.async_copy_global_to_shared(b_desc, [b_row + i * 128, k * 128], bar, b_part)
-            if A_SCALE_BYTES:
-                tma.async_copy_global_to_shared(sa_desc, [k * scales[2] + row], bar, sa_s.index(stage))
-            if B_SCALE_BYTES:
-                tma.async_copy_global_to_shared(sb_desc, [k * scales[5] + column], bar, sb_s.index(stage))
-            stage, phase = _next(stage, phase, STAGES)
+    tile = gl.program_id(0)
+    for problem in gl.static_range(PROBLEMS):
+        a_desc = a_descs[problem]
+        b_desc = b_descs[problem]
+        sa_desc = sa_descs[problem]
+        sb_desc = sb_descs[problem]
+        size, tiles = measure(a_desc, c_descs[problem], tables, KIND, TALL)
+        sa_stride, _, _, sb_stride_k = scale_strides(a_desc, size, strides, SCALES)
+        while tile < tiles:
+            expert, row, column, first, blocks = place(tile, tables, size, KIND, TALL, GROUP)
+            b_row = column
+            if KIND == "rows":
+                b_row += expert * size[1]
+            for k in range(first, first + blocks):
+                mbarrier.wait(empty.index(stage), phase)
+                bar = full.index(stage)
+                mbarrier.expect(bar, (BM + BN) * 128 + A_SCALE_BYTES + B_SCALE_BYTES)
+                for i in gl.static_range(BM // 64):
+                    a_part = a_s.index(stage * (BM // 64) + i)
+                    tma.async_copy_global_to_shared(a_desc, [row + i * 64, k * 128], bar, a_part)
+                for i in gl.static_range(BN // 128):
+                    b_part = b_s.index(stage * (BN // 128) + i)
+                    tma.async_copy_global_to_shared(b_desc, [b_row + i * 128, k * 128], bar, b_part)
+                if A_SCALE_BYTES:
+                    tma.async_copy_global_to_shared(sa_desc, [k * sa_stride + row], bar, sa_s.index(stage))
+                if B_SCALE_BYTES:
+                    at = [k * sb_stride_k + column]
+                    tma.async_copy_global_to_shared(sb_desc, at, bar, sb_s.index(stage))
+                stage, phase = _next(stage, phase, STAGES)
+            tile += PROGRAMS
+        tile -= tiles
 
 
 @gluon.jit
 def _consumer(
     wg: gl.constexpr,
-    c_desc,
+    a_descs,
+    c_descs,
     c_s,
-    scales,
+    pointers,
+    strides,
     tables,
-    size,
     ring,
+    PROBLEMS: gl.constexpr,
     SCALES: gl.constexpr,
     KIND: gl.constexpr,
     TALL: gl.constexpr,
@@ -236,39 +224,47 @@ def _consumer(
     zero = gl.zeros([64, 128], gl.float32, mma)
     stage = 0
     phase = 0
-    for tile in range(gl.program_id(0), _tiles(size, KIND, TALL), PROGRAMS):
-        expert, row, column, first, blocks = _place(tile, tables, size, KIND, TALL, GROUP)
-        row += A0 * 64
-        a_scale, b_scale0, b_scale1 = _scale_rows(expert, row, column, scales, size, SCALES, RIGHT)
-        acc0 = gl.zeros([64, 128], gl.float32, mma)
-        acc1 = gl.zeros([64, 128], gl.float32, mma)
-        for k in range(first, first + blocks):
-            mbarrier.wait(full.index(stage), phase)
-            a0 = a_s.index(stage * A_PARTS + A0)
-            b0 = b_s.index(stage * B_PARTS).permute((1, 0))
-            p = warpgroup_mma(a0, b0, zero, use_acc=False, is_async=True)
-            down0, across0 = _scales(k, stage, a_scale, b_scale0, scales, ring, A0, 0, SCALES, mma)
-            down1 = down0
-            if SCALES != "row_row" or TALL:
-                down1, _ = _scales(k, stage, a_scale, b_scale1, scales, ring, A0 + DOWN, 0, SCALES, mma)
-            p = warpgroup_mma_wait(0, deps=(p,))
-            acc0 = _promote(acc0, p, down0, across0, SCALES)
-            acc0 = warpgroup_mma_wait(0, deps=(acc0,))
-            a1 = a_s.index(stage * A_PARTS + A0 + DOWN)
-            b1 = b_s.index(stage * B_PARTS + RIGHT).permute((1, 0))
-            p = warpgroup_mma(a1, b1, p, use_acc=False, is_async=True)
-            across1 = across0
-            if SCALES == "row_row" and RIGHT:
-                across1 = sb_s.index(stage).slice(128, 128).load(gl.SliceLayout(0, mma))
-            p = warpgroup_mma_wait(0, deps=(p,))
-            mbarrier.arrive(empty.index(stage), count=1)
-            acc1 = _promote(acc1, p, down1, across1, SCALES)
-            stage, phase = _next(stage, phase, STAGES)
-        # An expert without rows has nothing to add.
-        if not ADD or blocks > 0:
-            c_part = c_s.index(wg)
-            _store(c_desc, c_part, acc0, expert, row, column, size, KIND, ADD)
-            _store(c_desc, c_part, acc1, expert, row + DOWN * 64, column + RIGHT * 128, size, KIND, ADD)
+    tile = gl.program_id(0)
+    for problem in gl.static_range(PROBLEMS):
+        c_desc = c_descs[problem]
+        size, tiles = measure(a_descs[problem], c_desc, tables, KIND, TALL)
+        sa_stride, stride_expert, stride_n, stride_k = scale_strides(a_descs[problem], size, strides, SCALES)
+        scales = (pointers[problem][0], pointers[problem][1], sa_stride, stride_expert, stride_n, stride_k)
+        while tile < tiles:
+            expert, row, column, first, blocks = place(tile, tables, size, KIND, TALL, GROUP)
+            row += A0 * 64
+            a_scale, b_scale0, b_scale1 = _scale_rows(expert, row, column, scales, size, SCALES, RIGHT)
+            acc0 = gl.zeros([64, 128], gl.float32, mma)
+            acc1 = gl.zeros([64, 128], gl.float32, mma)
+            for k in range(first, first + blocks):
+                mbarrier.wait(full.index(stage), phase)
+                a0 = a_s.index(stage * A_PARTS + A0)
+                b0 = b_s.index(stage * B_PARTS).permute((1, 0))
+                p = warpgroup_mma(a0, b0, zero, use_acc=False, is_async=True)
+                down0, across0 = _scales(k, stage, a_scale, b_scale0, scales, ring, A0, 0, SCALES, mma)
+                down1 = down0
+                if SCALES != "row_row" or TALL:
+                    down1, _ = _scales(k, stage, a_scale, b_scale1, scales, ring, A0 + DOWN, 0, SCALES, mma)
+                p = warpgroup_mma_wait(0, deps=(p,))
+                acc0 = _promote(acc0, p, down0, across0, SCALES)
+                acc0 = warpgroup_mma_wait(0, deps=(acc0,))
+                a1 = a_s.index(stage * A_PARTS + A0 + DOWN)
+                b1 = b_s.index(stage * B_PARTS + RIGHT).permute((1, 0))
+                p = warpgroup_mma(a1, b1, p, use_acc=False, is_async=True)
+                across1 = across0
+                if SCALES == "row_row" and RIGHT:
+                    across1 = sb_s.index(stage).slice(128, 128).load(gl.SliceLayout(0, mma))
+                p = warpgroup_mma_wait(0, deps=(p,))
+                mbarrier.arrive(empty.index(stage), count=1)
+                acc1 = _promote(acc1, p, down1, across1, SCALES)
+                stage, phase = _next(stage, phase, STAGES)
+            # An expert without rows has nothing to add.
+            if not ADD or blocks > 0:
+                c_part = c_s.index(wg)
+                _store(c_desc, c_part, acc0, expert, row, column, size, KIND, ADD)
+                _store(c_desc, c_part, acc1, expert, row + DOWN * 64, column + RIGHT * 128, size, KIND, ADD)
+            tile += PROGRAMS
+        tile -= tiles
     tma.store_wait(0)
 
 
@@ -330,7 +326,7 @@ def _promote(acc, p, down, across, SCALES: gl.constexpr):
 
 @gluon.jit
 def _store(c_desc, c_part, acc, expert, row, column, size, KIND: gl.constexpr, ADD: gl.constexpr):
-    """Write or add an accumulator by TMA: it clips at the edges of C, but not where an expert ends.
+    """Write or add an accumulator by TMA, which clips at the edges of C but does not know an expert's.
 
     A tile has one owner, so additions are deterministic.
     """

@@ -8,6 +8,8 @@ Small tiles and many thread blocks a multiprocessor: while one promotes, another
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
@@ -93,8 +95,13 @@ def block_scaled_gemm(
     tl.store(at, acc.to(c_ptr.dtype.element_ty), mask=inside)
 
 
-def launch(product: Product) -> None:
-    """Compute ``product``."""
+def launch(products: Sequence[Product]) -> None:
+    """Compute ``products``, a launch each."""
+    for product in products:
+        _launch(product)
+
+
+def _launch(product: Product) -> None:
     rows, columns, _ = product.size
     tiles = triton.cdiv(rows, BLOCK_ROWS) * triton.cdiv(columns, BLOCK)
     if product.kind == "tokens":

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import torch
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from .gemm_gluon import block_scaled_gemm
+from .gemm_gluon import MAX_PROBLEMS, block_scaled_gemm
 from .product import Product
-from .tiles import hopper_tile
+from .tiles import Tile, hopper_tile
 
 SWIZZLED = {
     size: gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=8 * size, rank=2)
@@ -20,27 +21,28 @@ SWIZZLED = {
 SCALES = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=1)
 
 
-def launch(product: Product) -> None:
-    """Compute ``product``."""
-    out_bytes = product.c.element_size()
-    tile = hopper_tile(product.kind, product.scales, product.size[0], out_bytes)
-    programs = _multiprocessors(product.c.device)
+def launch(products: Sequence[Product]) -> None:
+    """Compute ``products``, of one kind, recipe and device, in as few launches as possible."""
+    for start in range(0, len(products), MAX_PROBLEMS):
+        _launch(products[start : start + MAX_PROBLEMS])
+
+
+def _launch(products: Sequence[Product]) -> None:
+    one = products[0]
+    tile = hopper_tile(one.kind, one.scales, [p.size[0] for p in products], one.c.element_size())
+    programs = multiprocessors(one.c.device)
+    problems = [argument for product in products for argument in _arguments(product, tile)]
     block_scaled_gemm[(programs,)](
-        TensorDescriptor.from_tensor(product.a, [64, 128], SWIZZLED[1]),
-        TensorDescriptor.from_tensor(product.b, [128, 128], SWIZZLED[1]),
-        TensorDescriptor.from_tensor(product.c, [64, 128], SWIZZLED[out_bytes]),
-        TensorDescriptor.from_tensor(product.a_scale.view(-1), [tile.rows], SCALES),
-        TensorDescriptor.from_tensor(product.b_scale.view(-1), [tile.columns], SCALES),
-        product.a_scale,
-        product.b_scale,
-        *product.tables,
-        *product.size,
-        product.n_experts,
-        *product.strides,
-        SCALES=product.scales,
-        KIND=product.kind,
+        *problems,
+        *[None] * (MAX_PROBLEMS * len(problems) // len(products) - len(problems)),
+        *one.tables,
+        one.n_experts,
+        *one.strides[1:],
+        PROBLEMS=len(products),
+        SCALES=one.scales,
+        KIND=one.kind,
         TALL=tile.tall,
-        ADD=product.add,
+        ADD=one.add,
         STAGES=tile.stages,
         GROUP=tile.group,
         PROGRAMS=programs,
@@ -49,6 +51,18 @@ def launch(product: Product) -> None:
     )
 
 
+def _arguments(product: Product, tile: Tile) -> tuple[object, ...]:
+    """A line of the kernel's arguments."""
+    return (
+        TensorDescriptor.from_tensor(product.a, [64, 128], SWIZZLED[1]),
+        TensorDescriptor.from_tensor(product.b, [128, 128], SWIZZLED[1]),
+        TensorDescriptor.from_tensor(product.c, [64, 128], SWIZZLED[product.c.element_size()]),
+        TensorDescriptor.from_tensor(product.a_scale.view(-1), [tile.rows], SCALES),
+        TensorDescriptor.from_tensor(product.b_scale.view(-1), [tile.columns], SCALES),
+        (product.a_scale, product.b_scale),
+    )
+
+
 @cache
-def _multiprocessors(device: torch.device) -> int:
+def multiprocessors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,10 @@ from ..arguments import check_same, check_same_device, check_shape, check_tensor
 from ..quantize.op import check_row_q, check_tok_q, check_weight_q
 from ..types import RowQ, TokQ, WeightQ
 from . import gemm_torch, reference
-from .product import backward, forward, launch
+from .product import backward, forward, launch, movable
+
+Gradient = tuple[RowQ | TokQ, RowQ | TokQ, Tensor]
+"""Operands of a weight's gradient, and where it goes."""
 
 OUTPUTS = (torch.bfloat16, torch.float32)
 
@@ -94,12 +99,48 @@ def wgrad(
     check_operands(g, x)
     if accumulate and out is None:
         raise ValueError("out: accumulate=True needs a tensor to add to")
-    if out is not None:
-        check_tensor("out", out, dtype=torch.float32)
-    out = _output(out, (g.data.shape[0], x.data.shape[0]), g.data.device, torch.float32)
-    if not launch(registry.backend("wgrad", g.data.device), backward(g, x, out, accumulate)):
-        reference.wgrad(g, x, out, accumulate)
+    if out is None:
+        shape = (g.data.shape[0], x.data.shape[0])
+        out = torch.empty(shape, dtype=torch.float32, device=g.data.device)
+    wgrads([(g, x, out)], accumulate)
     return out
+
+
+def wgrads(gradients: Sequence[Gradient], accumulate: bool = False) -> None:
+    """``wgrad`` of several weights at once: together they fill a GPU that each alone would not.
+
+    Parameters
+    ----------
+    gradients : sequence of (g, x, out)
+        As for ``wgrad``, all of one recipe and device; every ``out`` a memory of its own.
+    accumulate : bool
+        Add to every ``out`` instead of overwriting it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An operand is malformed, or they do not fit each other.
+    """
+    if not gradients:
+        return
+    first = gradients[0][0]
+    for i, (g, x, out) in enumerate(gradients):
+        check_operands(g, x)
+        check_tensor("out", out, ndim=2, dtype=torch.float32, contiguous=True)
+        check_shape("out", out, (g.data.shape[0], x.data.shape[0]))
+        check_same_device(**{"gradients[0]": first.data, f"gradients[{i}]": g.data, "out": out})
+        if type(g) is not type(first):
+            raise TypeError(f"gradients[{i}]: expected {type(first).__name__}, got {type(g).__name__}")
+    places = [out.data_ptr() for *_, out in gradients if out.numel()]
+    if len(set(places)) < len(places):
+        raise ValueError("gradients: expected memory of its own for each out")
+    products = [backward(g, x, out, accumulate) for g, x, out in gradients]
+    backend = registry.backend("wgrad", first.data.device)
+    together = [p for p in products if movable(p)]
+    launched = launch(backend, *together)
+    for product, gradient in zip(products, gradients, strict=True):
+        if not (launched and movable(product)):
+            reference.wgrad(*gradient, accumulate)
 
 
 def check_operands(g: RowQ | TokQ, x: RowQ | TokQ) -> None:

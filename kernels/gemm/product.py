@@ -96,11 +96,14 @@ def movable(product: Product) -> bool:
     )
 
 
-def launch(backend: str, product: Product) -> bool:
-    """Have ``backend`` compute ``product``; False, and nothing done, if it has no kernel for it."""
-    if backend not in ("gluon", "triton") or not movable(product):
+def launch(backend: str, *products: Product) -> bool:
+    """Have ``backend`` compute ``products``; False, and nothing done, if it has no kernel for one of them.
+
+    More than one are of one kind, recipe and device, all added or all written, each to memory of its own.
+    """
+    if backend not in ("gluon", "triton") or not all(map(movable, products)):
         return False
-    _kernels(backend).launch(product)
+    _kernels(backend).launch(products)
     return True
 
 

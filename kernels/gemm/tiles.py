@@ -7,6 +7,7 @@ within 1 % of it everywhere; sixteen cost up to 8 % when power is the limit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 SHARED_MEMORY_BYTES = 232_448
@@ -39,21 +40,22 @@ class Tile:
         return 128 if self.tall else 256
 
 
-def hopper_tile(kind: str, scales: str, rows: int, out_bytes: int) -> Tile:
+def hopper_tile(kind: str, scales: str, rows: Sequence[int], out_bytes: int) -> Tile:
     """The tile for a product.
 
     Parameters
     ----------
     kind : {"dense", "rows", "tokens"}
     scales : {"row_block", "row_row", "block_block"}
-    rows : int
-        Of the result, of one expert's for "tokens".
+    rows : sequence of int
+        Of each result, of one expert's for "tokens".
     out_bytes : int
         Bytes an element of the result has.
     """
-    # Wide where more than half of the last tall tile would hang over, but never with scales of columns: two
+    # Wide where more than half of most last tall tiles would hang over, but never with scales of columns: two
     # vectors of them would spill.
-    tall = kind != "rows" and (scales == "row_row" or -rows % 256 < 128)
+    hanging = sum(-r % 256 >= 128 for r in rows)
+    tall = kind != "rows" and (scales == "row_row" or 2 * hanging <= len(rows))
     a_rows, b_rows = (256, 128) if tall else (128, 256)
     stage_bytes = (256 + 128) * 128
     if scales != "block_block":

@@ -71,16 +71,31 @@ def argument_type(name: str, pointers: dict[str, str], default: str) -> str:
 @pytest.mark.parametrize("rows", [256, 128])
 @pytest.mark.parametrize(("kind", "scales", "add", "out"), PRODUCTS)
 def test_the_hopper_kernel(kind: str, scales: str, add: bool, rows: int, out: str, tmp_path: Path) -> None:
-    tile = tiles.hopper_tile(kind, scales, rows, 2 if out == "bf16" else 4)
+    compile_for_hopper(kind, scales, add, rows, out, 1, tmp_path)
+
+
+@pytest.mark.parametrize("problems", [2, gemm_gluon.MAX_PROBLEMS])
+@pytest.mark.parametrize("rows", [256, 128])
+@pytest.mark.parametrize("scales", ["row_row", "block_block"])
+def test_the_hopper_kernel_for_lists(scales: str, rows: int, problems: int, tmp_path: Path) -> None:
+    compile_for_hopper("dense", scales, True, rows, "fp32", problems, tmp_path)
+
+
+def compile_for_hopper(
+    kind: str, scales: str, add: bool, rows: int, out: str, problems: int, folder: Path
+) -> None:
+    tile = tiles.hopper_tile(kind, scales, [rows], 2 if out == "bf16" else 4)
     bytes_, words = launch_gluon.SWIZZLED[1], launch_gluon.SWIZZLED[2 if out == "bf16" else 4]
-    types = {
-        "a_desc": f"tensordesc<fp8e4nv[64, 128],{bytes_!r}>",
-        "b_desc": f"tensordesc<fp8e4nv[128, 128],{bytes_!r}>",
-        "c_desc": f"tensordesc<{out}[64, 128],{words!r}>",
-        "sa_desc": f"tensordesc<fp32[{tile.rows}],{launch_gluon.SCALES!r}>",
-        "sb_desc": f"tensordesc<fp32[{tile.columns}],{launch_gluon.SCALES!r}>",
-    }
+    problem = (
+        f"tensordesc<fp8e4nv[64, 128],{bytes_!r}>",
+        f"tensordesc<fp8e4nv[128, 128],{bytes_!r}>",
+        f"tensordesc<{out}[64, 128],{words!r}>",
+        f"tensordesc<fp32[{tile.rows}],{launch_gluon.SCALES!r}>",
+        f"tensordesc<fp32[{tile.columns}],{launch_gluon.SCALES!r}>",
+        ("*fp32", "*fp32"),
+    )
     constants = {
+        "PROBLEMS": problems,
         "SCALES": scales,
         "KIND": kind,
         "TALL": tile.tall,
@@ -91,18 +106,24 @@ def test_the_hopper_kernel(kind: str, scales: str, add: bool, rows: int, out: st
         "REGISTERS": tile.registers,
     }
     kernel = gemm_gluon.block_scaled_gemm
-    pointers = {"c": out, "sa": "fp32", "sb": "fp32"}
-    signature = {
-        name: "constexpr" if name in constants else types.get(name) or argument_type(name, pointers, "i32")
-        for name in kernel.arg_names
-    }
+    unused = len(problem) * (gemm_gluon.MAX_PROBLEMS - problems)
+    types = [
+        *problem * problems,
+        *["constexpr"] * unused,
+        "*i32",
+        "*i32",
+        *["i32"] * 4,
+        *["constexpr"] * len(constants),
+    ]
+    signature = dict(zip(kernel.arg_names, types, strict=True))
+    constants |= dict.fromkeys(kernel.arg_names[len(problem) * problems :][:unused])
     positions = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
     source = GluonASTSource(fn=kernel, signature=signature, constexprs=positions)
     compiled = triton.compile(source, target=HOPPER, options={"num_warps": 4})
     assert compiled.metadata.shared <= tiles.SHARED_MEMORY_BYTES
     assert tile.stages >= 3
     assert ("cp.reduce.async.bulk.tensor.2d.global.shared::cta.add" in compiled.asm["ptx"]) == add
-    assert spilled_bytes(compiled.asm["ptx"], tmp_path) == 0
+    assert spilled_bytes(compiled.asm["ptx"], folder) == 0
 
 
 BF16, FP32, FP8, INT = "bf16", "fp32", "fp8e4nv", "i32"

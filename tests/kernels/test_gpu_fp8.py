@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from penstock.kernels import quantize, registry
-from penstock.kernels.gemm import gemm, wgrad
+from penstock.kernels.gemm import gemm, wgrad, wgrads
 from penstock.kernels.grouped_gemm import grouped_gemm, grouped_wgrad
 from penstock.kernels.numeric import relative_error, same_bits
 from penstock.kernels.permute import permute, permute_rows
@@ -158,6 +158,38 @@ def test_wgrad_is_within_the_gate_and_repeats(n: int, k: int, tokens: int, recip
         once, twice = (wgrad(g_q, x_q, start.clone(), accumulate=True) for _ in range(2))
     assert relative_error(once, start + expected) < FP32_GATE
     assert same_bits(once, twice)
+
+
+LISTS = [
+    [(1280, 1280, 512)] * 6,
+    [(576, 1280, 300), (128, 128, 1), (2496, 640, 4096), (100, 64, 130), (30, 20, 130)],
+    [(256, 512, 256)] * 19,
+]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("recipe", ["v3", "shift"])
+@pytest.mark.parametrize("sizes", LISTS, ids=["equal", "mixed", "long"])
+def test_a_list_of_wgrads_equals_each_alone(
+    sizes: list[tuple[int, int, int]], recipe: str, backend: str
+) -> None:
+    cast = quantize_tokens if recipe == "v3" else lambda t: transpose_shift(quantize_rows(t))
+    operands = [
+        (cast(torch.randn(tokens, n, device="cuda")), cast(torch.randn(tokens, k, device="cuda")))
+        for n, k, tokens in sizes
+    ]
+    starts = [torch.randn(n, k, device="cuda") for n, k, _ in sizes]
+    for accumulate in (False, True):
+        outs = [start.clone() if accumulate else torch.full_like(start, float("nan")) for start in starts]
+        alone = [out.clone() for out in outs]
+        with registry.override("wgrad", backend):
+            wgrads([(g, x, out) for (g, x), out in zip(operands, outs, strict=True)], accumulate)
+            for (g, x), out in zip(operands, alone, strict=True):
+                wgrad(g, x, out, accumulate)
+        for (g, x), out, one, start in zip(operands, outs, alone, starts, strict=True):
+            expected = dequantize(g) @ dequantize(x).t() + (start if accumulate else 0)
+            assert relative_error(out, expected) < FP32_GATE
+            assert relative_error(out, one) < 1e-6
 
 
 def grouped_case(n: int, k: int, tokens: int = 700, experts: int = 9):

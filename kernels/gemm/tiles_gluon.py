@@ -1,0 +1,71 @@
+"""Which tile comes next: device code of the Hopper kernel."""
+
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# Device code: a kernel's arguments have no Python types.
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+
+@gluon.jit
+def _here(x):
+    """``x``, pinned: what follows from it would else be computed for all problems at the start, and spill."""
+    return gl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], dtype=gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
+def measure(a_desc, c_desc, tables, KIND: gl.constexpr, TALL: gl.constexpr):
+    """M, N, K of a problem, and its number of tiles."""
+    BM: gl.constexpr = 256 if TALL else 128
+    BN: gl.constexpr = 128 if TALL else 256
+    rows = _here(a_desc.shape[0])
+    columns = _here(c_desc.shape[1])
+    if KIND == "rows":
+        rows = gl.load(tables[0] + tables[2])
+    tiles = gl.cdiv(rows, BM) * gl.cdiv(columns, BN)
+    if KIND == "tokens":
+        tiles *= tables[2]
+    return (rows, columns, _here(a_desc.shape[1])), tiles
+
+
+@gluon.jit
+def scale_strides(a_desc, size, weight_strides, SCALES: gl.constexpr):
+    """Elements between scales, as in ``product.Product``."""
+    if SCALES == "row_block":
+        expert, n, k = weight_strides
+        return gl.cdiv(a_desc.shape[0], 4) * 4, expert, n, k
+    elif SCALES == "row_row":
+        return gl.cdiv(size[0], 4) * 4, 0, 0, gl.cdiv(size[1], 4) * 4
+    else:
+        blocks = size[2] // 128
+        return blocks, 0, blocks, 1
+
+
+@gluon.jit
+def place(tile, tables, size, KIND: gl.constexpr, TALL: gl.constexpr, GROUP: gl.constexpr):
+    """Number of a tile -> its expert, first row, first column, first block of K and number of blocks of K.
+
+    GROUP rows of tiles are walked column by column, so that what they share is still in the L2 cache.
+    """
+    BM: gl.constexpr = 256 if TALL else 128
+    BN: gl.constexpr = 128 if TALL else 256
+    rows = gl.cdiv(size[0], BM)
+    columns = gl.cdiv(size[1], BN)
+    expert = 0
+    first = 0
+    blocks = gl.cdiv(size[2], 128)
+    if KIND == "tokens":
+        expert = tile // (rows * columns)
+        tile = tile % (rows * columns)
+        first = gl.load(tables[0] + expert) // 128
+        blocks = gl.load(tables[0] + expert + 1) // 128 - first
+    width = GROUP * columns
+    top = tile // width * GROUP
+    height = gl.minimum(rows - top, GROUP)
+    row = top + tile % width % height
+    column = tile % width // height
+    if KIND == "rows":
+        expert = gl.load(tables[1] + row * (BM // 128))
+    return expert, row * BM, column * BN, first, blocks
