@@ -9,11 +9,11 @@ from torch import Tensor
 
 from .. import registry
 from ..gemm.linear import linear, product_dtype
-from ..gemm.op import gemm, wgrad
-from ..gemm.weights import deliver_gradient, quantized_weight
+from ..gemm.op import gemm
+from ..gemm.weights import deliver_product, quantized_weight
 from ..quantize import quantize_rows, transpose_shift
 from ..swiglu import swiglu, swiglu_backward_quantize, swiglu_quantize
-from ..types import RowQ, TokQ
+from ..types import RowQ
 
 
 def feed_forward(x: Tensor, gate_up: Tensor, down: Tensor, precision: str = "bf16") -> Tensor:
@@ -75,12 +75,5 @@ def backward(
     ds = gemm(grad, quantized_weight(down), transposed=True, out_dtype=h.dtype)
     back = swiglu_backward_quantize(ds, h)
     dx = gemm(back.dh, quantized_weight(gate_up), transposed=True, out_dtype=h.dtype)
-    d_down = _gradient(down, transpose_shift(grad), back.s_t)
-    return dx, _gradient(gate_up, back.dh_t, transpose_shift(x)), d_down
-
-
-def _gradient(w: Tensor, g: TokQ, x: TokQ) -> Tensor | None:
-    def write(out: Tensor, accumulate: bool) -> None:
-        wgrad(g, x, out, accumulate)
-
-    return deliver_gradient(w, write)
+    d_down = deliver_product(down, transpose_shift(grad), back.s_t)
+    return dx, deliver_product(gate_up, back.dh_t, transpose_shift(x)), d_down

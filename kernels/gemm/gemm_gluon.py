@@ -9,8 +9,9 @@ One kernel serves every product ``C = A @ B.T`` of E4M3 operands whose rows run 
   "tokens": the summed dimension, a C for each expert.
 - TALL chooses a tile of 256x128, otherwise it is 128x256.
 
-A launch takes up to MAX_PROBLEMS dense products, whose tiles are numbered one problem after the other: small
-ones fill the card together.
+A launch takes up to ``tiles.LONGEST_LIST`` dense products, whose tiles are numbered one problem after the
+other: small ones fill the card together. Each has a loop of its own, since to choose a descriptor for each
+tile takes more registers than there are.
 
 A thread block stays on its multiprocessor and works through tiles. One warp, the producer, copies operands by
 TMA into a ring of STAGES stages; two warpgroups, the consumers, own two accumulators of 64x128 each. Tensor
@@ -38,9 +39,6 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from .tiles_gluon import measure, place, scale_strides
-
-MAX_PROBLEMS = 8
-"""Of one launch. Each has a loop of its own in the kernel, which takes 20 s to compile with eight."""
 
 
 @builtin

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 
-import torch
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from .gemm_gluon import MAX_PROBLEMS, block_scaled_gemm
+from .gemm_gluon import block_scaled_gemm
 from .product import Product
-from .tiles import Tile, hopper_tile
+from .tiles import LONGEST_LIST, Tile, hopper_tile, multiprocessors
 
 SWIZZLED = {
     size: gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=8 * size, rank=2)
@@ -23,8 +21,8 @@ SCALES = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=1)
 
 def launch(products: Sequence[Product]) -> None:
     """Compute ``products``, of one kind, recipe and device, in as few launches as possible."""
-    for start in range(0, len(products), MAX_PROBLEMS):
-        _launch(products[start : start + MAX_PROBLEMS])
+    for start in range(0, len(products), LONGEST_LIST):
+        _launch(products[start : start + LONGEST_LIST])
 
 
 def _launch(products: Sequence[Product]) -> None:
@@ -34,7 +32,7 @@ def _launch(products: Sequence[Product]) -> None:
     problems = [argument for product in products for argument in _arguments(product, tile)]
     block_scaled_gemm[(programs,)](
         *problems,
-        *[None] * (MAX_PROBLEMS * len(problems) // len(products) - len(problems)),
+        *[None] * (LONGEST_LIST * len(problems) // len(products) - len(problems)),
         *one.tables,
         one.n_experts,
         *one.strides[1:],
@@ -61,8 +59,3 @@ def _arguments(product: Product, tile: Tile) -> tuple[object, ...]:
         TensorDescriptor.from_tensor(product.b_scale.view(-1), [tile.columns], SCALES),
         (product.a_scale, product.b_scale),
     )
-
-
-@cache
-def multiprocessors(device: torch.device) -> int:
-    return int(torch.cuda.get_device_properties(device).multi_processor_count)

@@ -14,8 +14,8 @@ from ..arguments import check_float, check_precision, check_same, check_same_dev
 from ..quantize import quantize_rows, quantize_tokens, transpose_shift
 from ..types import RowQ, TokQ, WeightQ
 from .matmul import PlainLinear
-from .op import OUTPUTS, gemm, wgrad
-from .weights import deliver_gradient, quantized_weight
+from .op import OUTPUTS, gemm
+from .weights import deliver_product, quantized_weight
 
 
 def linear(x: Tensor, w: Tensor, precision: str = "bf16") -> Tensor:
@@ -135,12 +135,7 @@ def _input_gradient(rows: list[RowQ], weights: list[WeightQ], like: Tensor, dtyp
 
 
 def _weight_gradient(w: Tensor, grad: Tensor, rows: RowQ, x_t: RowQ | TokQ, recipe: str) -> Tensor | None:
-    g = along_tokens(saved_input(grad, rows, recipe), recipe)
-
-    def write(out: Tensor, accumulate: bool) -> None:
-        wgrad(g, x_t, out, accumulate)
-
-    return deliver_gradient(w, write)
+    return deliver_product(w, along_tokens(saved_input(grad, rows, recipe), recipe), x_t)
 
 
 def product_dtype(x: Tensor) -> torch.dtype:

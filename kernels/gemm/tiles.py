@@ -7,8 +7,11 @@ within 1 % of it everywhere; sixteen cost up to 8 % when power is the limit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+
+import torch
 
 SHARED_MEMORY_BYTES = 232_448
 """What one thread block may use on Hopper."""
@@ -16,6 +19,11 @@ _RESERVED_BYTES = 768
 """Barriers, the scales that are not in use, alignment."""
 _MAX_STAGES = 4
 """A fifth stage has never helped."""
+
+LONGEST_LIST = 8
+"""Products of one launch."""
+_FULL = 0.9
+"""Share of the multiprocessors' turns that has work, from which on waiting for more work gains little."""
 
 
 @dataclass(frozen=True)
@@ -65,3 +73,18 @@ def hopper_tile(kind: str, scales: str, rows: Sequence[int], out_bytes: int) -> 
     staging_bytes = 64 * 128 * out_bytes * 2
     room = SHARED_MEMORY_BYTES - _RESERVED_BYTES - staging_bytes
     return Tile(tall=tall, stages=min(_MAX_STAGES, room // stage_bytes))
+
+
+def fills(sizes: Iterable[tuple[int, int]], device: torch.device) -> bool:
+    """Whether results of ``sizes`` (rows, columns) together keep nearly all multiprocessors at work."""
+    if device.type != "cuda":
+        return False
+    width = multiprocessors(device)
+    tiles = sum(-(-rows // 256) * -(-columns // 128) for rows, columns in sizes)
+    return tiles >= _FULL * -(-tiles // width) * width
+
+
+@cache
+def multiprocessors(device: torch.device) -> int:
+    """Of the GPU ``device``."""
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)

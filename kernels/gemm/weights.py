@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..quantize import quantize_weight
-from ..types import WeightQ
+from ..types import RowQ, TokQ, WeightQ
+from . import pending
+from .op import wgrad
 
 Form = Literal["fp8"] | torch.dtype
 
@@ -105,5 +107,20 @@ def deliver_gradient(w: Tensor, write: Callable[[Tensor, bool], None]) -> Tensor
         w.grad = torch.empty_like(w)
         write(w.grad, False)
     else:
+        pending.launch_those_to(w.grad)
         write(w.grad, True)
     return None
+
+
+def deliver_product(w: Tensor, g: RowQ | TokQ, x: RowQ | TokQ) -> Tensor | None:
+    """Make ``g @ x.T`` the gradient of ``w``, as ``deliver_gradient`` does.
+
+    What is added in place may wait until the end of the backward pass for others that fill the card with it.
+    """
+    if w in _in_place and w.grad is not None and pending.add_later(g, x, w.grad):
+        return None
+
+    def write(out: Tensor, accumulate: bool) -> None:
+        wgrad(g, x, out, accumulate)
+
+    return deliver_gradient(w, write)

@@ -74,7 +74,7 @@ def test_the_hopper_kernel(kind: str, scales: str, add: bool, rows: int, out: st
     compile_for_hopper(kind, scales, add, rows, out, 1, tmp_path)
 
 
-@pytest.mark.parametrize("problems", [2, gemm_gluon.MAX_PROBLEMS])
+@pytest.mark.parametrize("problems", [2, tiles.LONGEST_LIST])
 @pytest.mark.parametrize("rows", [256, 128])
 @pytest.mark.parametrize("scales", ["row_row", "block_block"])
 def test_the_hopper_kernel_for_lists(scales: str, rows: int, problems: int, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def compile_for_hopper(
         "REGISTERS": tile.registers,
     }
     kernel = gemm_gluon.block_scaled_gemm
-    unused = len(problem) * (gemm_gluon.MAX_PROBLEMS - problems)
+    unused = len(problem) * (tiles.LONGEST_LIST - problems)
     types = [
         *problem * problems,
         *["constexpr"] * unused,

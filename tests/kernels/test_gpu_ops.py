@@ -15,7 +15,7 @@ from penstock.kernels.attention import attention, find_documents, latent_attenti
 from penstock.kernels.cross_entropy import joint_cross_entropy, linear_cross_entropy
 from penstock.kernels.embedding import embedding
 from penstock.kernels.feed_forward import expert_feed_forward, feed_forward
-from penstock.kernels.gemm import accumulate_in_place, linear
+from penstock.kernels.gemm import accumulate_in_place, linear, pending
 from penstock.kernels.grouped_gemm import grouped_linear
 from penstock.kernels.mla import rotate_heads
 from penstock.kernels.norm import add_rms_norm, rms_norm
@@ -382,6 +382,43 @@ def test_gradients_accumulate_in_place(precision: str) -> None:
         linear(x, fused, precision).backward(up)
     assert fused.grad.dtype == torch.float32
     assert relative_error(fused.grad, plain.grad) < 1e-6
+
+
+@pytest.mark.parametrize("recipe", ["v3", "shift"])
+def test_gradients_launched_together_can_be_recorded(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_FP8_RECIPE", recipe)
+    x = randn(512, 640)
+    weights = [randn(640, 640, dtype=torch.float32).requires_grad_() for _ in range(11)]
+    accumulate_in_place(weights)
+
+    def run() -> None:
+        y = x
+        for w in (*weights, weights[0]):
+            y = y + linear(y, w, "fp8") / 32
+        y.backward(x)
+
+    def results() -> list[Tensor]:
+        found = [w.grad.clone() for w in weights]
+        for w in weights:
+            w.grad.zero_()
+        return found
+
+    run()
+    results()
+    with monkeypatch.context() as patch:
+        patch.setattr(pending, "add_later", lambda *_: False)
+        run()
+    at_once = results()
+    run()
+    together = results()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    graph.replay()
+    for a, b, c in zip(at_once, together, results(), strict=True):
+        assert a.any()
+        assert relative_error(b, a) < 1e-6
+        assert same_bits(b, c)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp8"])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 
-from penstock.kernels.gemm import wgrad, wgrads
-from penstock.kernels.numeric import same_bits
+from penstock.kernels.cross_entropy import linear_cross_entropy
+from penstock.kernels.gemm import accumulate_in_place, linear, pending, wgrad, wgrads
+from penstock.kernels.numeric import relative_error, same_bits
 from penstock.kernels.quantize import quantize_rows, quantize_tokens, transpose_shift
 
 
@@ -35,3 +38,106 @@ def test_a_list_that_cannot_be_computed_is_refused() -> None:
         wgrads([v3, v3])
     with pytest.raises(ValueError, match="out"):
         wgrads([(v3[0], v3[1], torch.zeros(16, 32))])
+
+
+class Tower(torch.nn.Module):
+    """Eleven weights, the first used again by the last layer."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.weights = torch.nn.ParameterList(torch.randn(96, 96) / 10 for _ in range(11))
+        if in_place:
+            accumulate_in_place(self.weights)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for w in (*self.weights, self.weights[0]):
+            x = x + linear(x, w, "fp8")
+        return x
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many gradients each launch made."""
+    lengths = []
+
+    def watched(gradients: list, accumulate: bool) -> None:
+        lengths.append(len(gradients))
+        wgrads(gradients, accumulate)
+
+    monkeypatch.setattr(pending, "wgrads", watched)
+    return lengths
+
+
+@pytest.mark.parametrize("recipe", ["v3", "shift"])
+def test_gradients_that_waited_equal_those_made_at_once(
+    recipe: str, launched: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENSTOCK_FP8_RECIPE", recipe)
+    waiting, at_once = Tower(in_place=True), Tower(in_place=True)
+    x = torch.randn(64, 96)
+    for tower in (waiting, at_once):
+        with monkeypatch.context() as patch:
+            if tower is at_once:
+                patch.setattr(pending, "add_later", lambda *_: False)
+            for _ in range(3):
+                tower(x).square().mean().backward()
+    # The first pass makes the gradients and adds to that of the shared weight, the others add to all.
+    assert launched == [1, 8, 4, 8, 4]
+    assert not pending._passes
+    for a, b in zip(waiting.weights, at_once.weights, strict=True):
+        assert same_bits(a.grad, b.grad)
+
+
+def test_additions_to_one_gradient_keep_their_order(launched: list[int]) -> None:
+    w, twin = (torch.nn.Parameter(torch.ones(32, 32)) for _ in range(2))
+    accumulate_in_place([w])
+    x = torch.randn(16, 32)
+    target = torch.randint(0, 32, (16,))
+    for weight in (w, twin):
+        weight.grad = torch.zeros(32, 32)
+        y = linear(linear(x, weight, "fp8"), weight, "fp8")
+        (linear_cross_entropy(y, weight, target, 16, "fp32") + y.sum()).backward()
+    assert launched == [1, 1]
+    assert relative_error(w.grad, twin.grad) < 1e-6
+
+
+def test_what_waits_in_a_pass_that_fails_is_dropped(launched: list[int]) -> None:
+    class Fails(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            raise RuntimeError("on purpose")
+
+    w = torch.nn.Parameter(torch.randn(32, 32))
+    accumulate_in_place([w])
+    w.grad = torch.zeros(32, 32)
+    x = torch.randn(16, 32, requires_grad=True)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        linear(Fails.apply(x), w, "fp8").sum().backward()
+    assert launched == []
+    assert not pending._passes
+    assert not w.grad.any()
+    linear(x, w, "fp8").sum().backward()
+    assert launched == [1]
+    assert w.grad.any()
+
+
+def test_what_was_launched_is_released() -> None:
+    w = torch.nn.Parameter(torch.randn(32, 32))
+    accumulate_in_place([w])
+    w.grad = torch.zeros(32, 32)
+    alive = []
+
+    def kept(gradients: list, accumulate: bool) -> None:
+        alive.extend(weakref.ref(t.data) for g, x, _ in gradients for t in (g, x))
+        wgrads(gradients, accumulate)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pending, "wgrads", kept)
+        linear(torch.randn(16, 32), w, "fp8").sum().backward()
+    assert len(alive) == 2
+    assert all(r() is None for r in alive)
