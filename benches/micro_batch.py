@@ -81,22 +81,28 @@ def main() -> None:
     recorded = RecordedMicroBatch(plain, model.parameters())
     rows = random_rows(config, options.documents)
 
+    count = max(1, config.data.global_batch_size // config.train.micro_batch_size)
+
     def update() -> None:
         get_total_norm(optimizer.gradients())
         optimizer.step(1e-5, 1.0)
+        optimizer.zero_grad(in_place=True)
+
+    def step() -> None:
+        for _ in range(count):
+            recorded(*rows)
+        update()
 
     for _ in range(3):
-        recorded(*rows)
-        update()
+        step()
     tokens = rows[1].numel()
     micro_ms = time_ms(lambda: recorded(*rows), options.repeats)
     update_ms = time_ms(update, 5)
+    step_ms = time_ms(step, max(2, options.repeats // count))
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.shape}, {model.precision}")
     memory = torch.cuda.max_memory_allocated() / 2**30
     print(f"micro-batch of {tokens} tokens: {micro_ms:.1f} ms; update: {update_ms:.1f} ms; {memory:.1f} GiB")
-    count = max(1, config.data.global_batch_size // config.train.micro_batch_size)
-    rate = count * tokens / (count * micro_ms + update_ms) * 1000
-    print(f"{count} micro-batches a step: {rate:,.0f} tokens/s")
+    print(f"step of {count} micro-batches: {step_ms:.1f} ms, {count * tokens / step_ms * 1000:,.0f} tokens/s")
     show("micro-batch", profile(lambda: plain(*rows)), options.kernels)
     show("update", profile(update), options.kernels // 3)
 

@@ -2,12 +2,25 @@
 
 from .linear import joint_linear, linear
 from .op import gemm, wgrad, wgrads
-from .weights import accumulate_in_place, copy_to_update, mark_updated, quantized_weight, refresh_copies
+from .weights import (
+    accumulate_in_place,
+    copy_to_update,
+    discard_gradients,
+    discarded_gradients,
+    gradients_came,
+    mark_updated,
+    quantized_weight,
+    refresh_copies,
+    zero_discarded_gradients,
+)
 
 __all__ = [
     "accumulate_in_place",
     "copy_to_update",
+    "discard_gradients",
+    "discarded_gradients",
     "gemm",
+    "gradients_came",
     "joint_linear",
     "linear",
     "mark_updated",
@@ -15,4 +28,5 @@ __all__ = [
     "refresh_copies",
     "wgrad",
     "wgrads",
+    "zero_discarded_gradients",
 ]

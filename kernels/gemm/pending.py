@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import torch
@@ -16,13 +16,21 @@ from .tiles import LONGEST_LIST, fills
 _passes: WeakValueDictionary[int, _Pass] = WeakValueDictionary()
 
 
+class Key(NamedTuple):
+    """What gradients of one launch share."""
+
+    operands: type
+    device: torch.device
+    accumulate: bool
+
+
 class _Pass:
     def __init__(self) -> None:
-        self._waiting: dict[tuple[type, torch.device], list[Gradient]] = {}
+        self._waiting: dict[Key, list[Gradient]] = {}
 
-    def add(self, g: RowQ | TokQ, x: RowQ | TokQ, out: Tensor) -> None:
+    def add(self, g: RowQ | TokQ, x: RowQ | TokQ, out: Tensor, accumulate: bool) -> None:
         self.launch_those_to(out)
-        key = (type(g), out.device)
+        key = Key(type(g), out.device, accumulate)
         gradients = self._waiting.setdefault(key, [])
         gradients.append((g, x, out))
         sizes = [(o.shape[0], o.shape[1]) for *_, o in gradients]
@@ -38,14 +46,14 @@ class _Pass:
         for key in list(self._waiting):
             self._launch(key)
 
-    def _launch(self, key: tuple[type, torch.device]) -> None:
-        wgrads(self._waiting.pop(key), accumulate=True)
+    def _launch(self, key: Key) -> None:
+        wgrads(self._waiting.pop(key), key.accumulate)
 
 
-def add_later(g: RowQ | TokQ, x: RowQ | TokQ, out: Tensor) -> bool:
-    """Add ``g @ x.T`` to ``out`` before this backward pass ends; False, and nothing done, outside of one.
+def make_later(g: RowQ | TokQ, x: RowQ | TokQ, out: Tensor, accumulate: bool) -> bool:
+    """``wgrad`` before this backward pass ends; False, and nothing done, outside of one.
 
-    What waits is launched as soon as it fills the card. Additions to one ``out`` keep their order.
+    What waits is launched as soon as it fills the card. What goes to one ``out`` keeps its order.
     """
     task = torch._C._current_graph_task_id()
     if task < 0:
@@ -55,12 +63,12 @@ def add_later(g: RowQ | TokQ, x: RowQ | TokQ, out: Tensor) -> bool:
         current = _passes[task] = _Pass()
         engine: Any = torch.autograd.Variable._execution_engine
         engine.queue_callback(current.launch_all)
-    current.add(g, x, out)
+    current.add(g, x, out, accumulate)
     return True
 
 
 def launch_those_to(out: Tensor) -> None:
-    """Launch what this backward pass still has to add to ``out``."""
+    """Launch what this backward pass still has to make in ``out``."""
     current = _passes.get(torch._C._current_graph_task_id())
     if current is not None:
         current.launch_those_to(out)

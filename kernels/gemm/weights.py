@@ -20,6 +20,7 @@ Form = Literal["fp8"] | torch.dtype
 # with it.
 _derived: Any = WeakTensorKeyDictionary()
 _in_place: Any = WeakTensorKeyDictionary()
+"""Whether what stands in ``.grad`` of such a weight counts; False: the next gradient overwrites it."""
 
 
 def quantized_weight(w: Tensor) -> WeightQ:
@@ -97,30 +98,66 @@ def accumulate_in_place(weights: Iterable[Tensor]) -> None:
         _in_place[w] = True
 
 
+def discard_gradients(weights: Iterable[Tensor]) -> None:
+    """Let the gradients of ``weights`` count as zero, in the memory they have.
+
+    Where gradients are accumulated in place nothing is written: the next one overwrites.
+    """
+    for w in weights:
+        if w.grad is not None and w in _in_place:
+            _in_place[w] = False
+        elif w.grad is not None:
+            w.grad.zero_()
+
+
+def discarded_gradients(weights: Iterable[Tensor]) -> list[Tensor]:
+    """Those of ``weights`` whose ``.grad`` was discarded and not yet overwritten."""
+    return [w for w in weights if not _in_place.get(w, True)]
+
+
+def zero_discarded_gradients(weights: Iterable[Tensor]) -> None:
+    """Make every ``.grad`` what it counts as, where no gradient has come since it was discarded."""
+    for w in discarded_gradients(weights):
+        w.grad.zero_()  # type: ignore[union-attr]
+        _in_place[w] = True
+
+
+def gradients_came(weights: Iterable[Tensor]) -> None:
+    """Say that a CUDA graph has overwritten what was discarded."""
+    for w in weights:
+        _in_place[w] = True
+
+
 def deliver_gradient(w: Tensor, write: Callable[[Tensor, bool], None]) -> Tensor | None:
     """Have ``write(out, accumulate)`` make the gradient of ``w``: in ``w.grad`` (None), or a fresh tensor."""
     if w not in _in_place:
         fresh = torch.empty(w.shape, dtype=torch.promote_types(w.dtype, torch.float32), device=w.device)
         write(fresh, False)
         return fresh
-    if w.grad is None:
-        w.grad = torch.empty_like(w)
-        write(w.grad, False)
-    else:
-        pending.launch_those_to(w.grad)
-        write(w.grad, True)
+    out, accumulate = _standing_gradient(w)
+    if accumulate:
+        pending.launch_those_to(out)
+    write(out, accumulate)
     return None
 
 
 def deliver_product(w: Tensor, g: RowQ | TokQ, x: RowQ | TokQ) -> Tensor | None:
     """Make ``g @ x.T`` the gradient of ``w``, as ``deliver_gradient`` does.
 
-    What is added in place may wait until the end of the backward pass for others that fill the card with it.
+    What is made in place may wait until the end of the backward pass for others that fill the card with it.
     """
-    if w in _in_place and w.grad is not None and pending.add_later(g, x, w.grad):
-        return None
 
     def write(out: Tensor, accumulate: bool) -> None:
-        wgrad(g, x, out, accumulate)
+        if w not in _in_place or not pending.make_later(g, x, out, accumulate):
+            wgrad(g, x, out, accumulate)
 
     return deliver_gradient(w, write)
+
+
+def _standing_gradient(w: Tensor) -> tuple[Tensor, bool]:
+    """``.grad`` of a weight in place, and whether what stands in it counts; from now on it does."""
+    counts = w.grad is not None and _in_place[w]
+    if w.grad is None:
+        w.grad = torch.empty_like(w)
+    _in_place[w] = True
+    return w.grad, counts

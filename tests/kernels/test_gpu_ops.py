@@ -406,7 +406,7 @@ def test_gradients_launched_together_can_be_recorded(recipe: str, monkeypatch: p
     run()
     results()
     with monkeypatch.context() as patch:
-        patch.setattr(pending, "add_later", lambda *_: False)
+        patch.setattr(pending, "make_later", lambda *_: False)
         run()
     at_once = results()
     run()

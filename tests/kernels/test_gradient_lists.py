@@ -8,7 +8,17 @@ import pytest
 import torch
 
 from penstock.kernels.cross_entropy import linear_cross_entropy
-from penstock.kernels.gemm import accumulate_in_place, linear, pending, wgrad, wgrads
+from penstock.kernels.embedding import embedding
+from penstock.kernels.gemm import (
+    accumulate_in_place,
+    discard_gradients,
+    discarded_gradients,
+    linear,
+    pending,
+    wgrad,
+    wgrads,
+    zero_discarded_gradients,
+)
 from penstock.kernels.numeric import relative_error, same_bits
 from penstock.kernels.quantize import quantize_rows, quantize_tokens, transpose_shift
 
@@ -79,11 +89,11 @@ def test_gradients_that_waited_equal_those_made_at_once(
     for tower in (waiting, at_once):
         with monkeypatch.context() as patch:
             if tower is at_once:
-                patch.setattr(pending, "add_later", lambda *_: False)
+                patch.setattr(pending, "make_later", lambda *_: False)
             for _ in range(3):
                 tower(x).square().mean().backward()
     # The first pass makes the gradients and adds to that of the shared weight, the others add to all.
-    assert launched == [1, 8, 4, 8, 4]
+    assert launched == [8, 3, 1, 8, 4, 8, 4]
     assert not pending._passes
     for a, b in zip(waiting.weights, at_once.weights, strict=True):
         assert same_bits(a.grad, b.grad)
@@ -141,3 +151,34 @@ def test_what_was_launched_is_released() -> None:
         linear(torch.randn(16, 32), w, "fp8").sum().backward()
     assert len(alive) == 2
     assert all(r() is None for r in alive)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp8"])
+def test_a_discarded_gradient_is_overwritten(precision: str) -> None:
+    """By products, by an output layer and by an embedding; and zero where none comes."""
+    table, w, unused = (torch.nn.Parameter(torch.randn(96, 64)) for _ in range(3))
+    norm = torch.nn.Parameter(torch.ones(64))
+    weights = [table, w, unused, norm]
+    accumulate_in_place([table, w, unused])
+    tokens, target = torch.randint(0, 96, (2, 50)), torch.randint(0, 96, (50,))
+
+    def run() -> None:
+        for row in tokens:
+            x = embedding(row, table, torch.float32) * norm
+            y = linear(x, w, precision)
+            (linear_cross_entropy(x, w, target, 16, "fp32") + y.square().sum()).backward()
+
+    run()
+    expected = [w.grad.clone() for w in (table, w, norm)]
+    unused.grad = torch.ones_like(unused)
+    addresses = [w.grad.data_ptr() for w in weights]
+    discard_gradients(weights)
+    assert len(discarded_gradients(weights)) == 3
+    run()
+    assert len(discarded_gradients(weights)) == 1
+    zero_discarded_gradients(weights)
+    assert not discarded_gradients(weights)
+    assert not unused.grad.any()
+    assert [w.grad.data_ptr() for w in weights] == addresses
+    for found, wanted in zip((table, w, norm), expected, strict=True):
+        assert same_bits(found.grad, wanted)

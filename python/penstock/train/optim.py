@@ -9,7 +9,12 @@ from torch import Tensor, nn
 
 from penstock.config import OptimizerConfig
 from penstock.kernels.adamw import adamw_step
-from penstock.kernels.gemm import copy_to_update, mark_updated
+from penstock.kernels.gemm import (
+    copy_to_update,
+    discard_gradients,
+    mark_updated,
+    zero_discarded_gradients,
+)
 
 __all__ = ["AdamW", "clip_coefficient"]
 
@@ -33,10 +38,9 @@ class AdamW:
         self.updates = 0
 
     def zero_grad(self, in_place: bool = False) -> None:
-        """Drop the gradients, or fill them with zeros where a CUDA graph adds to them in place."""
+        """Drop the gradients, or let them count as zeros where a CUDA graph writes them in place."""
         if in_place:
-            for gradient in self.gradients():
-                gradient.zero_()
+            discard_gradients(self._parameters.values())
             return
         for p in self._parameters.values():
             p.grad = None
@@ -44,6 +48,7 @@ class AdamW:
     def step(self, lr: float, clip: float) -> None:
         """Update every parameter that has a gradient; gradients count times ``clip``."""
         self.updates += 1
+        zero_discarded_gradients(self._parameters.values())
         device = next(iter(self._m.values())).device
         # Filled on the device: copying a number there would wait for it, parameter by parameter.
         factor = torch.full((), clip, dtype=torch.float32, device=device)
@@ -72,6 +77,7 @@ class AdamW:
 
     def gradients(self) -> list[Tensor]:
         """The gradients there are, in the order of the parameters."""
+        zero_discarded_gradients(self._parameters.values())
         return [p.grad for p in self._parameters.values() if p.grad is not None]
 
     def tensors(self) -> Mapping[str, Tensor]:

@@ -66,14 +66,17 @@ def test_it_learns_and_goes_on(tmp_path: Path, precision: str) -> None:
     assert load_model(tmp_path / "whole", "cuda")[0].precision == precision
 
 
+@pytest.mark.parametrize("rows", [1, 4])
 @pytest.mark.parametrize("precision", ["bf16", "fp8"])
 def test_a_recorded_step_is_the_same_step(
-    tmp_path: Path, precision: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, precision: str, rows: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Losses of a run that replays a CUDA graph beside those of one that launches every kernel."""
+    """Losses of a run that replays CUDA graphs beside those of one that launches every kernel; with several
+    micro-batches a step, of which the first overwrites gradients, and with one."""
     losses = {}
     for recorded in ("true", "false"):
         recipe = (*RECIPE, f"train.precision={precision}", f"train.cuda_graph={recorded}", "train.steps=12")
+        recipe = (*recipe, f"train.micro_batch_size={rows}")
         with caplog.at_level("INFO", "penstock.train"):
             tiny.train(tmp_path / recorded, *recipe)
         assert "launch by launch" not in caplog.text
