@@ -20,7 +20,7 @@ from .reference import IGNORE, RowSums
 
 BLOCK_COLUMNS = 16384
 WARPS = 32
-WIDTH = 8
+WIDTH = 16
 """Neighbours that share a running maximum: one exponential a logit, and one a lane to move the sum along."""
 PROGRAMS_PER_MULTIPROCESSOR = 1
 

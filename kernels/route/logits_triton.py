@@ -32,13 +32,17 @@ def _parts(x):
 @triton.jit
 def _dot_exact(a, b, total):
     """``total + a @ b`` as in float32; one of the two may be bfloat16."""
+    # Tensor cores cut off what they add to a sum, so each product starts from zero and is added outside. Half
+    # of it, doubled, since the compiler would turn a plain sum into one that starts from ``total``.
     if a.dtype == tl.bfloat16:
-        high, middle, low = _parts(b)
-        return tl.dot(a, high, tl.dot(a, middle, tl.dot(a, low, total)))
-    if b.dtype == tl.bfloat16:
-        high, middle, low = _parts(a)
-        return tl.dot(high, b, tl.dot(middle, b, tl.dot(low, b, total)))
-    return tl.dot(a.to(tl.float32), b.to(tl.float32), total, input_precision="tf32x3")
+        high, middle, low = _parts(b * 0.5)
+        total += tl.dot(a, high, tl.dot(a, middle, tl.dot(a, low))) * 2.0
+    elif b.dtype == tl.bfloat16:
+        high, middle, low = _parts(a * 0.5)
+        total += tl.dot(high, b, tl.dot(middle, b, tl.dot(low, b))) * 2.0
+    else:
+        total = tl.dot(a.to(tl.float32), b.to(tl.float32), total, input_precision="tf32x3")
+    return total
 
 
 @triton.jit

@@ -236,7 +236,7 @@ KERNELS = [
     (
         cross_entropy_triton,
         "cross_entropy",
-        {"IGNORED": -100, "GRADIENT": True, "BLOCK": cross_entropy_triton.BLOCK_COLUMNS, "WIDTH": 8},
+        {"IGNORED": -100, "GRADIENT": True, "BLOCK": cross_entropy_triton.BLOCK_COLUMNS, "WIDTH": 16},
         {"logits": BF16, "target": "i64"},
         cross_entropy_triton.WARPS,
     ),
