@@ -55,8 +55,8 @@ def cross_entropy(
             tl.debug_barrier()  # the logit of the target is read before it is overwritten
             factor = tl.where(kept, weight, 0.0)
             drift = 1.0 + 2.0 * z_loss * log_sum
-            for start in tl.range(0, V, BLOCK):
-                v = start + tl.arange(0, BLOCK)
+            for start in tl.range(0, V, BLOCK // 2):
+                v = start + tl.arange(0, BLOCK // 2)
                 x = tl.load(row_ptr + v, mask=v < V, other=float("-inf")).to(tl.float32)
                 gradient = (tl.exp(x - log_sum) * drift - tl.where(v == target, 1.0, 0.0)) * factor
                 tl.store(row_ptr + v, gradient.to(logits_ptr.dtype.element_ty), mask=v < V)
