@@ -67,6 +67,14 @@ def capability(device: torch.device | None = None) -> Capability | None:
     return major, minor
 
 
+@cache
+def multiprocessors(device: torch.device) -> int:
+    """Of a GPU; 1 for a CPU, where kernels run in Triton's interpreter."""
+    if device.type != "cuda":
+        return 1
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
 def ops() -> tuple[str, ...]:
     """The names that ``backend`` and ``override`` know."""
     return tuple(_TABLE)

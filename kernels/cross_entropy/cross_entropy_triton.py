@@ -9,13 +9,12 @@ rows under way together (34 MB for a vocabulary of 128K) are still in the L2 cac
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import registry
 from .reference import IGNORE, RowSums
 
 BLOCK_COLUMNS = 16384
@@ -85,7 +84,7 @@ def row_sums(logits: Tensor, target: Tensor, want_gradient: bool, weight: float,
     rows, vocabulary = logits.shape
     loss, square = torch.zeros(2, rows, dtype=torch.float32, device=logits.device)
     if rows:
-        programs = min(rows, PROGRAMS_PER_MULTIPROCESSOR * _multiprocessors(logits.device))
+        programs = min(rows, PROGRAMS_PER_MULTIPROCESSOR * registry.multiprocessors(logits.device))
         cross_entropy[(programs,)](
             logits,
             target.contiguous(),
@@ -103,10 +102,3 @@ def row_sums(logits: Tensor, target: Tensor, want_gradient: bool, weight: float,
             num_warps=WARPS,
         )
     return RowSums(loss.sum(), square.sum(), logits if want_gradient else None)
-
-
-@cache
-def _multiprocessors(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 1
-    return int(torch.cuda.get_device_properties(device).multi_processor_count)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from .. import registry
 from .gemm_gluon import block_scaled_gemm
 from .product import Product
-from .tiles import LONGEST_LIST, Tile, hopper_tile, multiprocessors
+from .tiles import LONGEST_LIST, Tile, hopper_tile
 
 SWIZZLED = {
     size: gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=8 * size, rank=2)
@@ -28,7 +29,7 @@ def launch(products: Sequence[Product]) -> None:
 def _launch(products: Sequence[Product]) -> None:
     one = products[0]
     tile = hopper_tile(one.kind, one.scales, [p.size[0] for p in products], one.c.element_size())
-    programs = multiprocessors(one.c.device)
+    programs = registry.multiprocessors(one.c.device)
     problems = [argument for product in products for argument in _arguments(product, tile)]
     block_scaled_gemm[(programs,)](
         *problems,

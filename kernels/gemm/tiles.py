@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import torch
+
+from .. import registry
 
 SHARED_MEMORY_BYTES = 232_448
 """What one thread block may use on Hopper."""
@@ -79,12 +80,6 @@ def fills(sizes: Iterable[tuple[int, int]], device: torch.device) -> bool:
     """Whether results of ``sizes`` (rows, columns) together keep nearly all multiprocessors at work."""
     if device.type != "cuda":
         return False
-    width = multiprocessors(device)
+    width = registry.multiprocessors(device)
     tiles = sum(-(-rows // 256) * -(-columns // 128) for rows, columns in sizes)
     return tiles >= _FULL * -(-tiles // width) * width
-
-
-@cache
-def multiprocessors(device: torch.device) -> int:
-    """Of the GPU ``device``."""
-    return int(torch.cuda.get_device_properties(device).multi_processor_count)

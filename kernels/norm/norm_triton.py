@@ -8,7 +8,6 @@ A program handles tiles of several rows, so that enough reads are under way; sta
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -16,10 +15,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-WARPS_PER_MULTIPROCESSOR = 24
+from .. import registry
+
+WARPS_PER_MULTIPROCESSOR = 16
 """Of the backward kernel, whose programs stay and keep a partial gradient of the weight each."""
-FORWARD_ELEMENTS, BACKWARD_ELEMENTS = 32, 16
-"""Of one operand's tile, in a thread; more would leave registers for one program a multiprocessor."""
+ELEMENTS = 32
+"""Of one operand's tile, in a thread. Backward on an H100, 1280 columns and a residual sum: 0.95 of copy,
+with 16 elements and 24 warps 0.71."""
 BACKWARD_STAGES = tl.constexpr(2)
 """Tiles under way at once in a program of the backward kernel."""
 
@@ -95,7 +97,7 @@ class _AddRmsNorm(torch.autograd.Function):
         total = x if delta is None else torch.empty_like(y)
         r = torch.empty(rows.shape[0], dtype=torch.float32, device=x.device)
         if y.numel():
-            tile, block, warps = _tile(size, FORWARD_ELEMENTS)
+            tile, block, warps = tile_for(size)
             added = x if delta is None else delta.contiguous()
             rms_norm_forward[(triton.cdiv(rows.shape[0], tile),)](
                 rows, added, w, total, y, r, rows.shape[0], size, rows.stride(0), eps,
@@ -112,8 +114,8 @@ class _AddRmsNorm(torch.autograd.Function):
         if dy is None:
             return dsum, dsum if ctx.needs_input_grad[1] else None, None, None
         size, rows = total.shape[-1], _rows(total)
-        tile, block, warps = _tile(size, BACKWARD_ELEMENTS)
-        resident = _multiprocessors(total.device) * (WARPS_PER_MULTIPROCESSOR // warps)
+        tile, block, warps = tile_for(size, backward=True)
+        resident = registry.multiprocessors(total.device) * (WARPS_PER_MULTIPROCESSOR // warps)
         programs = min(triton.cdiv(rows.shape[0], tile), resident)
         dx = torch.empty(total.shape, dtype=total.dtype, device=total.device)
         partial = torch.empty(programs, size, dtype=torch.float32, device=dx.device)
@@ -132,15 +134,10 @@ def _rows(x: Tensor) -> Tensor:
     return rows if rows.stride(1) == 1 else rows.contiguous()
 
 
-def _tile(size: int, elements: int) -> tuple[int, int, int]:
+def tile_for(size: int, backward: bool = False) -> tuple[int, int, int]:
     """Rows and columns of a tile, and warps: eight columns a thread, so that a column stays in one."""
     block = triton.next_power_of_2(size)
     warps = min(16, max(1, block // 256))
+    # Wide rows leave a thread more than eight columns, and backward fewer registers.
+    elements = ELEMENTS // 2 if backward and block > 4096 else ELEMENTS
     return max(1, elements * 32 * warps // block), block, warps
-
-
-@cache
-def _multiprocessors(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 1
-    return int(torch.cuda.get_device_properties(device).multi_processor_count)

@@ -139,9 +139,8 @@ TABLES = {"row_token": "i32", "token_pos": "i32"}
 def norm_cases() -> Iterator[tuple[ModuleType, str, dict[str, object], dict[str, str], int]]:
     """The residual stream's norm, a latent's, and that of the widest models."""
     pointers = dict.fromkeys(("x", "delta", "sum", "y", "dy", "dsum", "dx"), BF16)
-    directions = (("forward", norm_triton.FORWARD_ELEMENTS), ("backward", norm_triton.BACKWARD_ELEMENTS))
-    for size, add, (direction, elements) in product((1280, 512, 7168), (False, True), directions):
-        rows, block, warps = norm_triton._tile(size, elements)
+    for size, add, direction in product((1280, 512, 2048, 7168), (False, True), ("forward", "backward")):
+        rows, block, warps = norm_triton.tile_for(size, direction == "backward")
         constants = {"ADD": add, "ROWS": rows, "BD": block}
         yield norm_triton, f"rms_norm_{direction}", constants, pointers, warps
 
