@@ -15,6 +15,7 @@ __all__ = [
     "_panic_for_tests",
     "encode_files",
     "pack",
+    "to_list",
     "train_on_counts",
     "train_on_files",
 ]
@@ -50,7 +51,7 @@ class Tokenizer:
     ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         """Ids, and start and end of each, end to end."""
     def count_tokens(self, text: str) -> int: ...
-    def decode_bytes(self, ids: NDArray[np.uint32]) -> bytes: ...
+    def decode_bytes(self, ids: list[int] | NDArray[np.uint32]) -> bytes: ...
     def token_to_id(self, token: bytes) -> int | None: ...
     def id_to_bytes(self, token_id: int) -> bytes | None: ...
     def special_tokens(self) -> list[tuple[str, int]]: ...
@@ -63,6 +64,9 @@ class Tokenizer:
     def pattern(self) -> str: ...
     @property
     def sha256(self) -> str: ...
+
+def to_list(ids: NDArray[np.uint32]) -> list[int]:
+    """``ids.tolist()``, with numbers that are shared."""
 
 @type_check_only
 class TrainingRequest(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Literal, get_args
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock import _core
-from penstock.errors import ConfigError, DecodeError
+from penstock.errors import ConfigError, DecodeError, TokenizerError
 
 __all__ = ["Errors", "Ids", "StreamDecoder", "as_ids", "check_errors", "decode_text"]
 
@@ -20,6 +21,8 @@ Errors = Literal["replace", "strict", "ignore"]
 """What to do with bytes that are no UTF-8: show U+FFFD, raise ``DecodeError``, leave them out."""
 
 MAX_ID = 0xFFFF_FFFF
+BUFFERS = (str, bytes, bytearray, memoryview, array)
+"""What numpy reads without a copy, or refuses."""
 
 
 def decode_text(core: _core.Tokenizer, ids: Ids, errors: Errors = "replace", place: str = "") -> str:
@@ -30,16 +33,21 @@ def decode_text(core: _core.Tokenizer, ids: Ids, errors: Errors = "replace", pla
     DecodeError
         ``errors`` is strict and the bytes are not UTF-8.
     TokenizerError
-        An id is not in the vocabulary.
+        One is no id, or not in the vocabulary.
     """
-    array = as_ids(ids)
-    data = core.decode_bytes(array)
+    try:
+        checked = as_ids(ids)
+        data = core.decode_bytes(checked)
+    except TokenizerError as error:
+        if place:
+            raise TokenizerError(f"{place}{error}") from None
+        raise
     try:
         return data.decode("utf-8", errors)
     except UnicodeDecodeError as error:
-        sizes = (len(core.id_to_bytes(i) or b"") for i in array.tolist())
+        sizes = (len(core.id_to_bytes(i) or b"") for i in map(int, checked))
         index = next(i for i, end in enumerate(accumulate(sizes)) if end > error.start)
-        raise _decode_error(place, index, int(array[index]), error.start, error.reason) from None
+        raise _decode_error(place, index, int(checked[index]), error.start, error.reason) from None
 
 
 class StreamDecoder:
@@ -147,20 +155,29 @@ class StreamDecoder:
         return len(self._core.id_to_bytes(token_id) or b"")
 
 
-def as_ids(ids: Ids) -> NDArray[np.uint32]:
-    """Ids as the extension takes them.
+def as_ids(ids: Ids) -> list[int] | NDArray[np.uint32]:
+    """Ids as the extension takes them; it checks a list itself.
 
     Raises
     ------
-    ValueError
-        Something in ``ids`` is no whole number, or does not fit 32 bits.
+    TokenizerError
+        An array is not one row of whole numbers that fit 32 bits.
     """
-    if isinstance(ids, np.ndarray) and ids.dtype == np.uint32:
-        return np.ascontiguousarray(ids)
-    array = np.asarray(ids)
-    if array.size and (array.dtype.kind not in "iu" or array.min() < 0 or array.max() > MAX_ID):
-        raise ValueError("ids must be whole numbers from 0 to 2**32 - 1")
-    return np.ascontiguousarray(array, dtype=np.uint32)
+    if type(ids) is list:
+        return ids
+    if not isinstance(ids, BUFFERS) and not hasattr(ids, "__array__"):
+        return list(ids)
+    row = np.asarray(ids)
+    if row.ndim != 1:
+        raise TokenizerError(f"ids of shape {row.shape}: expected one row; decode_batch takes several")
+    if row.size and row.dtype.kind not in "iu":
+        raise TokenizerError(f"ids of type {row.dtype}: expected whole numbers")
+    if row.dtype != np.uint32 and row.size and (row.min() < 0 or row.max() > MAX_ID):
+        index = int(np.flatnonzero((row < 0) | (row > MAX_ID))[0])
+        raise TokenizerError(
+            f"token {index}: {row[index]} is no id: ids are whole numbers from 0 to 2**32 - 1"
+        )
+    return np.ascontiguousarray(row, dtype=np.uint32)
 
 
 def check_errors(errors: str) -> None:

@@ -36,8 +36,8 @@ class ConfigError(PenstockError):
     """A recipe, an override or an argument is not valid."""
 
 
-class TokenizerError(PenstockError):
-    """A tokenizer file, a vocabulary or a pattern is not valid, or an id is outside the vocabulary."""
+class TokenizerError(PenstockError, ValueError):
+    """A tokenizer file, a vocabulary, a pattern or an id is not valid, or an id is outside the vocabulary."""
 
 
 class DecodeError(TokenizerError):

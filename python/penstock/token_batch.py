@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from penstock import _core
 
 if TYPE_CHECKING:
     import pyarrow
@@ -43,7 +46,8 @@ class TokenBatch:
 
     def tolist(self) -> list[list[int]]:
         """A list of ints a text."""
-        return [part.tolist() for part in self]
+        ids = np.ascontiguousarray(self.ids)
+        return [_core.to_list(ids[start:end]) for start, end in pairwise(self.offsets.tolist())]
 
     def to_arrow(self) -> pyarrow.LargeListArray:
         """A ``large_list<uint32>`` that shares these buffers. Needs pyarrow."""

@@ -94,10 +94,12 @@ def view_tokens(core: _core.Tokenizer, ids: Ids) -> TokenView:
     TokenizerError
         An id is not in the vocabulary.
     """
-    array = as_ids(ids)
-    core.decode_bytes(array)  # raises for an id that is not there
+    checked = as_ids(ids)
+    core.decode_bytes(checked)  # raises for an id that is not there
     specials = {token_id for _, token_id in core.special_tokens()}
-    return TokenView(tuple(TokenPiece(i, core.id_to_bytes(i) or b"", i in specials) for i in array.tolist()))
+    return TokenView(
+        tuple(TokenPiece(i, core.id_to_bytes(i) or b"", i in specials) for i in map(int, checked))
+    )
 
 
 def _visible(data: bytes) -> Iterator[tuple[Kind, str]]:

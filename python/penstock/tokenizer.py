@@ -205,10 +205,10 @@ class Tokenizer:
         TokenizerError
             Tokens are to be split, and none of the vocabulary joins punctuation and line breaks.
         """
-        ids: list[int] = self.encode_to_numpy(
+        ids = self.encode_to_numpy(
             text, allowed_special=allowed_special, boundary_split=boundary_split, dropout=dropout, seed=seed
-        ).tolist()
-        return ids
+        )
+        return _core.to_list(ids)
 
     def encode_to_numpy(
         self,
@@ -328,6 +328,8 @@ class Tokenizer:
 
         Raises
         ------
+        TokenizerError
+            One is no id, or not in the vocabulary; the message names its place.
         DecodeError
             ``errors`` is strict; the error names the token and the byte.
         """
@@ -340,7 +342,7 @@ class Tokenizer:
         Raises
         ------
         TokenizerError
-            An id is not in the vocabulary.
+            One is no id, or not in the vocabulary; the message names its place.
         """
         return self._core.decode_bytes(as_ids(ids))
 

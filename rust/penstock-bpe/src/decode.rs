@@ -10,11 +10,37 @@ impl Tokenizer {
     ///
     /// [`Error::UnknownId`] for an id that the vocabulary does not have.
     pub fn decode_bytes(&self, ids: &[u32]) -> Result<Vec<u8>> {
-        let mut bytes = Vec::with_capacity(ids.len() * 4);
-        for &id in ids {
-            bytes.extend_from_slice(self.bytes_of(id)?);
-        }
+        let mut bytes = vec![0; self.decoded_len(ids)?];
+        self.decode_into(ids, &mut bytes);
         Ok(bytes)
+    }
+
+    /// How many bytes [`decode_bytes`](Self::decode_bytes) gives.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn decoded_len(&self, ids: &[u32]) -> Result<usize> {
+        let vocab_size = self.vocab_size();
+        let mut total = 0_usize;
+        for (index, &id) in ids.iter().enumerate() {
+            let (_, len) = self.model().vocab.span(id);
+            if len == 0 || id as usize >= vocab_size {
+                return Err(Error::UnknownId { id, index, vocab_size });
+            }
+            total += len;
+        }
+        Ok(total)
+    }
+
+    /// [`decode_bytes`](Self::decode_bytes) into memory of exactly [`decoded_len`](Self::decoded_len) bytes.
+    ///
+    /// # Panics
+    ///
+    /// There are fewer.
+    pub fn decode_into(&self, ids: &[u32], bytes: &mut [u8]) {
+        let vocab = &self.model().vocab;
+        ids.iter().fold(0, |at, &id| vocab.copy(id, bytes, at));
     }
 
     /// A decoder for ids that come one by one.
@@ -24,7 +50,8 @@ impl Tokenizer {
     }
 
     fn bytes_of(&self, id: u32) -> Result<&[u8]> {
-        self.id_to_bytes(id).ok_or_else(|| Error::UnknownId { id, vocab_size: self.vocab_size() })
+        let unknown = || Error::UnknownId { id, index: 0, vocab_size: self.vocab_size() };
+        self.id_to_bytes(id).ok_or_else(unknown)
     }
 }
 
@@ -73,5 +100,36 @@ impl StreamDecoder {
     #[must_use]
     pub fn finish(self) -> String {
         String::from_utf8_lossy(&self.pending).into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use crate::{Error, Pattern, Tokenizer};
+
+    proptest! {
+        #[test]
+        fn decoding_joins_the_tokens_of_any_length(
+            lens in prop::collection::vec(2_usize..40, 1..8),
+            ids in prop::collection::vec(0_u32..266, 0..40),
+        ) {
+            let long = (0..).zip(&lens).map(|(token, &len)| vec![token; len]);
+            let tokens: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).chain(long).collect();
+            let tokenizer = Tokenizer::new(Pattern::Gpt2, tokens.clone(), vec![], vec![]).unwrap();
+            match ids.iter().position(|&id| id as usize >= tokens.len()) {
+                Some(place) => {
+                    let error = tokenizer.decode_bytes(&ids).unwrap_err();
+                    let is_named = matches!(error, Error::UnknownId { index, .. } if index == place);
+                    prop_assert!(is_named, "{error}");
+                }
+                None => {
+                    let expected: Vec<u8> = ids.iter().flat_map(|&id| tokens[id as usize].clone()).collect();
+                    prop_assert_eq!(tokenizer.decoded_len(&ids).unwrap(), expected.len());
+                    prop_assert_eq!(tokenizer.decode_bytes(&ids).unwrap(), expected);
+                }
+            }
+        }
     }
 }

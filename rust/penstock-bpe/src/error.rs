@@ -261,10 +261,14 @@ pub enum Error {
     },
 
     /// An id that the vocabulary does not have.
-    #[error("id {id} is not in the vocabulary of {vocab_size}")]
+    #[error(
+        "token {index}: id {id} is not in the vocabulary of {vocab_size}; decode ids with the tokenizer that made them"
+    )]
     UnknownId {
         /// The id.
         id: u32,
+        /// Its place among those given.
+        index: usize,
         /// The largest id and one.
         vocab_size: usize,
     },

@@ -13,10 +13,13 @@ pub(crate) const MAX_ID: u32 = (1 << 23) - 1;
 pub(crate) const MAX_TOKEN_BYTES: usize = 1 << 12;
 
 const FREE: u32 = u32::MAX;
+/// A token of at most so many bytes is copied as so many, which costs one instruction instead of a call.
+const WIDE_BYTES: usize = 16;
 
 /// The tokens: bytes of each id, and the id of given bytes.
 #[derive(Debug)]
 pub(crate) struct Vocab {
+    /// Of all ids, end to end, and [`WIDE_BYTES`] of padding.
     bytes: Vec<u8>,
     /// Where each token's bytes begin; one more entry than ids. Ids that are not used have no bytes.
     starts: Vec<u32>,
@@ -28,7 +31,7 @@ impl Vocab {
     /// Builds from the bytes of every id (empty = unused). Those for which `findable` is false are left out of the index.
     pub(crate) fn new(tokens: &[Vec<u8>], findable: impl Fn(u32) -> bool) -> Result<Self> {
         let mut vocab = Self {
-            bytes: Vec::with_capacity(tokens.iter().map(Vec::len).sum()),
+            bytes: Vec::with_capacity(tokens.iter().map(Vec::len).sum::<usize>() + WIDE_BYTES),
             starts: Vec::with_capacity(tokens.len() + 1),
             slots: vec![FREE; (tokens.len() * 2).next_power_of_two()],
         };
@@ -43,6 +46,7 @@ impl Vocab {
                 .map_err(|_| Error::IdTooLarge { id: u64::from(id), limit: MAX_ID })?;
             vocab.starts.push(end);
         }
+        vocab.bytes.extend_from_slice(&[0; WIDE_BYTES]);
         for (id, token) in (0..).zip(tokens) {
             if !token.is_empty() && findable(id) {
                 vocab.index(id, token)?;
@@ -53,7 +57,7 @@ impl Vocab {
 
     /// Builds from all tokens end to end and where each begins; `None` if these do not fit together.
     pub(crate) fn from_flat(
-        bytes: Vec<u8>,
+        mut bytes: Vec<u8>,
         starts: Vec<u32>,
         findable: impl Fn(u32) -> bool,
     ) -> Option<Self> {
@@ -64,6 +68,7 @@ impl Vocab {
         if !is_whole || !starts.windows(2).all(fits) {
             return None;
         }
+        bytes.extend_from_slice(&[0; WIDE_BYTES]);
         let mut vocab = Self { bytes, starts, slots: vec![FREE; (ids * 2).next_power_of_two()] };
         for id in (0..ids as u32).filter(|&id| findable(id)) {
             let token = vocab.get(id);
@@ -80,7 +85,7 @@ impl Vocab {
 
     /// What [`from_flat`](Self::from_flat) takes.
     pub(crate) fn flat(&self) -> (&[u8], &[u32]) {
-        (&self.bytes, &self.starts)
+        (&self.bytes[..self.bytes.len() - WIDE_BYTES], &self.starts)
     }
 
     fn index(&mut self, id: u32, token: &[u8]) -> Result<()> {
@@ -112,11 +117,37 @@ impl Vocab {
     /// The bytes of `id`; empty for an unused id and beyond the end.
     #[inline]
     pub(crate) fn get(&self, id: u32) -> &[u8] {
-        let id = id as usize;
-        if id + 1 >= self.starts.len() {
-            return &[];
+        let (start, len) = self.span(id);
+        &self.bytes[start..start + len]
+    }
+
+    /// Where the bytes of `id` begin, and how many they are.
+    #[inline]
+    pub(crate) fn span(&self, id: u32) -> (usize, usize) {
+        match self.starts.get(id as usize..).and_then(<[u32]>::first_chunk) {
+            Some(&[start, end]) => (start as usize, (end - start) as usize),
+            None => (0, 0),
         }
-        &self.bytes[self.starts[id] as usize..self.starts[id + 1] as usize]
+    }
+
+    /// Writes the bytes of `id` to `out[at..]`, and perhaps some that mean nothing behind them; returns their end.
+    ///
+    /// # Panics
+    ///
+    /// `out` is too short for them.
+    #[inline]
+    pub(crate) fn copy(&self, id: u32, out: &mut [u8], at: usize) -> usize {
+        let (start, len) = self.span(id);
+        let rest = &mut out[at..];
+        if len <= WIDE_BYTES
+            && let Some(place) = rest.first_chunk_mut::<WIDE_BYTES>()
+            && let Some(wide) = self.bytes[start..].first_chunk()
+        {
+            *place = *wide;
+        } else {
+            rest[..len].copy_from_slice(&self.bytes[start..start + len]);
+        }
+        at + len
     }
 
     /// The id that text of exactly these bytes may become.

@@ -21,6 +21,11 @@ impl Fault {
         Self { class: "ConfigError", message }
     }
 
+    /// Ids that are none, or of another tokenizer.
+    pub(crate) fn tokenizer(message: String) -> Self {
+        Self { class: "TokenizerError", message }
+    }
+
     /// The Python exception.
     pub(crate) fn into_exception(self, py: Python<'_>) -> PyErr {
         let class = py.import("penstock.errors").and_then(|module| module.getattr(self.class));

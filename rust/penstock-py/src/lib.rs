@@ -8,6 +8,7 @@ mod buffer;
 mod data;
 mod error;
 mod files;
+mod ids;
 mod job;
 mod tokenizer;
 mod training;
@@ -23,6 +24,8 @@ mod _core {
     use super::data::{Dataset, Stream, pack};
     #[pymodule_export]
     use super::files::encode_files;
+    #[pymodule_export]
+    use super::ids::to_list;
     #[pymodule_export]
     use super::tokenizer::Tokenizer;
     #[pymodule_export]

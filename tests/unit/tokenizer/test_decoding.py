@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 import pickle
 import random
+from array import array
+from collections import deque
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -169,13 +172,115 @@ def test_what_is_no_id_or_no_policy_is_refused(tokenizer: Tokenizer) -> None:
     decoder.push(ids_of(tokenizer, b"\xe6"))
     with pytest.raises(TokenizerError, match="600"):
         decoder.push([1, 600])
-    with pytest.raises(ValueError, match="whole numbers"):
-        decoder.push(-1)
+    for other in (-1, True):
+        with pytest.raises(TokenizerError, match="whole numbers"):
+            decoder.push(other)
     assert decoder.push(ids_of(tokenizer, b"\xb1\x89")) == "汉"
     wrong: Any = "surrogateescape"
     for call in (tokenizer.stream_decoder, lambda e: tokenizer.decode([], e)):
         with pytest.raises(ConfigError, match="expected replace, strict, ignore"):
             call(wrong)
+
+
+WRONG: list[Any] = [-1, 2**32, 2**70, True, np.True_, 1.0, np.float32(1), "1", b"1", None, [1], 600]
+FORMS: dict[str, Callable[[list[int]], Any]] = {
+    "list": list,
+    "tuple": tuple,
+    "deque": deque,
+    "uint32": lambda ids: np.array(ids, np.uint32),
+    "int64": lambda ids: np.array(ids, np.int64),
+    "every second": lambda ids: np.repeat(np.array(ids, np.uint32), 2)[::2],
+    "array": lambda ids: array("I", ids),
+    "array of int64": lambda ids: array("q", ids),
+    "memoryview": lambda ids: memoryview(array("I", ids)),
+    "numpy's numbers": lambda ids: list(np.array(ids, np.uint32)),
+}
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    ids=st.lists(st.integers(0, 610), max_size=40), errors=st.sampled_from(["replace", "ignore", "strict"])
+)
+def test_ids_in_every_form_decode_alike(tokenizer: Tokenizer, ids: list[int], errors: Errors) -> None:
+    parts = [tokenizer.id_to_bytes(i) for i in ids]
+    if None in parts:
+        index = parts.index(None)
+        for form in FORMS.values():
+            for call in (tokenizer.decode_bytes, tokenizer.decode, tokenizer.show):
+                with pytest.raises(TokenizerError, match=rf"^token {index}: id {ids[index]} is not in"):
+                    call(form(ids))
+        return
+    raw = b"".join(part or b"" for part in parts)
+    assert {name: tokenizer.decode_bytes(form(ids)) for name, form in FORMS.items()} == dict.fromkeys(
+        FORMS, raw
+    )
+    assert all(tokenizer.show(form(ids)).pieces == tokenizer.show(ids).pieces for form in FORMS.values())
+    batch = [form(ids) for form in FORMS.values()]
+    try:
+        text = raw.decode("utf-8", errors)
+    except UnicodeDecodeError as error:
+        for form in batch:
+            with pytest.raises(DecodeError, match=f"text 1: not UTF-8 at byte {error.start}"):
+                tokenizer.decode_batch([[], form], "strict")
+    else:
+        assert [tokenizer.decode(form, errors) for form in batch] == [text] * len(batch)
+        assert tokenizer.decode_batch(batch, errors) == [text] * len(batch)
+
+
+@settings(max_examples=200, deadline=None)
+@given(ids=st.lists(st.integers(0, 599), max_size=20), wrong=st.sampled_from(WRONG), at=st.integers(0, 20))
+def test_what_is_no_id_is_named_with_its_place(
+    tokenizer: Tokenizer, ids: list[Any], wrong: Any, at: int
+) -> None:
+    at = min(at, len(ids))
+    mixed = [*ids[:at], wrong, *ids[at:]]
+    for form in (mixed, tuple(mixed)):
+        for call in (tokenizer.decode_bytes, tokenizer.decode, tokenizer.stream_decoder().push):
+            with pytest.raises(TokenizerError, match=f"^token {at}: "):
+                call(form)
+        with pytest.raises(TokenizerError, match=f"^text 1: token {at}: "):
+            tokenizer.decode_batch([ids, form])
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (np.array([1, -1]), "token 1: -1 is no id"),
+        (np.array([2**32, 1]), "token 0: 4294967296 is no id"),
+        (np.array([1.0]), "float64"),
+        (np.array([True]), "bool"),
+        (np.array([[1, 2]]), r"shape \(1, 2\).*decode_batch"),
+        (np.uint32(1), "shape"),
+        ("12", "expected"),
+        (b"12", "expected"),
+    ],
+)
+def test_arrays_that_are_no_ids(tokenizer: Tokenizer, ids: Any, message: str) -> None:
+    for call in (tokenizer.decode_bytes, tokenizer.decode):
+        with pytest.raises(TokenizerError, match=message) as raised:
+            call(ids)
+        assert isinstance(raised.value, ValueError)
+
+
+def test_a_list_that_changes_while_it_is_read(tokenizer: Tokenizer) -> None:
+    class Clearing:
+        def __index__(self) -> int:
+            ids.clear()
+            return 1
+
+    ids: list[Any] = [*[1] * 100, Clearing(), *[1] * 100]
+    with pytest.raises(IndexError):
+        tokenizer.decode_bytes(ids)
+
+
+def test_lists_of_ids_are_those_of_numpy(tokenizer: Tokenizer) -> None:
+    rng = np.random.default_rng(1)
+    for most in (1, 600, 2**18 - 1, 2**18, 2**32 - 1):
+        ids = rng.integers(0, most, 2000, np.uint32, endpoint=True)
+        batch = penstock.TokenBatch(ids[::2], np.array([0, 10, 10, 1000]))
+        assert batch.tolist() == [part.tolist() for part in batch]
+        assert all(type(i) is int for part in batch.tolist() for i in part)
+    assert tokenizer.encode(TEXT * 50) == tokenizer.encode_to_numpy(TEXT * 50).tolist()
 
 
 def test_a_batch_of_one_buffer_decodes_as_its_parts(tokenizer: Tokenizer, stdlib_texts: list[str]) -> None:

@@ -160,8 +160,8 @@ fn special_tokens_are_text_unless_allowed() {
     assert_eq!(tokenizer.encode(text, &only), [bytes("<a>"), vec![258, 257]].concat());
     assert_eq!(tokenizer.decode_bytes(&[256, 258]).unwrap(), b"<a>word");
     assert!(matches!(
-        tokenizer.decode_bytes(&[259]),
-        Err(crate::Error::UnknownId { id: 259, vocab_size: 259 })
+        tokenizer.decode_bytes(&[1, 259]),
+        Err(crate::Error::UnknownId { id: 259, index: 1, vocab_size: 259 })
     ));
 }
 

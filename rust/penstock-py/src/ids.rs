@@ -1,0 +1,105 @@
+//! Ids from Python, and back as lists.
+
+use std::sync::Mutex;
+
+use numpy::PyReadonlyArray1;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::sync::critical_section::with_critical_section;
+use pyo3::types::{PyBool, PyInt, PyList};
+
+use crate::error::Fault;
+
+/// Ids as `penstock.decoding.as_ids` hands them over.
+pub(crate) enum Ids<'py> {
+    Array(PyReadonlyArray1<'py, u32>),
+    List(Vec<u32>),
+}
+
+impl<'py> FromPyObject<'_, 'py> for Ids<'py> {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        match object.cast::<PyList>() {
+            Ok(list) => read(&list).map(Self::List),
+            Err(_) => Ok(Self::Array(object.extract()?)),
+        }
+    }
+}
+
+impl Ids<'_> {
+    pub(crate) fn as_slice(&self) -> PyResult<&[u32]> {
+        match self {
+            Self::Array(array) => Ok(array.as_slice()?),
+            Self::List(ids) => Ok(ids),
+        }
+    }
+}
+
+/// The ids in `list`. Reading the numbers from memory is most of the time.
+#[allow(unsafe_code)]
+fn read(list: &Bound<'_, PyList>) -> PyResult<Vec<u32>> {
+    let mut ids = Vec::with_capacity(list.len());
+    with_critical_section(list, || {
+        for index in 0..list.len() {
+            // SAFETY: `list` is a list, whose items are asked for by place, out of range giving null. The borrowed
+            // item lives as long as nothing changes the list, and nothing runs meanwhile: no other thread, by the
+            // lock of the interpreter or the list, and no code of Python, since the item is exactly an `int`.
+            let id = unsafe {
+                let item = ffi::PyList_GetItem(list.as_ptr(), index as ffi::Py_ssize_t);
+                if !item.is_null() && ffi::Py_TYPE(item) == &raw mut ffi::PyLong_Type {
+                    ffi::PyLong_AsUnsignedLongLong(item)
+                } else {
+                    u64::MAX
+                }
+            };
+            ids.push(match u32::try_from(id) {
+                Ok(id) => id,
+                Err(_) => read_one(list, index)?,
+            });
+        }
+        Ok(ids)
+    })
+}
+
+/// The id at `index`, which is no small `int`, but perhaps something that stands for one, as numpy's numbers do.
+#[cold]
+fn read_one(list: &Bound<'_, PyList>, index: usize) -> PyResult<u32> {
+    let py = list.py();
+    // Of the first look, if that failed.
+    drop(PyErr::take(py));
+    let item = list.get_item(index)?;
+    let id = if item.is_instance_of::<PyBool>() { None } else { item.extract().ok() };
+    id.ok_or_else(|| {
+        let shown = item.repr().map_or_else(|_| item.get_type().to_string(), |shown| shown.to_string());
+        let expected = "ids are whole numbers from 0 to 2**32 - 1; decode_batch takes several lists of them";
+        Fault::tokenizer(format!("token {index}: {shown:.40} is no id: {expected}")).into_exception(py)
+    })
+}
+
+/// Ids from here on are numbers of their own.
+const MAX_SHARED: usize = 1 << 18;
+
+/// The numbers of ids met so far. To share them costs a third of making them, eight bytes an id instead of forty,
+/// and their lists are gone in a quarter of the time.
+static SHARED: Mutex<Vec<Option<Py<PyInt>>>> = Mutex::new(Vec::new());
+
+/// The ids of an array as a list of `int`.
+#[pyfunction]
+pub(crate) fn to_list<'py>(py: Python<'py>, ids: PyReadonlyArray1<'_, u32>) -> PyResult<Bound<'py, PyList>> {
+    let ids = ids.as_slice()?;
+    let count = ids.iter().max().map_or(0, |&id| id as usize + 1);
+    // A garbage collection within `PyList::new` may run code that comes here again.
+    let Ok(mut shared) = SHARED.try_lock() else { return PyList::new(py, ids) };
+    if count > MAX_SHARED {
+        return PyList::new(py, ids);
+    }
+    if shared.len() < count {
+        shared.resize_with(count.next_power_of_two(), || None);
+    }
+    PyList::new(
+        py,
+        ids.iter()
+            .map(|&id| shared[id as usize].get_or_insert_with(|| PyInt::new(py, id).unbind()).clone_ref(py)),
+    )
+}
