@@ -8,8 +8,8 @@ tokenizers==1.0.0rc3), named with their Python; each is optional. Texts are draw
 field: English, Chinese, code, mixed. The ids of Hugging Face tokenizers 0.23, which the environment of this
 program has, are made once a sample and kept; a program whose ids differ gets no time. Cold is the first pass
 of a process over the texts, warm the second over the same; one thread is timed by its CPU time, more by the
-clock; MB are 10^6 bytes of UTF-8. `--single` measures one 12 MB string instead, `--hostile` nanoseconds per
-byte of texts that break merge loops, by size.
+clock; MB are 10^6 bytes of UTF-8. `--lists` asks for a list of ids a text instead of arrays, `--single` for
+one 12 MB string, `--hostile` for nanoseconds per byte of texts that break merge loops, by size.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peers", nargs="*", default=[], metavar="NAME=PYTHON")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--visits", type=int, default=3)
+    parser.add_argument("--lists", action="store_true", help="lists of ids instead of arrays")
     parser.add_argument("--single", action="store_true", help="one 12 MB string")
     parser.add_argument("--hostile", action="store_true", help="ns per byte of hostile texts by size")
     parser.add_argument(
@@ -179,27 +180,33 @@ def ends(lens: Any) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(np.asarray(lens, dtype=np.int64))])
 
 
-def load(name: str, path: Path, threads: int) -> tuple[str, Callable[[list[str]], Any], Callable[[Any], Any]]:
+def load(
+    name: str, path: Path, threads: int, lists: bool
+) -> tuple[str, Callable[[list[str]], Any], Callable[[Any], Any]]:
     """The program's version, what is timed, and what turns its answer into ids and offsets."""
     if name == "penstock":
         import penstock
 
         ours = penstock.Tokenizer.from_file(path)
         timed = lambda texts: ours.encode_batch(texts, allowed_special="all", threads=threads)  # noqa: E731
+        if lists:
+            return penstock.__version__, lambda texts: timed(texts).tolist(), from_lists
         return penstock.__version__, timed, lambda batch: (batch.ids, batch.offsets)
     version = version_of("tokenizers" if name.startswith("tokenizers") else name)
     if name == "fastokens":
         import fastokens
 
         peer = fastokens.Tokenizer.from_file(str(path))
+        if lists:
+            return version, lambda texts: [e.ids for e in peer.encode_batch(texts)], from_lists
         unpack = lambda r: (np.frombuffer(r[0], np.uint32), np.frombuffer(r[1], np.uint64))  # noqa: E731
         return version, peer.encode_batch_flat, unpack
     if name == "gigatoken":
         import gigatoken
 
         peer = gigatoken.Tokenizer.from_json(path.read_text(encoding="utf-8"))
-        timed = lambda texts: peer.encode_batch(texts, parallel=threads > 1)  # noqa: E731
-        return version, timed, from_awkward
+        encode, unpack = (peer.encode_batch_list, from_lists) if lists else (peer.encode_batch, from_awkward)
+        return version, lambda texts: encode(texts, parallel=threads > 1), unpack
     if name == "tokie":
         import tokie
 
@@ -211,7 +218,9 @@ def load(name: str, path: Path, threads: int) -> tuple[str, Callable[[list[str]]
 
         peer = tokenizers.Tokenizer.from_file(str(path))
         timed = lambda texts: peer.encode_batch(texts, add_special_tokens=False)  # noqa: E731
-        return version, timed, from_encodings
+        if lists:
+            return version, lambda texts: [e.ids for e in timed(texts)], from_lists
+        return version, timed, lambda encodings: from_lists([e.ids for e in encodings])
     sys.exit(f"no adapter for {name}")
 
 
@@ -228,9 +237,9 @@ def from_awkward(array: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(awkward.flatten(plain)), ends(awkward.num(plain))
 
 
-def from_encodings(encodings: Any) -> tuple[np.ndarray, np.ndarray]:
-    ids = [np.asarray(encoding.ids, dtype=np.uint32) for encoding in encodings]
-    return np.concatenate(ids), ends([len(part) for part in ids])
+def from_lists(lists: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    parts = [np.asarray(part, dtype=np.uint32) for part in lists]
+    return np.concatenate(parts), ends([len(part) for part in parts])
 
 
 def work(options: argparse.Namespace) -> None:
@@ -238,7 +247,7 @@ def work(options: argparse.Namespace) -> None:
     texts = json.loads(options.sample.read_bytes())
     size = sum(len(text.encode()) for text in texts)
     began = time.perf_counter()
-    version, timed, unpack = load(options.worker, options.tokenizer, options.threads)
+    version, timed, unpack = load(options.worker, options.tokenizer, options.threads, options.lists)
     timed(["first call"])
     loaded = time.perf_counter() - began
     seconds = []
@@ -291,7 +300,7 @@ def visit_once(program: str, python: str, path: Path, options: argparse.Namespac
     limits = dict.fromkeys(["RAYON_NUM_THREADS", "TOKENIZERS_NUM_THREADS", "FASTOKENS_NUM_THREADS"], threads)
     limits["TOKENIZERS_PARALLELISM"] = "false" if options.threads == 1 else "true"
     command = [python, __file__, "--tokenizer", str(options.tokenizer), "--threads", threads]
-    command += ["--worker", program, "--sample", str(path)]
+    command += ["--worker", program, "--sample", str(path)] + ["--lists"] * options.lists
     done = subprocess.run(command, env=os.environ | limits, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         print(f"{program} failed on {path.name}: {done.stderr.strip()[-300:]}", file=sys.stderr)
