@@ -20,7 +20,9 @@ Form = Literal["fp8"] | torch.dtype
 # with it.
 _derived: Any = WeakTensorKeyDictionary()
 _in_place: Any = WeakTensorKeyDictionary()
-"""Whether what stands in ``.grad`` of such a weight counts; False: the next gradient overwrites it."""
+"""What is known of ``.grad`` of a weight in place: None, no gradient was delivered here yet; ``COUNTS``; or,
+if it was discarded, the version that it had."""
+COUNTS = -1
 
 
 def quantized_weight(w: Tensor) -> WeightQ:
@@ -95,37 +97,49 @@ def accumulate_in_place(weights: Iterable[Tensor]) -> None:
     for i, w in enumerate(weights):
         if not (w.is_leaf and w.requires_grad and w.dtype == torch.float32):
             raise ValueError(f"weights[{i}]: expected a float32 leaf that requires a gradient, got {w.dtype}")
-        _in_place[w] = True
+        _in_place[w] = None
 
 
 def discard_gradients(weights: Iterable[Tensor]) -> None:
     """Let the gradients of ``weights`` count as zero, in the memory they have.
 
-    Where gradients are accumulated in place nothing is written: the next one overwrites.
+    Where gradients are delivered in place nothing is written: the next one overwrites. Such a weight must get
+    no gradient in another way.
     """
     for w in weights:
-        if w.grad is not None and w in _in_place:
-            _in_place[w] = False
-        elif w.grad is not None:
+        if w.grad is None:
+            continue
+        if _in_place.get(w) is None:
             w.grad.zero_()
+        else:
+            _in_place[w] = w.grad._version
 
 
 def discarded_gradients(weights: Iterable[Tensor]) -> list[Tensor]:
     """Those of ``weights`` whose ``.grad`` was discarded and not yet overwritten."""
-    return [w for w in weights if not _in_place.get(w, True)]
+    return [w for w in weights if _in_place.get(w) not in (None, COUNTS)]
 
 
 def zero_discarded_gradients(weights: Iterable[Tensor]) -> None:
     """Make every ``.grad`` what it counts as, where no gradient has come since it was discarded."""
     for w in discarded_gradients(weights):
+        _check_untouched(w)
         w.grad.zero_()  # type: ignore[union-attr]
-        _in_place[w] = True
+        _in_place[w] = COUNTS
 
 
 def gradients_came(weights: Iterable[Tensor]) -> None:
     """Say that a CUDA graph has overwritten what was discarded."""
     for w in weights:
-        _in_place[w] = True
+        _in_place[w] = COUNTS
+
+
+def _check_untouched(w: Tensor) -> None:
+    if w.grad is not None and w.grad._version != _in_place[w]:
+        raise RuntimeError(
+            f"the discarded gradient of a weight {tuple(w.shape)} changed: it gets gradients in place and "
+            "by autograd, which cannot be told apart"
+        )
 
 
 def deliver_gradient(w: Tensor, write: Callable[[Tensor, bool], None]) -> Tensor | None:
@@ -156,8 +170,10 @@ def deliver_product(w: Tensor, g: RowQ | TokQ, x: RowQ | TokQ) -> Tensor | None:
 
 def _standing_gradient(w: Tensor) -> tuple[Tensor, bool]:
     """``.grad`` of a weight in place, and whether what stands in it counts; from now on it does."""
-    counts = w.grad is not None and _in_place[w]
+    counts = _in_place[w] in (None, COUNTS) and w.grad is not None
     if w.grad is None:
         w.grad = torch.empty_like(w)
-    _in_place[w] = True
+    elif not counts:
+        _check_untouched(w)
+    _in_place[w] = COUNTS
     return w.grad, counts
