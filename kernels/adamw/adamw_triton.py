@@ -51,7 +51,7 @@ def _updated(
 
 
 @triton.jit(do_not_specialize=("lr", "correction1", "correction2"))
-def adamw(
+def _adamw(
     p_ptr,
     g_ptr,
     m_ptr,
@@ -81,7 +81,7 @@ def adamw(
 
 
 @triton.jit(do_not_specialize=("lr", "correction1", "correction2"))
-def adamw_quantize(
+def _adamw_quantize(
     p_ptr,
     g_ptr,
     m_ptr,
@@ -147,12 +147,12 @@ def update(
     if isinstance(copy, WeightQ):
         rows, columns = param.shape[-2:]
         grid = (copy.scale.numel(),)
-        adamw_quantize[grid](
+        _adamw_quantize[grid](
             *state, copy.data, copy.scale, clip, rows, columns, *numbers, SLAB=SLAB, num_warps=8
         )
         transpose_weight(copy)
         return
-    adamw[(triton.cdiv(param.numel(), BLOCK),)](
+    _adamw[(triton.cdiv(param.numel(), BLOCK),)](
         *state,
         param if copy is None else copy,
         clip,

@@ -86,7 +86,7 @@ def _attend(
 
 
 @triton.jit
-def _forward(
+def _latent_attention_forward(
     qn_ptr, qr_ptr, kv_ptr, kr_ptr, o_ptr, lse_ptr, starts_ptr, S, H, scale,
     qn_stride, qn_head, qr_stride, qr_head, kv_stride, kv_head, kr_stride,
     DN: tl.constexpr, DR: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
@@ -125,7 +125,7 @@ def _forward(
 
 
 @triton.jit
-def _delta(o_ptr, do_ptr, delta_ptr, S, H, DV: tl.constexpr, BM: tl.constexpr):
+def _latent_attention_delta(o_ptr, do_ptr, delta_ptr, S, H, DV: tl.constexpr, BM: tl.constexpr):
     """Sum of output times its gradient: what each softmax takes off."""
     head = tl.program_id(1)
     token = tl.program_id(2).to(tl.int64) * S
@@ -162,7 +162,7 @@ def _gather_for_keys(
 
 
 @triton.jit
-def _backward_keys(
+def _latent_attention_backward_keys(
     qn_ptr, qr_ptr, kv_ptr, kr_ptr, do_ptr, lse_ptr, delta_ptr, ends_ptr, dkv_ptr, dkr_ptr,
     S, H, scale, qn_stride, qn_head, qr_stride, qr_head, kv_stride, kv_head, kr_stride,
     DN: tl.constexpr, DR: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
@@ -237,7 +237,7 @@ def _gather_for_queries(
 
 
 @triton.jit
-def _backward_queries(
+def _latent_attention_backward_queries(
     qn_ptr, qr_ptr, kv_ptr, kr_ptr, do_ptr, lse_ptr, delta_ptr, starts_ptr, dqn_ptr, dqr_ptr,
     S, H, scale, qn_stride, qn_head, qr_stride, qr_head, kv_stride, kv_head, kr_stride,
     DN: tl.constexpr, DR: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
@@ -287,7 +287,7 @@ def forward(
     o = torch.empty(b, s, h, dv, dtype=qn.dtype, device=qn.device)
     lse = torch.empty(b, h, s, dtype=torch.float32, device=qn.device)
     tile = FORWARD
-    _forward[(triton.cdiv(s, tile.own), h, b)](
+    _latent_attention_forward[(triton.cdiv(s, tile.own), h, b)](
         qn, qr, kv, kr, o, lse, lse if starts is None else starts, s, h, scale * LOG2_E,
         *_strides(qn, qr, kv, kr), dn, qr.shape[3], dv, tile.own, tile.met, starts is not None,
         num_warps=tile.warps, num_stages=tile.stages,
@@ -303,17 +303,17 @@ def backward(
     b, s, h, dn = qn.shape
     dr, dv = qr.shape[3], kv.shape[3] - dn
     delta = torch.empty_like(lse)
-    _delta[(triton.cdiv(s, 64), h, b)](o, grad, delta, s, h, dv, 64, num_warps=4)
+    _latent_attention_delta[(triton.cdiv(s, 64), h, b)](o, grad, delta, s, h, dv, 64, num_warps=4)
     dqn, dqr, dkv = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (qn, qr, kv))
     dkr = torch.empty(b, s, h, dr, dtype=kr.dtype, device=kr.device)
     starts, ends = bounds or (lse, lse)
     given = (qn, qr, kv, kr, grad, lse, delta)
     sizes = (s, h, scale * LOG2_E, *_strides(qn, qr, kv, kr), dn, dr, dv)
-    _backward_keys[(triton.cdiv(s, KEYS.own), h, b)](
+    _latent_attention_backward_keys[(triton.cdiv(s, KEYS.own), h, b)](
         *given, ends, dkv, dkr, *sizes, KEYS.met, KEYS.own, bounds is not None,
         num_warps=KEYS.warps, num_stages=KEYS.stages,
     )  # fmt: skip
-    _backward_queries[(triton.cdiv(s, QUERIES.own), h, b)](
+    _latent_attention_backward_queries[(triton.cdiv(s, QUERIES.own), h, b)](
         *given, starts, dqn, dqr, *sizes, QUERIES.own, QUERIES.met, bounds is not None,
         num_warps=QUERIES.warps, num_stages=QUERIES.stages,
     )  # fmt: skip

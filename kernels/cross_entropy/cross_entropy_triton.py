@@ -25,7 +25,7 @@ PROGRAMS_PER_MULTIPROCESSOR = 1
 
 
 @triton.jit
-def cross_entropy(
+def _cross_entropy(
     logits_ptr,
     target_ptr,
     loss_ptr,
@@ -85,7 +85,7 @@ def row_sums(logits: Tensor, target: Tensor, want_gradient: bool, weight: float,
     loss, square = torch.zeros(2, rows, dtype=torch.float32, device=logits.device)
     if rows:
         programs = min(rows, PROGRAMS_PER_MULTIPROCESSOR * registry.multiprocessors(logits.device))
-        cross_entropy[(programs,)](
+        _cross_entropy[(programs,)](
             logits,
             target.contiguous(),
             loss,

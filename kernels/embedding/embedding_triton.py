@@ -18,7 +18,7 @@ rows cost one round trip to memory for sixteen, by all blocks of columns at once
 
 
 @triton.jit
-def embedding_gather(tokens_ptr, w_ptr, out_ptr, T, V, D, BT: tl.constexpr, BD: tl.constexpr):
+def _embedding_gather(tokens_ptr, w_ptr, out_ptr, T, V, D, BT: tl.constexpr, BD: tl.constexpr):
     """The row of each token; NaN for one outside the vocabulary."""
     t = tl.program_id(0).to(tl.int64) * BT + tl.arange(0, BT)
     d = tl.program_id(1) * BD + tl.arange(0, BD)
@@ -31,7 +31,9 @@ def embedding_gather(tokens_ptr, w_ptr, out_ptr, T, V, D, BT: tl.constexpr, BD: 
 
 
 @triton.jit
-def embedding_gradient(tokens_ptr, order_ptr, grad_ptr, out_ptr, T, V, D, BT: tl.constexpr, BD: tl.constexpr):
+def _embedding_gradient(
+    tokens_ptr, order_ptr, grad_ptr, out_ptr, T, V, D, BT: tl.constexpr, BD: tl.constexpr
+):
     """Where a run of equal ones starts in sorted tokens, sum its rows of ``grad`` and add them to ``out``."""
     start = tl.program_id(0)
     token = tl.load(tokens_ptr + start)
@@ -60,7 +62,7 @@ def gather(tokens: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
     out = torch.empty(*tokens.shape, size, dtype=dtype, device=weight.device)
     if out.numel():
         grid = (triton.cdiv(tokens.numel(), GATHER_TILE[0]), triton.cdiv(size, GATHER_TILE[1]))
-        embedding_gather[grid](tokens, weight, out, tokens.numel(), *weight.shape, *GATHER_TILE, num_warps=4)
+        _embedding_gather[grid](tokens, weight, out, tokens.numel(), *weight.shape, *GATHER_TILE, num_warps=4)
     return out
 
 
@@ -69,6 +71,6 @@ def add_gradient(tokens: Tensor, grad: Tensor, out: Tensor) -> None:
     ordered, order = torch.sort(tokens, stable=True)
     if grad.numel():
         grid = (tokens.numel(), triton.cdiv(grad.shape[1], GRADIENT_TILE[1]))
-        embedding_gradient[grid](
+        _embedding_gradient[grid](
             ordered, order, grad.contiguous(), out, tokens.numel(), *out.shape, *GRADIENT_TILE, num_warps=4
         )

@@ -17,7 +17,7 @@ ROWS = 32
 
 
 @triton.jit
-def rope_forward(
+def _rope_forward(
     q_ptr, k_ptr, cos_ptr, sin_ptr, q_out_ptr, k_out_ptr, count, H, token_stride, head_stride, k_stride,
     angles_count, angle_stride, INTERLEAVED: tl.constexpr, HALF: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
@@ -53,7 +53,7 @@ def rope_forward(
 
 
 @triton.jit
-def rope_backward(
+def _rope_backward(
     dq_nope_ptr, dq_rope_ptr, dk_rope_ptr, cos_ptr, sin_ptr, dq_ptr, dk_ptr, count, H, D,
     angles_count, angle_stride, INTERLEAVED: tl.constexpr, HALF: tl.constexpr, BD: tl.constexpr,
     ROWS: tl.constexpr,
@@ -113,7 +113,7 @@ class _Rotation(torch.autograd.Function):
         q_rope, k_rope = q.new_empty(b, s, heads, size), k.new_empty(b, s, size)
         count = b * s * (heads + 1)
         if count:
-            rope_forward[(triton.cdiv(count, ROWS),)](
+            _rope_forward[(triton.cdiv(count, ROWS),)](
                 q[..., width - size :], k, cos, sin, q_rope, k_rope, count, heads, *q.stride()[1:3],
                 k.stride(1), cos.shape[0] * s, cos.shape[-1],
                 INTERLEAVED=interleaved, HALF=size // 2, ROWS=ROWS, num_warps=4,
@@ -131,7 +131,7 @@ class _Rotation(torch.autograd.Function):
         dq, dk = dq_nope.new_empty(b, s, heads, kept + size), torch.empty_like(dk_rope)
         count = b * s * (heads + 1)
         if count:
-            rope_backward[(triton.cdiv(count, ROWS),)](
+            _rope_backward[(triton.cdiv(count, ROWS),)](
                 dq_nope, dq_rope, dk_rope, cos, sin, dq, dk, count, heads, kept,
                 cos.shape[0] * s, cos.shape[-1], INTERLEAVED=ctx.interleaved, HALF=size // 2,
                 BD=triton.next_power_of_2(max(kept, 1)), ROWS=ROWS, num_warps=4,

@@ -27,7 +27,7 @@ BACKWARD_STAGES = tl.constexpr(2)
 
 
 @triton.jit
-def rms_norm_forward(
+def _rms_norm_forward(
     x_ptr, delta_ptr, w_ptr, sum_ptr, y_ptr, r_ptr, M, D, x_stride, eps,
     ADD: tl.constexpr, ROWS: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
@@ -51,7 +51,7 @@ def rms_norm_forward(
 
 
 @triton.jit
-def rms_norm_backward(
+def _rms_norm_backward(
     dy_ptr, x_ptr, w_ptr, r_ptr, dsum_ptr, dx_ptr, dw_ptr, M, D, x_stride,
     ADD: tl.constexpr, ROWS: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
@@ -99,7 +99,7 @@ class _AddRmsNorm(torch.autograd.Function):
         if y.numel():
             tile, block, warps = tile_for(size)
             added = x if delta is None else delta.contiguous()
-            rms_norm_forward[(triton.cdiv(rows.shape[0], tile),)](
+            _rms_norm_forward[(triton.cdiv(rows.shape[0], tile),)](
                 rows, added, w, total, y, r, rows.shape[0], size, rows.stride(0), eps,
                 ADD=delta is not None, ROWS=tile, BD=block, num_warps=warps,
             )  # fmt: skip
@@ -121,7 +121,7 @@ class _AddRmsNorm(torch.autograd.Function):
         partial = torch.empty(programs, size, dtype=torch.float32, device=dx.device)
         added = dy if dsum is None else dsum.contiguous()
         if dx.numel():
-            rms_norm_backward[(programs,)](
+            _rms_norm_backward[(programs,)](
                 dy.contiguous(), rows, w, r, added, dx, partial, rows.shape[0], size, rows.stride(0),
                 ADD=dsum is not None, ROWS=tile, BD=block, num_warps=warps,
             )  # fmt: skip

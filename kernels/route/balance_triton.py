@@ -32,7 +32,7 @@ def _shares(scores_ptr, valid_ptr, S, E, BT: tl.constexpr, EP: tl.constexpr, MAS
 
 
 @triton.jit
-def balance_parts(
+def _balance_parts(
     scores_ptr, highest_ptr, valid_ptr, parts_ptr, S, E,
     K: tl.constexpr, BT: tl.constexpr, EP: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
@@ -50,7 +50,7 @@ def balance_parts(
 
 
 @triton.jit
-def balance_total(parts_ptr, loss_ptr, pull_ptr, parts, factor, EP: tl.constexpr):
+def _balance_total(parts_ptr, loss_ptr, pull_ptr, parts, factor, EP: tl.constexpr):
     """Adds up a sequence's parts: its loss, and the gradient of the loss by each expert's sum of shares."""
     e = tl.arange(0, EP)
     hits = tl.zeros((EP,), tl.float32)
@@ -68,7 +68,7 @@ def balance_total(parts_ptr, loss_ptr, pull_ptr, parts, factor, EP: tl.constexpr
 
 
 @triton.jit
-def balance_backward(
+def _balance_backward(
     grad_ptr, pull_ptr, scores_ptr, valid_ptr, dscores_ptr, S, E,
     BT: tl.constexpr, EP: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
@@ -99,8 +99,8 @@ class _BalanceLoss(torch.autograd.Function):
         pull = scores.new_empty(sequences, tile["EP"])
         if scores.numel():
             k = highest.shape[-1]
-            balance_parts[(sequences, programs)](scores, highest, mask, parts, length, experts, K=k, **tile)
-            balance_total[(sequences,)](parts, loss, pull, programs, experts / k, EP=tile["EP"], num_warps=4)
+            _balance_parts[(sequences, programs)](scores, highest, mask, parts, length, experts, K=k, **tile)
+            _balance_total[(sequences,)](parts, loss, pull, programs, experts / k, EP=tile["EP"], num_warps=4)
         ctx.save_for_backward(scores, mask, pull)
         ctx.tile = tile
         return loss
@@ -113,7 +113,7 @@ class _BalanceLoss(torch.autograd.Function):
         if scores.numel():
             grid = (sequences, triton.cdiv(length, ctx.tile["BT"]))
             tensors = (grads[0].contiguous(), pull, scores, mask, dscores)
-            balance_backward[grid](*tensors, length, experts, **ctx.tile)
+            _balance_backward[grid](*tensors, length, experts, **ctx.tile)
         return dscores, None, None
 
 

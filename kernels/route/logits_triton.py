@@ -46,7 +46,7 @@ def _dot_exact(a, b, total):
 
 
 @triton.jit
-def router_logits(
+def _router_logits(
     x_ptr, w_ptr, out_ptr, T, D, E, BT: tl.constexpr, BD: tl.constexpr, EP: tl.constexpr
 ):  # fmt: skip
     t = tl.program_id(0) * BT + tl.arange(0, BT)
@@ -63,7 +63,7 @@ def router_logits(
 
 
 @triton.jit
-def router_backward_input(
+def _router_backward_input(
     g_ptr, w_ptr, dx_ptr, T, D, E, BT: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr
 ):  # fmt: skip
     t = tl.program_id(0) * BT + tl.arange(0, BT)
@@ -85,7 +85,7 @@ def router_backward_input(
 
 
 @triton.jit
-def router_backward_weight(
+def _router_backward_weight(
     g_ptr, x_ptr, part_ptr, T, D, E, BT: tl.constexpr, BD: tl.constexpr, EP: tl.constexpr
 ):  # fmt: skip
     d = tl.program_id(0) * BD + tl.arange(0, BD)
@@ -107,7 +107,7 @@ def forward(x: Tensor, w: Tensor) -> Tensor:
     out = w.new_empty(x.shape[0], w.shape[0])
     if x.numel():
         tile = tile_for(w.shape[0])
-        router_logits[(triton.cdiv(x.shape[0], tile["BT"]),)](x, w, out, *_sizes(x, w), **tile)
+        _router_logits[(triton.cdiv(x.shape[0], tile["BT"]),)](x, w, out, *_sizes(x, w), **tile)
     return out
 
 
@@ -118,7 +118,7 @@ def backward_input(g: Tensor, w: Tensor, like: Tensor) -> Tensor:
         tile = tile_for(64)  # experts are met 64 at a time
         tile["BE"] = tile.pop("EP")
         grid = (triton.cdiv(like.shape[0], tile["BT"]), triton.cdiv(like.shape[1], tile["BD"]))
-        router_backward_input[grid](g, w, dx, *_sizes(like, w), **tile)
+        _router_backward_input[grid](g, w, dx, *_sizes(like, w), **tile)
     return dx
 
 
@@ -127,7 +127,7 @@ def backward_weight(g: Tensor, x: Tensor, w: Tensor) -> Tensor:
     parts = w.new_empty(SPLITS, *w.shape) if x.numel() else w.new_zeros(SPLITS, *w.shape)
     if x.numel():
         tile = tile_for(w.shape[0])
-        router_backward_weight[(triton.cdiv(x.shape[1], tile["BD"]), SPLITS)](
+        _router_backward_weight[(triton.cdiv(x.shape[1], tile["BD"]), SPLITS)](
             g, x, parts, *_sizes(x, w), **tile
         )
     return parts

@@ -39,7 +39,7 @@ def _limit_groups(biased, BT: tl.constexpr, E: tl.constexpr, GROUPS: tl.constexp
 
 
 @triton.jit
-def choose_experts(
+def _choose_experts(
     logits_ptr, bias_ptr, idx_ptr, p_ptr, scores_ptr, highest_ptr, T, factor,
     BT: tl.constexpr, E: tl.constexpr, GROUPS: tl.constexpr, KEPT: tl.constexpr, K: tl.constexpr,
     KP: tl.constexpr, NORMALISED: tl.constexpr,
@@ -69,7 +69,7 @@ def choose_experts(
 
 
 @triton.jit
-def choose_experts_backward(
+def _choose_experts_backward(
     dp_ptr, dscores_ptr, idx_ptr, scores_ptr, dlogits_ptr, T, factor,
     BT: tl.constexpr, E: tl.constexpr, K: tl.constexpr, NORMALISED: tl.constexpr,
 ):  # fmt: skip
@@ -118,7 +118,7 @@ class _Route(torch.autograd.Function):
         idx, highest = (torch.empty(tokens, k, dtype=torch.int32, device=logits.device) for _ in range(2))
         p, scores = logits.new_empty(tokens, k), torch.empty_like(logits)
         rows = _rows(experts)
-        choose_experts[(triton.cdiv(tokens, rows),)](
+        _choose_experts[(triton.cdiv(tokens, rows),)](
             logits, bias.contiguous(), idx, p, scores, highest, tokens, scale, BT=rows, E=experts,
             GROUPS=n_group, KEPT=topk_group, K=k, KP=triton.next_power_of_2(k), NORMALISED=normalised,
         )  # fmt: skip
@@ -132,7 +132,7 @@ class _Route(torch.autograd.Function):
         idx, scores = ctx.saved_tensors
         tokens, experts = scores.shape
         rows, dlogits = _rows(experts), torch.empty_like(scores)
-        choose_experts_backward[(triton.cdiv(tokens, rows),)](
+        _choose_experts_backward[(triton.cdiv(tokens, rows),)](
             grads[1].contiguous(), grads[2].contiguous(), idx, scores, dlogits, tokens, ctx.scale,
             BT=rows, E=experts, K=idx.shape[1], NORMALISED=ctx.normalised,
         )  # fmt: skip

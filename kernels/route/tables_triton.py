@@ -36,7 +36,7 @@ def _one_hot(idx_ptr, valid_ptr, count, K, E, MASKED: tl.constexpr, EP: tl.const
 
 
 @triton.jit
-def count_choices(
+def _count_choices(
     idx_ptr, valid_ptr, counts_ptr, count, K, E,
     MASKED: tl.constexpr, EP: tl.constexpr, CHOICES: tl.constexpr,
 ):  # fmt: skip
@@ -45,7 +45,7 @@ def count_choices(
 
 
 @triton.jit
-def add_up_choices(
+def _add_up_choices(
     counts_ptr, starts_ptr, totals_ptr, offsets_ptr, owner_ptr, programs, blocks, E,
     BLOCK: tl.constexpr, EP: tl.constexpr, SCANNED: tl.constexpr,
 ):  # fmt: skip
@@ -74,7 +74,7 @@ def add_up_choices(
 
 
 @triton.jit
-def place_choices(
+def _place_choices(
     idx_ptr, valid_ptr, starts_ptr, offsets_ptr, row_token_ptr, token_pos_ptr, count, K, E,
     MASKED: tl.constexpr, EP: tl.constexpr, CHOICES: tl.constexpr,
 ):  # fmt: skip
@@ -112,12 +112,12 @@ def route_tables(idx: Tensor, n_experts: int, valid: Tensor | None, block: int, 
     )
     tile = {"EP": padded, "CHOICES": choices, "MASKED": valid is not None, "num_warps": 8}
     if programs:
-        count_choices[(programs,)](idx, mask, counts, count, k, n_experts, **tile)
-    add_up_choices[(1,)](
+        _count_choices[(programs,)](idx, mask, counts, count, k, n_experts, **tile)
+    _add_up_choices[(1,)](
         counts, starts, groups.counts, groups.offsets, groups.block_expert, programs, blocks, n_experts,
         BLOCK=block, EP=padded, SCANNED=SCANNED, num_warps=8,
     )  # fmt: skip
     if programs:
         tables = (starts, groups.offsets, groups.row_token, groups.token_pos)
-        place_choices[(programs,)](idx, mask, *tables, count, k, n_experts, **tile)
+        _place_choices[(programs,)](idx, mask, *tables, count, k, n_experts, **tile)
     return groups

@@ -16,7 +16,7 @@ BLOCK_COLUMNS = 1024
 
 
 @triton.jit
-def _forward(h_ptr, y_ptr, columns, BLOCK: tl.constexpr):
+def _swiglu_forward(h_ptr, y_ptr, columns, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = i < columns
@@ -27,7 +27,7 @@ def _forward(h_ptr, y_ptr, columns, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _backward(dy_ptr, h_ptr, dh_ptr, columns, BLOCK: tl.constexpr):
+def _swiglu_backward(dy_ptr, h_ptr, dh_ptr, columns, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = i < columns
@@ -56,7 +56,7 @@ class _SwiGlu(torch.autograd.Function):
         columns = h.shape[-1] // 2
         y = h.new_empty(*h.shape[:-1], columns)
         if y.numel():
-            _forward[_grid(y)](h, y, columns, BLOCK=BLOCK_COLUMNS)
+            _swiglu_forward[_grid(y)](h, y, columns, BLOCK=BLOCK_COLUMNS)
         return y
 
     @staticmethod
@@ -65,7 +65,7 @@ class _SwiGlu(torch.autograd.Function):
         dy = grads[0].contiguous()
         dh = torch.empty_like(h)
         if dy.numel():
-            _backward[_grid(dy)](dy, h, dh, dy.shape[-1], BLOCK=BLOCK_COLUMNS)
+            _swiglu_backward[_grid(dy)](dy, h, dh, dy.shape[-1], BLOCK=BLOCK_COLUMNS)
         return dh
 
 

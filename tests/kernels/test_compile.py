@@ -132,6 +132,8 @@ PLACES = dict.fromkeys(
 )
 PLACES["valid"] = "u8"
 BALANCE = {"EP": 64, "BT": balance_triton.TILE_ELEMENTS // 64, "MASKED": True}
+SCAN = {"BLOCK": 128, "EP": 256, "SCANNED": tables_triton.SCANNED}
+TOKEN_COLUMNS = quantize_triton.TOKEN_TILE_COLUMNS
 ROWS = {"x": BF16, "dx": BF16}
 TABLES = {"row_token": "i32", "token_pos": "i32"}
 
@@ -142,7 +144,7 @@ def norm_cases() -> Iterator[tuple[ModuleType, str, dict[str, object], dict[str,
     for size, add, direction in product((1280, 512, 2048, 7168), (False, True), ("forward", "backward")):
         rows, block, warps = norm_triton.tile_for(size, direction == "backward")
         constants = {"ADD": add, "ROWS": rows, "BD": block}
-        yield norm_triton, f"rms_norm_{direction}", constants, pointers, warps
+        yield norm_triton, f"_rms_norm_{direction}", constants, pointers, warps
 
 
 def rope_cases() -> Iterator[tuple[ModuleType, str, dict[str, object], dict[str, str], int]]:
@@ -150,63 +152,75 @@ def rope_cases() -> Iterator[tuple[ModuleType, str, dict[str, object], dict[str,
     pointers |= dict.fromkeys(("dq_nope", "dq_rope", "dk_rope", "dq", "dk"), BF16)
     for interleaved in (False, True):
         constants = {"INTERLEAVED": interleaved, "HALF": 32, "ROWS": rope_triton.ROWS}
-        yield rope_triton, "rope_forward", constants, pointers, 4
-        yield rope_triton, "rope_backward", constants | {"BD": 128}, pointers, 4
+        yield rope_triton, "_rope_forward", constants, pointers, 4
+        yield rope_triton, "_rope_backward", constants | {"BD": 128}, pointers, 4
 
 
 KERNELS = [
     (quantize_triton, "_quantize_rows", {"BM": 8, "BK": 256}, {"x": BF16, "q": FP8}, 4),
-    (quantize_triton, "_quantize_tokens", {"BK": 64}, {"x": BF16, "q": FP8}, 4),
+    (
+        quantize_triton,
+        "_quantize_tokens",
+        {"BK": quantize_triton.TOKEN_TILE_COLUMNS},
+        {"x": BF16, "q": FP8},
+        4,
+    ),
     (quantize_triton, "_quantize_weight", {}, {"w": FP32, "q": FP8}, 8),
     (quantize_triton, "_transpose_weight", {}, {"q": FP8, "t": FP8}, 4),
     (quantize_triton, "_transpose_shift", {"GATHER": True}, {"q": FP8, "t": FP8, "rows": "i32"}, 4),
     (quantize_triton, "_transpose_shift", {"GATHER": False}, {"q": FP8, "t": FP8, "rows": "i32"}, 4),
     *norm_cases(),
     *rope_cases(),
-    (embedding_triton, "embedding_gather", {"BT": 4, "BD": 512}, {"tokens": "i64", "out": BF16}, 4),
+    (embedding_triton, "_embedding_gather", {"BT": 4, "BD": 512}, {"tokens": "i64", "out": BF16}, 4),
     (
         embedding_triton,
-        "embedding_gradient",
+        "_embedding_gradient",
         {"BT": 16, "BD": 256},
         {"tokens": "i64", "order": "i64", "grad": BF16},
         4,
     ),
-    (swiglu_triton, "_forward", {"BLOCK": 1024}, {"h": BF16, "y": BF16}, 4),
-    (swiglu_triton, "_backward", {"BLOCK": 1024}, {"dy": BF16, "h": BF16, "dh": BF16}, 4),
+    (swiglu_triton, "_swiglu_forward", {"BLOCK": 1024}, {"h": BF16, "y": BF16}, 4),
+    (swiglu_triton, "_swiglu_backward", {"BLOCK": 1024}, {"dy": BF16, "h": BF16, "dh": BF16}, 4),
     (
         route_triton,
-        "choose_experts",
+        "_choose_experts",
         {"BT": 32, "E": 64, "GROUPS": 8, "KEPT": 4, "K": 6, "KP": 8, "NORMALISED": True},
         {"idx": "i32", "highest": "i32"},
         4,
     ),
     (
         route_triton,
-        "choose_experts_backward",
+        "_choose_experts_backward",
         {"BT": 32, "E": 64, "K": 6, "NORMALISED": True},
         {"idx": "i32"},
         4,
     ),
     *[
         (tables_triton, name, {"MASKED": True, "EP": experts, "CHOICES": 16384 // experts}, PLACES, 8)
-        for name in ("count_choices", "place_choices")
+        for name in ("_count_choices", "_place_choices")
         for experts in (64, 256)
     ],
-    (tables_triton, "add_up_choices", {"BLOCK": 128, "EP": 256, "SCANNED": tables_triton.SCANNED}, PLACES, 8),
+    (
+        tables_triton,
+        "_add_up_choices",
+        {"BLOCK": 128, "EP": 256, "SCANNED": tables_triton.SCANNED},
+        PLACES,
+        8,
+    ),
     *[
         (logits_triton, name, {"BT": tile["BT"], "BD": tile["BD"], "EP": tile["EP"]}, ROWS, tile["num_warps"])
-        for name in ("router_logits", "router_backward_weight")
+        for name in ("_router_logits", "_router_backward_weight")
         for tile in map(logits_triton.tile_for, (8, 64, 128, 256))
     ],
-    (balance_triton, "balance_parts", BALANCE | {"K": 6}, {"highest": INT, "valid": "u8"}, 4),
-    (balance_triton, "balance_total", {"EP": 64}, {}, 4),
-    (balance_triton, "balance_backward", BALANCE, {"valid": "u8"}, 4),
-    (logits_triton, "router_backward_input", {"BT": 64, "BD": 64, "BE": 64}, ROWS, 4),
-    (quantized_triton, "_forward", {"BM": 8, "BK": 256}, {"h": BF16, "q": FP8}, 4),
+    (balance_triton, "_balance_parts", BALANCE | {"K": 6}, {"highest": INT, "valid": "u8"}, 4),
+    (balance_triton, "_balance_total", {"EP": 64}, {}, 4),
+    (balance_triton, "_balance_backward", BALANCE, {"valid": "u8"}, 4),
+    (logits_triton, "_router_backward_input", {"BT": 64, "BD": 64, "BE": 64}, ROWS, 4),
+    (quantized_triton, "_swiglu_quantize", {"BM": 8, "BK": 256}, {"h": BF16, "q": FP8}, 4),
     (
         quantized_triton,
-        "_backward",
-        {"WEIGHTED": True},
+        "_swiglu_backward_quantize",
+        {"WEIGHTED": True, "WIDTH": quantized_triton.BACKWARD_WIDTH},
         {"ds": BF16, "h": BF16, "q": FP8, "t": FP8, "a": FP8},
         quantized_triton.BACKWARD_WARPS,
     ),
@@ -234,13 +248,13 @@ KERNELS = [
     (permute_triton, "_row_dots", {"BLOCK": 1024}, {"grad": BF16, "y": BF16, **TABLES}, 4),
     (
         cross_entropy_triton,
-        "cross_entropy",
+        "_cross_entropy",
         {"IGNORED": -100, "GRADIENT": True, "BLOCK": cross_entropy_triton.BLOCK_COLUMNS, "WIDTH": 16},
         {"logits": BF16, "target": "i64"},
         cross_entropy_triton.WARPS,
     ),
-    (adamw_triton, "adamw", {"BLOCK": 1024, "COPY": True}, {"m": BF16, "v": BF16, "copy": BF16}, 4),
-    (adamw_triton, "adamw_quantize", {"SLAB": adamw_triton.SLAB}, {"m": BF16, "v": BF16, "q": FP8}, 8),
+    (adamw_triton, "_adamw", {"BLOCK": 1024, "COPY": True}, {"m": BF16, "v": BF16, "copy": BF16}, 4),
+    (adamw_triton, "_adamw_quantize", {"SLAB": adamw_triton.SLAB}, {"m": BF16, "v": BF16, "q": FP8}, 8),
 ]
 
 
@@ -272,13 +286,12 @@ def test_a_plain_kernel(
 
 
 @pytest.mark.parametrize("documents", [False, True])
-@pytest.mark.parametrize("name", ["_forward", "_backward_keys", "_backward_queries"])
+@pytest.mark.parametrize("name", ["forward", "backward_keys", "backward_queries"])
 def test_attention(name: str, documents: bool, tmp_path: Path) -> None:
-    kernel = getattr(latent_triton, name)
-    tile = {"_forward": latent_triton.FORWARD, "_backward_keys": latent_triton.KEYS}.get(
-        name, latent_triton.QUERIES
-    )
-    rows = (tile.met, tile.own) if name == "_backward_keys" else (tile.own, tile.met)
+    kernel = getattr(latent_triton, f"_latent_attention_{name}")
+    tiles_by_name = {"forward": latent_triton.FORWARD, "backward_keys": latent_triton.KEYS}
+    tile = tiles_by_name.get(name, latent_triton.QUERIES)
+    rows = (tile.met, tile.own) if name == "backward_keys" else (tile.own, tile.met)
     constants = {"DN": 128, "DR": 64, "DV": 128, "BM": rows[0], "BN": rows[1], "DOCUMENTS": documents}
     pointers = dict.fromkeys(("lse", "delta"), FP32) | dict.fromkeys(("starts", "ends"), "i32")
     signature = {
