@@ -126,6 +126,18 @@ pub enum Error {
         /// Byte place of its second sign.
         place: usize,
     },
+    /// A custom pattern says what HF tokenizers would read in another way, or not at all.
+    #[error(
+        "pattern `{pattern}`: {found} does not mean the same to Hugging Face tokenizers; instead: {instead}"
+    )]
+    PatternDialect {
+        /// The expression.
+        pattern: String,
+        /// The part in question.
+        found: String,
+        /// What to write.
+        instead: &'static str,
+    },
     /// A custom pattern is no regular expression.
     #[error("pattern `{pattern}`: {reason}")]
     PatternSyntax {

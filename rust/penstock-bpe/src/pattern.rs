@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::pretokenize::sequence::{self, CustomRegex, Step};
+use crate::pretokenize::sequence::{self, Step};
+use crate::pretokenize::split::Split;
 use crate::pretokenize::{Spans, cl100k, deepseek_early, deepseek_v3, gpt2, o200k};
 use crate::unicode::{LETTER, MARK};
 
@@ -29,8 +30,8 @@ const DEEPSEEK_V3: [&str; 3] = [
     r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##,
 ];
 
-/// What a `Digits` step with `individual_digits` comes to.
-pub(crate) const SINGLE_NUMBERS: &str = r"\p{N}";
+/// What a `Digits` step with `individual_digits` comes to: see [`is_numeric`](crate::unicode::is_numeric).
+pub(crate) const SINGLE_NUMBERS: &str = r"[\p{N}\x{11DE0}-\x{11DE9}\x{16FF4}-\x{16FF6}]";
 
 /// Other spellings, found in files, of what a family's scanner does.
 const ALIASES: [(Family, &str); 4] = [
@@ -212,13 +213,13 @@ impl Pattern {
     ///
     /// # Errors
     ///
-    /// [`Error::PatternLookAround`], [`Error::PatternPossessive`], [`Error::PatternSyntax`],
-    /// [`Error::PatternTooLarge`].
+    /// [`Error::PatternLookAround`], [`Error::PatternPossessive`], [`Error::PatternDialect`],
+    /// [`Error::PatternSyntax`], [`Error::PatternTooLarge`].
     pub fn custom(expression: &str) -> Result<Self> {
         if let Some(family) = Family::recognise(expression) {
             return Ok(family.into());
         }
-        Ok(Self::from_steps(vec![Step::Regex(CustomRegex::new(expression)?)]))
+        Ok(Self::from_steps(vec![Step::Split(Split::new(expression)?)]))
     }
 
     /// The pattern of several steps; a single known family stays itself.
@@ -300,7 +301,7 @@ impl Pattern {
                 Step::Family(family) => {
                     lines.extend(family.expressions().iter().map(|e| format!("split {e}")))
                 }
-                Step::Regex(regex) => lines.push(format!("split {}", regex.source())),
+                Step::Split(split) => lines.push(split.canonical()),
                 Step::Digits { individual } => lines.push(format!("digits {individual}")),
             }
         }

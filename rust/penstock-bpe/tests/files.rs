@@ -222,12 +222,12 @@ fn faults_of_json_files_name_their_place() {
         (
             "/pre_tokenizer",
             json!({"type": "ByteLevel", "add_prefix_space": true}),
-            "pre_tokenizer: unsupported: add",
+            "pre_tokenizer.add_prefix_space: unsupported: true",
         ),
         (
             "/pre_tokenizer",
             split("Removed", "a"),
-            "pre_tokenizer.pretokenizers[0]: unsupported: Split behavior",
+            "pre_tokenizer.pretokenizers[0].behavior: unsupported: \"Removed\"",
         ),
         (
             "/pre_tokenizer",
@@ -245,9 +245,13 @@ fn faults_of_json_files_name_their_place() {
         ("/model/vocab/b", json!(5000), "model.vocab: no token has id"),
         ("/model/vocab/b", json!(-1), "line 1, column"),
         ("/model/vocab", json!({}), "model."),
-        ("/added_tokens", added(7, "<z>"), "added_tokens: special token `<z>` of id 7 conflicts with"),
+        ("/added_tokens", added(7, "<z>"), "added_tokens[0].id: special token `<z>` of id 7 conflicts with"),
         ("/added_tokens", added(9, "<|endoftext|>"), "model.vocab: special token `<|endoftext|>` of id 9"),
-        ("/added_tokens", added(4_000_000_000, "<z>"), "model.vocab: id 4000000000"),
+        (
+            "/added_tokens",
+            added(4_000_000_000, "<z>"),
+            "added_tokens[0].id: special token `<z>` of id 4000000000",
+        ),
         ("/added_tokens", added(320, ""), "added_tokens: special token 0 is empty"),
     ] {
         let shown = value.to_string();

@@ -6,7 +6,7 @@ use std::ops::Range;
 use aho_corasick::{AhoCorasick, Anchored, Input, Match, MatchKind, StartKind};
 
 use crate::tokenizer::SpecialToken;
-use crate::unicode::{LETTER, MARK, NUMBER, SPACE, class_of};
+use crate::unicode::{SPACE, class_of};
 
 /// Finds added tokens: leftmost, then longest.
 #[derive(Debug)]
@@ -139,8 +139,9 @@ impl Starts {
     }
 }
 
+/// `\w` as the engine of HF's added tokens has it: without fractions and the like, with joiners.
 fn is_word(character: char) -> bool {
-    character == '_' || class_of(character) & (LETTER | NUMBER | MARK) != 0
+    regex_syntax::is_word_character(character)
 }
 
 fn is_space(character: char) -> bool {
@@ -179,5 +180,7 @@ mod tests {
         assert_eq!(parts(&[strip], "a \u{a0}M  M b"), ["a", "<1>", "<1>", "b"]);
         let word = SpecialToken { single_word: true, ..SpecialToken::new("M", 1) };
         assert_eq!(parts(&[word], "aM M, M_ éM"), ["aM ", "<1>", ", M_ éM"]);
+        let word = SpecialToken { single_word: true, ..SpecialToken::new("M", 1) };
+        assert_eq!(parts(&[word], "½M Ⓐ M‿ \u{200d}M"), ["½", "<1>", " Ⓐ M‿ \u{200d}M"]);
     }
 }

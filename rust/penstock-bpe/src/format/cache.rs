@@ -23,7 +23,7 @@ use crate::model::{Model, Resolved};
 use crate::pattern::Pattern;
 use crate::tokenizer::Tokenizer;
 
-const MAGIC: &[u8; 24] = b"penstock tokenizer v1\n\0\0";
+const MAGIC: &[u8; 24] = b"penstock tokenizer v2\n\0\0";
 const LENGTHS: usize = 4;
 
 /// All but tokens and merges.

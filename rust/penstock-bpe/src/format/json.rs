@@ -36,6 +36,7 @@ pub(crate) fn read(bytes: &[u8], origin: &Path) -> Result<Tokenizer> {
     let ids = token_ids(&file.model.vocab.0).map_err(|error| error.at(origin, "model.vocab"))?;
     let (tokens, unreachable) =
         place_tokens(&file.model.vocab.0, &added).map_err(|error| error.at(origin, "model.vocab"))?;
+    check_numbers(&file.added_tokens, &ids).map_err(|(error, place)| error.at(origin, place))?;
     let merges = read_merges(&file.model.merges, &ids).map_err(|error| error.at(origin, "model.merges"))?;
     let ignore_merges = file.model.ignore_merges;
     let specials = file.added_tokens.into_iter().map(special_token).collect();
@@ -123,6 +124,23 @@ fn added_ids(added: &[AddedToken]) -> Result<FxHashMap<&str, &AddedToken>> {
         }
     }
     Ok(by_content)
+}
+
+/// Refuses an added token whose id is not the one that HF tokenizers give it, which count on from the vocabulary in the
+/// order of the file, whatever it says there.
+fn check_numbers(added: &[AddedToken], ids: &FxHashMap<&str, u32>) -> Result<(), (Error, String)> {
+    let mut next = ids.len() as u64;
+    for (index, token) in added.iter().enumerate() {
+        let given = ids.get(token.content.as_str()).map_or(next, |&id| u64::from(id));
+        // That it is empty is said later.
+        if given != u64::from(token.id) && !token.content.is_empty() {
+            let found = format!("{given}, the id that Hugging Face tokenizers give it");
+            let error = Error::SpecialConflict { content: token.content.clone(), id: token.id, found };
+            return Err((error, format!("added_tokens[{index}].id")));
+        }
+        next = next.max(given + 1);
+    }
+    Ok(())
 }
 
 /// The ids by token string.

@@ -7,7 +7,7 @@
 use std::sync::LazyLock;
 
 use super::Spans;
-use crate::unicode::{LETTER, NUMBER, PUNCTUATION, SPACE, class_of};
+use crate::unicode::{LETTER, PUNCTUATION, SPACE, class_of, is_numeric};
 
 /// The words of DeepSeek LLM: letters of scripts with upper and lower case, as its file lists them.
 pub(crate) const LLM_WORDS: &str = r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+";
@@ -63,7 +63,7 @@ impl Rules {
             (is_word, WORD),
             (is_sign, SIGN),
             (is_cjk, CJK),
-            (class & NUMBER != 0, DIGIT),
+            (is_numeric(character), DIGIT),
         ];
         flags.iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag).sum()
     }

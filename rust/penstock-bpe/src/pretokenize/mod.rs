@@ -6,9 +6,11 @@
 pub(crate) mod cl100k;
 pub(crate) mod deepseek_early;
 pub(crate) mod deepseek_v3;
+mod dialect;
 pub(crate) mod gpt2;
 pub(crate) mod o200k;
 pub(crate) mod sequence;
+pub(crate) mod split;
 mod window;
 
 use crate::unicode::{LETTER, MARK, SPACE, class_at};

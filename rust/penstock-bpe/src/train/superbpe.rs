@@ -7,7 +7,8 @@
 use super::{TrainOptions, Trained, WordCounts, train_from, train_with_report};
 use crate::error::{Error, Result};
 use crate::pattern::{Family, Pattern};
-use crate::pretokenize::sequence::{CustomRegex, Step};
+use crate::pretokenize::sequence::Step;
+use crate::pretokenize::split::Split;
 use crate::progress::Progress;
 use crate::unicode::{NUMBER, class_of};
 
@@ -52,7 +53,7 @@ impl Pattern {
     pub(super) fn line_digits(&self) -> Option<usize> {
         let steps = self.steps();
         let source = |step: &Step| match step {
-            Step::Regex(regex) => Some(regex.source().to_owned()),
+            Step::Split(split) if split.is_plain() => Some(split.source().to_owned()),
             _ => None,
         };
         let sources: Option<Vec<String>> = steps.iter().map(source).collect();
@@ -86,7 +87,7 @@ impl Pattern {
             }
         };
         let expressions = numbers.into_iter().chain([LINES]);
-        let steps = expressions.map(|e| Ok(Step::Regex(CustomRegex::new(e)?))).collect::<Result<_>>()?;
+        let steps = expressions.map(|e| Ok(Step::Split(Split::new(e)?))).collect::<Result<_>>()?;
         Ok(Self::from_steps(steps))
     }
 }

@@ -39,6 +39,13 @@ pub(crate) fn class_of(character: char) -> u8 {
     tables::BLOCKS[usize::from(tables::PAGES[code_point >> 8])][code_point & 0xFF]
 }
 
+/// Whether `Digits` of a tokenizer.json takes `character` for a number. HF tokenizers ask Rust's library there, and that of
+/// their build knows the numbers of Unicode 17.
+pub(crate) fn is_numeric(character: char) -> bool {
+    class_of(character) & NUMBER != 0
+        || matches!(character, '\u{11DE0}'..='\u{11DE9}' | '\u{16FF4}'..='\u{16FF6}')
+}
+
 /// The class bits and the length in bytes of the character at byte `at` of `text`, which must be a border and not the
 /// end.
 #[inline]

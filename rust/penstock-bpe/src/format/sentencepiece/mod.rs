@@ -25,7 +25,7 @@ const MARK: char = '\u{2581}';
 /// Spaces and the word behind them, where no piece reaches across a word's end.
 const WORDS: &str = " *[^ ]+| +";
 /// The whole text.
-const WHOLE: &str = "(?s:.+)";
+const WHOLE: &str = r"[\s\S]+";
 
 /// What a model of this origin holds beyond others.
 #[derive(Debug)]
