@@ -120,6 +120,7 @@ def encode_files(
     max_line_bytes: int,
     end_of_text: bool,
     boundary_split: float,
+    dropout: float,
     seed: int,
     threads: int | None,
 ) -> Job[tuple[NDArray[np.uint32], NDArray[np.int64]]]: ...

@@ -253,6 +253,7 @@ class Tokenizer:
         text_field: str = "text",
         end_of_text: bool = False,
         boundary_split: float = 0.0,
+        dropout: float = 0.0,
         seed: int = 0,
         max_line_bytes: int = 256 << 20,
         threads: int | None = None,
@@ -268,7 +269,7 @@ class Tokenizer:
             The JSON key or column that holds the text.
         end_of_text
             Whether each document ends with the end-of-text token, if there is one.
-        boundary_split, seed
+        boundary_split, dropout, seed
             As in ``encode``.
         max_line_bytes
             The largest line, row or text file, which bounds what is read at once.
@@ -289,6 +290,7 @@ class Tokenizer:
                 max_line_bytes,
                 end_of_text,
                 boundary_split,
+                dropout,
                 seed,
                 threads,
             )

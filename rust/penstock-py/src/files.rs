@@ -3,14 +3,13 @@
 use std::path::PathBuf;
 
 use numpy::IntoPyArray;
-use penstock_bpe::Chance;
 use penstock_bpe::progress::Progress;
 use penstock_data::{EncodeOptions, EncodedFiles, SourceOptions};
 use pyo3::prelude::*;
 
 use crate::boundary::guarded;
 use crate::job::Job;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Tokenizer, variation};
 
 /// Starts to encode; the result is that of a batch.
 #[pyfunction]
@@ -23,13 +22,13 @@ pub(crate) fn encode_files(
     max_line_bytes: u64,
     end_of_text: bool,
     boundary_split: f64,
+    dropout: f64,
     seed: u64,
     threads: Option<usize>,
 ) -> PyResult<Job> {
     let options = EncodeOptions {
         source: SourceOptions { text_field, max_line_bytes, ..SourceOptions::default() },
-        boundary_split: guarded(py, || Chance::new("boundary_split", boundary_split))?,
-        seed,
+        variation: guarded(py, || variation(boundary_split, dropout, seed))?,
         end_of_text,
         threads: threads.unwrap_or(0),
     };

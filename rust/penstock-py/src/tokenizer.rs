@@ -27,6 +27,11 @@ fn allowed_special(names: Option<Vec<String>>) -> Allowed {
     }
 }
 
+pub(crate) fn variation(boundary_split: f64, dropout: f64, seed: u64) -> penstock_bpe::Result<Variation> {
+    let boundary_split = Chance::new("boundary_split", boundary_split)?;
+    Ok(Variation { boundary_split, dropout: Chance::new("dropout", dropout)?, seed })
+}
+
 #[pymethods]
 impl Tokenizer {
     #[staticmethod]
@@ -110,11 +115,7 @@ impl Tokenizer {
     ) -> PyResult<IdsAndOffsets<'py>> {
         let allowed = allowed_special(allowed);
         let (ids, offsets) = guarded(py, || {
-            let variation = Variation {
-                boundary_split: Chance::new("boundary_split", boundary_split)?,
-                dropout: Chance::new("dropout", dropout)?,
-                seed,
-            };
+            let variation = variation(boundary_split, dropout, seed)?;
             let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
             self.0.encode_varied(&texts, &allowed, &variation, threads.unwrap_or(0))
         })?;

@@ -74,6 +74,21 @@ def test_files_keep_their_order_whatever_the_threads(tokenizer: penstock.Tokeniz
         assert batch.tolist() == wanted
 
 
+@pytest.mark.parametrize("threads", [1, 2, 8])
+def test_merges_are_dropped_as_from_texts(
+    tokenizer: penstock.Tokenizer, tmp_path: Path, threads: int
+) -> None:
+    path = write(tmp_path, "jsonl", TEXTS)
+    for boundary_split in (0.0, 0.5):
+        wanted = tokenizer.encode_batch(TEXTS, boundary_split=boundary_split, dropout=0.2, seed=7)
+        found = tokenizer.encode_files(
+            path, text_field="body", boundary_split=boundary_split, dropout=0.2, seed=7, threads=threads
+        )
+        assert found.tolist() == wanted.tolist()
+    with pytest.raises(penstock.ConfigError, match="dropout"):
+        tokenizer.encode_files(path, text_field="body", dropout=1.5)
+
+
 def test_progress_ends_at_all_bytes(tokenizer: penstock.Tokenizer, tmp_path: Path) -> None:
     seen: list[Progress] = []
     path = write(tmp_path, "jsonl", TEXTS)

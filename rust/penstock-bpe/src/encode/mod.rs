@@ -26,6 +26,7 @@ use crate::error::Result;
 use crate::model::Model;
 use crate::normalize::Normalizer;
 use crate::tokenizer::{SpecialToken, Tokenizer};
+use crate::vary::Dropout;
 
 /// Which special tokens a text may name. The others are ordinary text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -209,13 +210,15 @@ fn for_each_span(matcher: Option<&Matcher>, text: &str, mut emit: impl FnMut(Ran
 /// A tokenizer with the memory of one thread. Keep one a thread where many texts are encoded.
 #[derive(Debug)]
 pub struct Encoder {
-    tokenizer: Tokenizer,
+    pub(crate) tokenizer: Tokenizer,
     state: Option<State>,
+    pub(crate) dropout: Dropout,
 }
 
 impl Encoder {
     pub(crate) fn new(tokenizer: &Tokenizer) -> Self {
-        Self { tokenizer: tokenizer.clone(), state: Some(tokenizer.model().take_state()) }
+        let state = Some(tokenizer.model().take_state());
+        Self { tokenizer: tokenizer.clone(), state, dropout: Dropout::default() }
     }
 
     /// Appends the ids of `text` to `out`; special tokens in it are text.

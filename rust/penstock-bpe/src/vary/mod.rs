@@ -10,11 +10,9 @@ pub use boundary::BoundarySplit;
 pub(crate) use boundary::Joins;
 pub use chance::Chance;
 
-use chance::Draws;
-use dropout::Dropout;
+pub(crate) use dropout::Dropout;
 
-use crate::encode::added::Part;
-use crate::encode::{Allowed, Matchers};
+use crate::encode::{Allowed, Encoder, Matchers};
 use crate::error::Result;
 use crate::machine::with_huge_pages;
 use crate::threads::thread_count;
@@ -107,26 +105,25 @@ impl Tokenizer {
         matchers: &Matchers,
         variation: &Variation,
     ) -> (Vec<u32>, Vec<usize>) {
-        let model = self.model();
         let mut dropout = Dropout::default();
         let (mut ids, mut ends) = (Vec::new(), Vec::with_capacity(texts.len()));
         for text in texts {
-            let draws = Draws::new(variation.seed, text);
-            let mut pieces = 0;
-            matchers.for_each_normalized_part(model.normalizer, text, |part| match part {
-                Part::Token(id) => ids.push(id),
-                Part::Text(part) => model.pattern.for_each_piece(part, |piece| {
-                    let draws = draws.within(pieces);
-                    pieces += 1;
-                    dropout.merge(piece.as_bytes(), &model.pairs, variation.dropout, draws, &mut ids);
-                }),
-            });
-            if let Some(origin) = &model.sentencepiece {
-                origin.expand(&mut ids, ends.last().copied().unwrap_or_default());
-            }
+            dropout.encode(self.model(), matchers, text, variation, &mut ids);
             ends.push(ids.len());
         }
         (ids, ends)
+    }
+}
+
+impl Encoder {
+    /// Appends the ids of `text` to `out`, with merges dropped at random as `variation` says; special tokens in the text
+    /// are text. Tokens that join punctuation and line breaks are left whole: [`BoundarySplit`] is for them.
+    pub fn encode_dropping_into(&mut self, text: &str, variation: &Variation, out: &mut Vec<u32>) {
+        if variation.dropout.is_never() {
+            return self.encode_into(text, out);
+        }
+        let model = self.tokenizer.model();
+        self.dropout.encode(model, model.matchers_of_text(), text, variation, out);
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use penstock_bpe::progress::Progress;
-use penstock_bpe::{BoundarySplit, Chance, Tokenizer, thread_count};
+use penstock_bpe::{BoundarySplit, Tokenizer, Variation, thread_count};
 
 pub(crate) use pool::{EncodePool, EncodedBatch, Encoding, Submitter};
 
@@ -23,10 +23,8 @@ const BATCH_DOCUMENTS: usize = 512;
 pub struct EncodeOptions {
     /// How files are read.
     pub source: SourceOptions,
-    /// How often a token that joins punctuation and line breaks is split, and the seed of that.
-    pub boundary_split: Chance,
-    /// Of what is split.
-    pub seed: u64,
+    /// How ids vary.
+    pub variation: Variation,
     /// Whether each document ends with the end-of-text token, if there is one.
     pub end_of_text: bool,
     /// Threads that encode; 0 = as many as there are cores. They do not change a token.
@@ -58,7 +56,8 @@ pub fn encode_files(
     }
     let encoding = Encoding {
         tokenizer: tokenizer.clone(),
-        split: BoundarySplit::new(tokenizer, options.boundary_split, options.seed)?,
+        split: BoundarySplit::new(tokenizer, options.variation.boundary_split, options.variation.seed)?,
+        variation: options.variation,
         end_id: tokenizer.eot_id().filter(|_| options.end_of_text),
     };
     let mut size = 0;

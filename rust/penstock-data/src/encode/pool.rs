@@ -3,7 +3,7 @@
 use std::thread::Scope;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use penstock_bpe::{BoundarySplit, Tokenizer};
+use penstock_bpe::{BoundarySplit, Tokenizer, Variation};
 
 use crate::error::{Error, Result};
 use crate::source::Document;
@@ -34,6 +34,7 @@ struct Job {
 pub(crate) struct Encoding {
     pub(crate) tokenizer: Tokenizer,
     pub(crate) split: BoundarySplit,
+    pub(crate) variation: Variation,
     /// Behind the last token.
     pub(crate) end_id: Option<u32>,
 }
@@ -123,7 +124,7 @@ impl BatchEncoder {
             .into_iter()
             .map(|Document { text, ordinal, source, id }| {
                 let start = tokens.len();
-                self.encoder.encode_into(&text, &mut tokens);
+                self.encoder.encode_dropping_into(&text, &self.encoding.variation, &mut tokens);
                 self.encoding.split.apply(&text, &mut tokens, start);
                 tokens.extend(self.encoding.end_id);
                 Encoded { ordinal, source, id, text_bytes: text.len() as u64, end: tokens.len() }

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use penstock_bpe::progress::Progress;
-use penstock_bpe::{BoundarySplit, Tokenizer, thread_count};
+use penstock_bpe::{BoundarySplit, Tokenizer, Variation, thread_count};
 use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -76,6 +76,7 @@ pub fn pack(
     let encoding = Encoding {
         tokenizer: tokenizer.clone(),
         split: BoundarySplit::new(tokenizer, options.boundary_split, options.seed)?,
+        variation: Variation::default(),
         end_id: tokenizer.eot_id(),
     };
     let (inputs, names) = inputs::name_inputs(paths)?;
