@@ -4,7 +4,7 @@
     python3 dev.py demo     text of this machine -> tokenizer -> shards -> trained model -> report.html
     python3 dev.py test     Rust and Python tests; further arguments go to pytest
     python3 dev.py lint     formatters, linters, types, stubs
-    python3 dev.py bench    measurements beside peers: encode, decode, training, formats, data, kernels
+    python3 dev.py bench    measurements beside peers; `python3 dev.py bench` lists them
     python3 dev.py wheel    a release wheel and an sdist in dist/
 
 Each command first brings the environment in .venv up to date; that takes minutes once, then nothing.
@@ -68,6 +68,7 @@ def bench(arguments: list[str]) -> None:
         "encode": ["benches/encode.py"],
         "decode": ["benches/decode.py"],
         "training": ["benches/training.py"],
+        "training-options": ["benches/training_options.py"],
         "formats": ["benches/formats.py"],
         "data": ["benches/data.py"],
         "kernels": ["-m", "penstock.kernels.bench"],

@@ -10,6 +10,11 @@ from typing import Any
 
 def texts_of(path: Path) -> Iterator[str]:
     """The documents of a .jsonl or .jsonl.zst file."""
+    return (text for _, text in sourced_texts_of(path))
+
+
+def sourced_texts_of(path: Path) -> Iterator[tuple[str, str]]:
+    """The same with the source of each, empty where it names none."""
     if path.suffix == ".zst":
         import zstandard
 
@@ -18,4 +23,5 @@ def texts_of(path: Path) -> Iterator[str]:
         lines = path.open(encoding="utf-8")
     with lines:
         for line in lines:
-            yield json.loads(line)["text"]
+            document = json.loads(line)
+            yield str(document.get("source") or ""), document["text"]

@@ -36,6 +36,14 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// There is no tokenizer at a path.
+    #[error("{}: {found}; expected a folder with a tokenizer.json or tokenizer.model, a *.json, *.tiktoken or *.model file", path.display())]
+    NoTokenizer {
+        /// The path.
+        path: PathBuf,
+        /// What is there instead.
+        found: &'static str,
+    },
     /// A tokenizer file beyond any real one.
     #[error("{}: {size_bytes} bytes; a tokenizer file of at most {limit_bytes} bytes was expected", path.display())]
     FileTooLarge {

@@ -172,6 +172,14 @@ pub enum Error {
         /// The input file.
         path: PathBuf,
     },
+    /// There is no such input.
+    #[error(
+        "{path}: no such file; expected the path of a .jsonl, .txt, .parquet or .arrow file, plain or as .gz or .zst"
+    )]
+    NoSuchInput {
+        /// What was to be read.
+        path: PathBuf,
+    },
     /// An operating system call failed.
     #[error("{path}: cannot {action}: {source}")]
     Io {
@@ -306,6 +314,7 @@ impl Error {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 Self::DiskFull { path: path.to_owned(), needed_bytes }
             }
+            io::ErrorKind::NotFound if action == "find" => Self::NoSuchInput { path: path.to_owned() },
             _ => Self::Io { path: path.to_owned(), action, source },
         }
     }

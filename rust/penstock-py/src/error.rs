@@ -60,8 +60,8 @@ fn data_class(error: &penstock_data::Error) -> &'static str {
     use penstock_data::Error::{
         BadColumn, BadDocument, BadOption, BadState, Bpe, Cancelled, CorruptInput, Corruption, DiskFull,
         DuplicateInput, EmptyDataset, InputChanged, InputInMotion, Internal, Io, NoInputs, NoManifest,
-        NoSuchDocument, NoSuchRow, OtherPlan, OtherState, Overflow, TruncatedInput, UnknownInput,
-        UnknownVersion, UnsafeName,
+        NoSuchDocument, NoSuchInput, NoSuchRow, OtherPlan, OtherState, Overflow, TruncatedInput,
+        UnknownInput, UnknownVersion, UnsafeName,
     };
     match error {
         BadDocument { .. }
@@ -70,6 +70,7 @@ fn data_class(error: &penstock_data::Error) -> &'static str {
         | UnknownInput { .. }
         | BadColumn { .. }
         | NoInputs
+        | NoSuchInput { .. }
         | DuplicateInput { .. }
         | InputInMotion { .. } => "InputError",
         BadOption { .. } => "ConfigError",

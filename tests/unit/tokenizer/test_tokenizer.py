@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -184,3 +185,31 @@ def test_a_missing_file_is_a_typed_error(tmp_path: Path) -> None:
 def test_a_rank_file_needs_a_pattern(ranks: tuple[penstock.Tokenizer, Path]) -> None:
     with pytest.raises(penstock.TokenizerError, match="pattern"):
         penstock.Tokenizer.from_file(ranks[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("none.json", "no such file or folder"),
+        ("none", "no such file or folder"),
+        ("", "without a tokenizer"),
+    ],
+)
+def test_a_tokenizer_that_is_not_there_is_named_with_what_was_expected(
+    name: str, found: str, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    with pytest.raises(penstock.TokenizerError) as error:
+        penstock.Tokenizer.from_file(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert re.search(rf"{found}; expected a folder with a tokenizer\.json", str(error.value))
+
+
+def test_a_text_that_is_not_there_is_named_with_what_was_expected(tmp_path: Path) -> None:
+    tokenizer = penstock.Tokenizer.train(["abc"] * 3, 257)
+    path = tmp_path / "none.jsonl"
+    for read in (tokenizer.encode_files, lambda path: penstock.Tokenizer.train([path], 300)):
+        with pytest.raises(
+            penstock.InputError, match=r"none\.jsonl: no such file; expected the path of a .jsonl"
+        ):
+            read(path)

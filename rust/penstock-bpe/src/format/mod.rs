@@ -10,7 +10,7 @@ pub(crate) mod sentencepiece;
 pub(crate) mod tiktoken;
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 pub(crate) use json_write::to_json;
@@ -25,7 +25,7 @@ const MAX_FILE_BYTES: u64 = 256 << 20;
 /// Reads whatever tokenizer stands at `path`, by way of `cache` if that was made from it.
 pub(crate) fn load(path: &Path, pattern: Option<&str>, cache: Option<&Path>) -> Result<Tokenizer> {
     let pattern = pattern.map(Pattern::from_name).transpose()?;
-    let path = if path.is_dir() { file_in(path) } else { path.to_owned() };
+    let path = find(path)?;
     if kind_of(&path).is_none_or(|kind| !["json", "tiktoken", "model"].contains(&kind)) {
         return Err(Error::UnknownFormat { path });
     }
@@ -67,10 +67,21 @@ fn parse(source: &[u8], path: PathBuf, pattern: Option<Pattern>) -> Result<Token
     }
 }
 
-/// The tokenizer of a folder: its tokenizer.json, or else the model that stands alone there.
-fn file_in(folder: &Path) -> PathBuf {
-    let (json, model) = (folder.join("tokenizer.json"), folder.join("tokenizer.model"));
-    if !json.exists() && model.exists() { model } else { json }
+/// The tokenizer file that `path` is, or holds: its tokenizer.json, or else the model that stands alone there.
+fn find(path: &Path) -> Result<PathBuf> {
+    let missing = |found| Err(Error::NoTokenizer { path: path.to_owned(), found });
+    match path.metadata() {
+        Ok(metadata) if metadata.is_dir() => {
+            let files = ["tokenizer.json", "tokenizer.model"].map(|name| path.join(name));
+            files
+                .into_iter()
+                .find(|file| file.exists())
+                .map_or_else(|| missing("a folder without a tokenizer"), Ok)
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => missing("no such file or folder"),
+        // What else is wrong shows when it is opened.
+        _ => Ok(path.to_owned()),
+    }
 }
 
 fn read_limited(path: &Path) -> Result<Vec<u8>> {

@@ -111,7 +111,7 @@ impl Job<'_> {
     /// Size and time of the last change of a task's input.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::NoSuchInput`], [`Error::Io`].
     pub(super) fn stamp(&self, task: u32) -> Result<Stamp> {
         let path = &self.inputs[task as usize];
         let found = fs::metadata(path).and_then(|found| Ok(Stamp(found.len(), found.modified()?)));
