@@ -3,9 +3,9 @@
     python3 dev.py bench training-options cancel --corpus corpus.jsonl.zst --megabytes 50
     python3 dev.py bench training-options superbpe --corpus corpus.jsonl.zst --heldout heldout.jsonl.zst
 
-`cancel` interrupts trainings (Ctrl-C, from within) at random moments of each of their stages and prints how long
-it took until the interrupt was answered. `superbpe` trains twice to one size, without and with tokens across
-spaces, and prints the ratio of times and the share of tokens saved on text held out, by source where it has one.
+`cancel` interrupts trainings (Ctrl-C, from within) at random moments of each of their stages and prints how
+long it took until the interrupt was answered. `superbpe` trains twice to one size, without and with tokens
+across spaces, and prints the ratio of times and the tokens saved on text held out, by source where it has one.
 """
 
 from __future__ import annotations

@@ -202,14 +202,12 @@ def test_a_tokenizer_that_is_not_there_is_named_with_what_was_expected(
     with pytest.raises(penstock.TokenizerError) as error:
         penstock.Tokenizer.from_file(path)
     assert str(error.value).startswith(f"{path}: ")
-    assert re.search(rf"{found}; expected a folder with a tokenizer\.json", str(error.value))
+    assert re.search(rf"{found}.*; expected a folder with a tokenizer\.json", str(error.value))
 
 
 def test_a_text_that_is_not_there_is_named_with_what_was_expected(tmp_path: Path) -> None:
     tokenizer = penstock.Tokenizer.train(["abc"] * 3, 257)
     path = tmp_path / "none.jsonl"
     for read in (tokenizer.encode_files, lambda path: penstock.Tokenizer.train([path], 300)):
-        with pytest.raises(
-            penstock.InputError, match=r"none\.jsonl: no such file; expected the path of a .jsonl"
-        ):
+        with pytest.raises(penstock.InputError, match=r"none\.jsonl: no such file; expected .* \.jsonl"):
             read(path)
