@@ -5,7 +5,7 @@
 
 `cancel` interrupts trainings (Ctrl-C, from within) at random moments of each of their stages and prints how
 long it took until the interrupt was answered. `superbpe` trains twice to one size, without and with tokens
-across spaces, and prints the ratio of times and the tokens saved on text held out, by source where it has one.
+across spaces, and prints the ratio of times and the tokens saved on text held out, by source if it has any.
 """
 
 from __future__ import annotations

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from penstock.tokenizer import TokenBatch, Tokenizer
 
 __version__ = "0.1.0"
+unicode_version = "16.0"
+"""Of the character classes by which every tokenizer cuts text."""
 
 _OBJECTS = {
     "Batch": "penstock.data",

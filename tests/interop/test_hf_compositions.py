@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import penstock
 from penstock import Tokenizer, TokenizerError, _core
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -262,3 +263,12 @@ def test_digits_are_those_of_hf(individual: bool) -> None:
     text = "".join("1" + chr(c) for c in range(0x80, 0x20000) if not 0xD800 <= c < 0xE000)
     ours = _core.Tokenizer.from_json(json.dumps(file)).encode(text, []).tolist()
     assert ours == tokenizers.Tokenizer.from_str(json.dumps(file)).encode(text).ids
+
+
+def test_the_unicode_version_is_the_one_stated() -> None:
+    file = file_of({**BYTE_LEVEL, "use_regex": True}, "a\ua7dca\ua7cea\ua7dca\ua7ce")
+    ours = _core.Tokenizer.from_json(json.dumps(file))
+    # A letter since Unicode 16, and one since 17, behind a letter.
+    assert penstock.unicode_version == "16.0"
+    assert len(ours.encode("a\ua7dc", [])) == 1
+    assert len(ours.encode("a\ua7ce", [])) > 1
