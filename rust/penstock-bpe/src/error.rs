@@ -1,6 +1,12 @@
 //! Every way in which an input can be wrong.
 
+mod counts_file;
+mod pattern;
+
 use std::path::{Path, PathBuf};
+
+pub use counts_file::CountsFileError;
+pub use pattern::PatternError;
 
 use crate::pattern::Pattern;
 use crate::progress::Cancelled;
@@ -112,58 +118,9 @@ pub enum Error {
         reason: &'static str,
     },
 
-    /// No split pattern has this name.
-    #[error("unknown split pattern `{name}`; known are {}", Pattern::NAMES.join(", "))]
-    UnknownPattern {
-        /// The name.
-        name: String,
-    },
-    /// A custom pattern looks ahead or behind.
-    #[error(
-        "pattern `{pattern}`: look-around is supported in the known patterns only; rewrite it without (?=, (?!, (?<= or (?<!"
-    )]
-    PatternLookAround {
-        /// The expression.
-        pattern: String,
-    },
-    /// A custom pattern uses a possessive quantifier.
-    #[error("pattern `{pattern}`: possessive quantifier at byte {place}; write a plain one")]
-    PatternPossessive {
-        /// The expression.
-        pattern: String,
-        /// Byte place of its second sign.
-        place: usize,
-    },
-    /// A custom pattern says what HF tokenizers would read in another way, or not at all.
-    #[error(
-        "pattern `{pattern}`: {found} does not mean the same to Hugging Face tokenizers; instead: {instead}"
-    )]
-    PatternDialect {
-        /// The expression.
-        pattern: String,
-        /// The part in question.
-        found: String,
-        /// What to write.
-        instead: &'static str,
-    },
-    /// A custom pattern is no regular expression.
-    #[error("pattern `{pattern}`: {reason}")]
-    PatternSyntax {
-        /// The expression.
-        pattern: String,
-        /// What the parser says.
-        reason: String,
-    },
-    /// A custom pattern compiles to too much.
-    #[error(
-        "pattern `{pattern}`: needs more than {limit_bytes} bytes once compiled; make its repetitions smaller"
-    )]
-    PatternTooLarge {
-        /// The expression.
-        pattern: String,
-        /// The limit.
-        limit_bytes: usize,
-    },
+    /// A split pattern that is none, or not one of ours.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
 
     /// A token without bytes.
     #[error("token {id} is empty; every token needs at least one byte")]
@@ -387,34 +344,9 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// A file of counts that is not as it was written.
-    #[error("{}: damaged counts: {reason}; count the text again", path.display())]
-    DamagedCounts {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: &'static str,
-    },
-    /// A file of counts of a later version.
-    #[error("{}: counts of version {version}; this program knows version {known}", path.display())]
-    UnknownCountsVersion {
-        /// The file.
-        path: PathBuf,
-        /// Its version.
-        version: u32,
-        /// The version that is known.
-        known: u32,
-    },
-    /// A file of counts of another split pattern.
-    #[error("{}: counts were made with pattern `{counted}`, not with `{wanted}`; count the text again", path.display())]
-    CountsOfOtherPattern {
-        /// The file.
-        path: PathBuf,
-        /// Name of its pattern.
-        counted: String,
-        /// Name of the pattern asked for.
-        wanted: &'static str,
-    },
+    /// A file of counts that cannot be gone on from.
+    #[error(transparent)]
+    CountsFile(#[from] CountsFileError),
     /// A tokenizer whose vocabulary cannot grow by merges.
     #[error("this tokenizer cannot be extended: {reason}")]
     NotExtendable {

@@ -26,7 +26,7 @@ mod vocab;
 pub use decode::StreamDecoder;
 pub use encode::pairs::Merge;
 pub use encode::{Allowed, Encoder};
-pub use error::{Error, Result};
+pub use error::{CountsFileError, Error, PatternError, Result};
 pub use offsets::Unit;
 pub use pattern::{CustomPattern, Pattern};
 pub use progress::{Cancelled, Progress};

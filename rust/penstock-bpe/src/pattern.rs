@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{PatternError, Result};
 use crate::pretokenize::sequence::{self, Step};
 use crate::pretokenize::split::Split;
 use crate::pretokenize::{Spans, cl100k, deepseek_early, deepseek_v3, gpt2, o200k};
@@ -202,10 +202,10 @@ impl Pattern {
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownPattern`], naming those that exist.
+    /// [`PatternError::Unknown`], naming those that exist.
     pub fn from_name(name: &str) -> Result<Self> {
         let family = Family::ALL.into_iter().find(|family| family.name() == name);
-        family.map(Self::from).ok_or_else(|| Error::UnknownPattern { name: name.to_owned() })
+        family.map(Self::from).ok_or_else(|| PatternError::Unknown { name: name.to_owned() }.into())
     }
 
     /// A pattern whose matches become pieces, as does what lies between them. A known expression gets its scanner; any
@@ -213,8 +213,8 @@ impl Pattern {
     ///
     /// # Errors
     ///
-    /// [`Error::PatternLookAround`], [`Error::PatternPossessive`], [`Error::PatternDialect`],
-    /// [`Error::PatternSyntax`], [`Error::PatternTooLarge`].
+    /// [`PatternError::LookAround`], [`PatternError::Possessive`], [`PatternError::Dialect`],
+    /// [`PatternError::Syntax`], [`PatternError::TooLarge`].
     pub fn custom(expression: &str) -> Result<Self> {
         if let Some(family) = Family::recognise(expression) {
             return Ok(family.into());
@@ -337,13 +337,14 @@ impl From<Family> for Pattern {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
 
     #[test]
     fn names_and_expressions_find_their_family() {
         for name in Pattern::NAMES {
             assert_eq!(Pattern::from_name(name).unwrap().name(), name);
         }
-        assert!(matches!(Pattern::from_name("gpt-3"), Err(Error::UnknownPattern { .. })));
+        assert!(matches!(Pattern::from_name("gpt-3"), Err(Error::Pattern(PatternError::Unknown { .. }))));
         assert_eq!(Pattern::custom(LLAMA3).unwrap(), Pattern::Llama3);
         assert_eq!(Family::recognise_sequence(&DEEPSEEK_V3), Some((Family::DeepseekV3, 3)));
         assert_eq!(Family::recognise_sequence(&DEEPSEEK_LLM), Some((Family::DeepseekLlm, 6)));

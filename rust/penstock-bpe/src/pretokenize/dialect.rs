@@ -10,7 +10,9 @@ use regex_syntax::ast::{
 use regex_syntax::hir::translate::TranslatorBuilder;
 use regex_syntax::hir::{Hir, HirKind};
 
-use crate::error::{Error, Result};
+use crate::error::PatternError;
+
+type Result<T> = std::result::Result<T, PatternError>;
 
 /// Groups within groups, at most.
 const MAX_DEPTH: u32 = 100;
@@ -29,9 +31,9 @@ pub(crate) fn parse(source: &str) -> Result<Hir> {
     let syntax_error = |reason: String| {
         let pattern = source.to_owned();
         if reason.contains("look-around") {
-            return Error::PatternLookAround { pattern };
+            return PatternError::LookAround { pattern };
         }
-        Error::PatternSyntax { pattern, reason }
+        PatternError::Syntax { pattern, reason }
     };
     let ast = ast::parse::ParserBuilder::new().nest_limit(MAX_DEPTH).build().parse(source);
     let ast = ast.map_err(|error| syntax_error(error.to_string()))?;
@@ -49,8 +51,8 @@ pub(crate) fn literal(text: &str) -> Hir {
     Hir::literal(text.as_bytes())
 }
 
-fn dialect(source: &str, found: impl Into<String>, instead: &'static str) -> Error {
-    Error::PatternDialect { pattern: source.to_owned(), found: found.into(), instead }
+fn dialect(source: &str, found: impl Into<String>, instead: &'static str) -> PatternError {
+    PatternError::Dialect { pattern: source.to_owned(), found: found.into(), instead }
 }
 
 /// Engines differ on when to leave a loop whose round matched nothing.
@@ -196,7 +198,7 @@ impl Reader<'_> {
     fn check_repetition(&self, repetition: &Repetition, place: Place) -> Result<()> {
         if matches!(*repetition.ast, Ast::Repetition(_)) {
             let (pattern, place) = (self.source.to_owned(), repetition.op.span.start.offset);
-            return Err(Error::PatternPossessive { pattern, place });
+            return Err(PatternError::Possessive { pattern, place });
         }
         let is_exact = matches!(repetition.op.kind, RepetitionKind::Range(RepetitionRange::Exactly(_)));
         if is_exact && !repetition.greedy {
@@ -246,7 +248,7 @@ mod tests {
 
     fn refusal(source: &str) -> Option<String> {
         match parse(source).unwrap_err() {
-            Error::PatternDialect { found, .. } => Some(found),
+            PatternError::Dialect { found, .. } => Some(found),
             _ => None,
         }
     }

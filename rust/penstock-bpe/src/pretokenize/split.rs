@@ -4,7 +4,9 @@ use regex_automata::{Input, meta};
 use regex_syntax::hir::Hir;
 
 use super::dialect;
-use crate::error::{Error, Result};
+use crate::error::PatternError;
+
+type Result<T> = std::result::Result<T, PatternError>;
 
 /// Largest compiled size of a custom pattern.
 const MAX_PATTERN_BYTES: usize = 16 << 20;
@@ -69,8 +71,8 @@ impl Split {
         let compiled = meta::Builder::new().configure(config).build_from_hir(hir).map_err(|error| {
             let pattern = source.to_owned();
             match error.size_limit() {
-                Some(limit_bytes) => Error::PatternTooLarge { pattern, limit_bytes },
-                None => Error::PatternSyntax { pattern, reason: error.to_string() },
+                Some(limit_bytes) => PatternError::TooLarge { pattern, limit_bytes },
+                None => PatternError::Syntax { pattern, reason: error.to_string() },
             }
         })?;
         let source = source.to_owned();
@@ -187,12 +189,12 @@ mod tests {
     fn refusals_name_the_pattern() {
         let refused = |source: &str| Split::new(source).unwrap_err();
         assert!(
-            matches!(refused(r"\s+(?!\S)"), Error::PatternLookAround { pattern } if pattern == r"\s+(?!\S)")
+            matches!(refused(r"\s+(?!\S)"), PatternError::LookAround { pattern } if pattern == r"\s+(?!\S)")
         );
-        assert!(matches!(refused(r"\p{L}++"), Error::PatternPossessive { place: 6, .. }));
-        assert!(matches!(refused("a{1,3}+"), Error::PatternPossessive { .. }));
-        assert!(matches!(refused("(a"), Error::PatternSyntax { .. }));
-        assert!(matches!(refused(r"(\p{L}{1000}){1000}"), Error::PatternTooLarge { .. }));
+        assert!(matches!(refused(r"\p{L}++"), PatternError::Possessive { place: 6, .. }));
+        assert!(matches!(refused("a{1,3}+"), PatternError::Possessive { .. }));
+        assert!(matches!(refused("(a"), PatternError::Syntax { .. }));
+        assert!(matches!(refused(r"(\p{L}{1000}){1000}"), PatternError::TooLarge { .. }));
         assert!(Split::new(r"\++|[+*]+|\p{L}+|(?:a)?b").is_ok());
     }
 }

@@ -67,7 +67,7 @@ impl WordCounts {
     ///
     /// # Errors
     ///
-    /// [`Error::DamagedCounts`], [`Error::UnknownCountsVersion`], [`Error::CountsOfOtherPattern`], [`Error::Io`];
+    /// [`Error::CountsFile`], [`Error::Io`];
     /// [`Error::Cancelled`].
     pub fn open(path: &Path, pattern: &Pattern, progress: &Progress) -> Result<Self> {
         let (run, total) = saved::open(path, pattern, progress)?;

@@ -1,6 +1,7 @@
 //! Starting from a vocabulary, cutting one short, and counts that were saved.
 
 use super::*;
+use crate::error::CountsFileError;
 
 const TEXT: &str =
     "the cat sat on the mat; the dog sat on the log. 12345 the cats, the dogs\nthe cat sat on the mat\n";
@@ -139,12 +140,15 @@ fn saved_counts_are_summed_and_damage_is_noticed() {
         bytes[at] ^= 1;
         let error = open(&bytes).unwrap_err();
         assert!(
-            matches!(error, Error::DamagedCounts { .. } | Error::UnknownCountsVersion { .. }),
+            matches!(
+                error,
+                Error::CountsFile(CountsFileError::Damaged { .. } | CountsFileError::UnknownVersion { .. })
+            ),
             "{at}: {error}"
         );
         let error = open(&good[..at]).unwrap_err();
-        assert!(matches!(error, Error::DamagedCounts { .. }), "{at}: {error}");
+        assert!(matches!(error, Error::CountsFile(CountsFileError::Damaged { .. })), "{at}: {error}");
     }
     let other = WordCounts::open(&path("a.counts"), &Pattern::O200k, &progress);
-    assert!(matches!(other, Err(Error::CountsOfOtherPattern { .. })));
+    assert!(matches!(other, Err(Error::CountsFile(CountsFileError::OtherPattern { .. }))));
 }

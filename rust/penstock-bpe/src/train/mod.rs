@@ -88,7 +88,7 @@ pub struct Trained {
 ///
 /// [`Error::VocabTooSmall`], [`Error::EmptyCorpus`], [`Error::PatternMismatch`], [`Error::EmptySpecial`],
 /// [`Error::DuplicateSpecial`], [`Error::SpecialCollision`], [`Error::CorpusTooLarge`], [`Error::CountOverflow`],
-/// [`Error::Spill`], [`Error::DamagedCounts`];
+/// [`Error::Spill`], [`Error::CountsFile`];
 /// [`Error::Cancelled`] within a fraction of a second after `progress` was cancelled.
 pub fn train(counts: WordCounts, options: &TrainOptions, progress: &Progress) -> Result<Tokenizer> {
     train_with_report(counts, options, progress).map(|trained| trained.tokenizer)

@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::error::{Error, Result, show};
+use crate::error::{CountsFileError, Error, Result, show};
 use crate::progress::Progress;
 
 const WRITE_BUFFER_BYTES: usize = 1 << 20;
@@ -190,7 +190,7 @@ impl<'r> RunReader<'r> {
     }
 
     fn damaged(&self, reason: &'static str) -> Error {
-        Error::DamagedCounts { path: self.run.path.clone(), reason }
+        CountsFileError::Damaged { path: self.run.path.clone(), reason }.into()
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::run::{Run, RunWriter};
-use crate::error::{Error, Result};
+use crate::error::{CountsFileError, Error, Result};
 use crate::pattern::Pattern;
 use crate::progress::Progress;
 
@@ -80,7 +80,7 @@ pub(super) fn write(
 /// The run of a file of counts that were made with `pattern`, and the number of pieces with repetitions. Reads all of
 /// the file to check it.
 pub(super) fn open(path: &Path, pattern: &Pattern, progress: &Progress) -> Result<(Run, u64)> {
-    let damaged = |reason| Error::DamagedCounts { path: path.to_owned(), reason };
+    let damaged = |reason| Error::from(CountsFileError::Damaged { path: path.to_owned(), reason });
     let file = File::open(path).map_err(Error::io(path, "open"))?;
     let size_bytes = file.metadata().map_err(Error::io(path, "read"))?.len();
     let mut reader = Reader { file: &file, path, at: 0 };
@@ -89,7 +89,7 @@ pub(super) fn open(path: &Path, pattern: &Pattern, progress: &Progress) -> Resul
     }
     let version = u32::from_le_bytes(reader.take()?);
     if version != VERSION {
-        return Err(Error::UnknownCountsVersion { path: path.to_owned(), version, known: VERSION });
+        return Err(CountsFileError::UnknownVersion { path: path.to_owned(), version, known: VERSION }.into());
     }
     let name = reader.text()?.ok_or_else(|| damaged("no name of a pattern"))?;
     let definition = reader.text()?.ok_or_else(|| damaged("no definition of a pattern"))?;
@@ -106,7 +106,7 @@ pub(super) fn open(path: &Path, pattern: &Pattern, progress: &Progress) -> Resul
     }
     if definition != pattern.canonical() {
         let (path, wanted) = (path.to_owned(), pattern.name());
-        return Err(Error::CountsOfOtherPattern { path, counted: name, wanted });
+        return Err(CountsFileError::OtherPattern { path, counted: name, wanted }.into());
     }
     Ok((Run { file: Arc::new(file), path: path.to_owned(), start, end }, total))
 }
@@ -128,7 +128,8 @@ fn check_sum(file: &File, path: &Path, len_bytes: u64, progress: &Progress) -> R
     let mut stated = [0; 16];
     file.read_exact_at(&mut stated, len_bytes).map_err(Error::io(path, "read"))?;
     if u128::from_le_bytes(stated) != sum.digest128() {
-        return Err(Error::DamagedCounts { path: path.to_owned(), reason: "the checksum does not fit" });
+        let reason = "the checksum does not fit";
+        return Err(CountsFileError::Damaged { path: path.to_owned(), reason }.into());
     }
     Ok(())
 }
@@ -144,7 +145,7 @@ impl Reader<'_> {
     fn take<const N: usize>(&mut self) -> Result<[u8; N]> {
         let mut bytes = [0; N];
         let read = self.file.read_exact_at(&mut bytes, self.at);
-        read.map_err(|_| Error::DamagedCounts {
+        read.map_err(|_| CountsFileError::Damaged {
             path: self.path.to_owned(),
             reason: "the file is cut short",
         })?;
