@@ -245,7 +245,7 @@ fn options_out_of_range_are_named() {
         assert!(matches!(found, Err(Error::DuplicateInput { .. })), "another way to the same file");
     }
     assert!(matches!(pack_quietly(&["x.csv".into()], &out, &options()), Err(Error::UnknownInput { .. })));
-    assert!(matches!(pack_quietly(&["gone.jsonl".into()], &out, &options()), Err(Error::Io { .. })));
+    assert!(matches!(pack_quietly(&["gone.jsonl".into()], &out, &options()), Err(Error::NoSuchInput { .. })));
     assert!(!out.exists(), "a refused call writes nothing");
 }
 
