@@ -76,6 +76,7 @@ __all__ = [
     "pack",
     "pipelines",
     "train",
+    "unicode_version",
 ]
 
 
