@@ -19,8 +19,11 @@ static OF_UNICODE_9: LazyLock<Vec<(char, char)>> = LazyLock::new(|| {
 fn compose(text: &str, normalise: impl Fn(&str) -> String) -> String {
     let ranges = &*OF_UNICODE_9;
     let is_later = |character: char| {
-        let next = ranges.partition_point(|&(first, _)| first <= character);
-        !character.is_ascii() && next.checked_sub(1).is_none_or(|place| ranges[place].1 < character)
+        // All before this one were there already.
+        character >= '\u{378}' && {
+            let next = ranges.partition_point(|&(first, _)| first <= character);
+            next.checked_sub(1).is_none_or(|place| ranges[place].1 < character)
+        }
     };
     let mut whole = String::with_capacity(text.len());
     for part in text.split_inclusive(is_later) {
