@@ -22,6 +22,23 @@ GROUP = 8
 
 
 @triton.jit
+def _scales(
+    sa_ptr, sb_ptr, sa_stride, sb_stride_k, k, row_inside, column_inside, SCALES: tl.constexpr
+):  # fmt: skip
+    """Factors of the k-th partial product: for its rows (or all of it), and for its columns."""
+    if SCALES == "block_block":
+        down = tl.load(sa_ptr + k) * tl.load(sb_ptr + k)
+        across = down
+    elif SCALES == "row_block":
+        down = tl.load(sa_ptr + k * sa_stride, mask=row_inside, other=0.0) * tl.load(sb_ptr + k * sb_stride_k)
+        across = down
+    else:
+        down = tl.load(sa_ptr + k * sa_stride, mask=row_inside, other=0.0)
+        across = tl.load(sb_ptr + k * sb_stride_k, mask=column_inside, other=0.0)
+    return down, across
+
+
+@triton.jit
 def block_scaled_gemm(
     a_desc,
     b_desc,
@@ -70,21 +87,28 @@ def block_scaled_gemm(
     m = row + tl.arange(0, BM)
     n = column + tl.arange(0, BN)
     block_row = tl.minimum(row, M - 1) // 128
+    sa_ptr += block_row * sa_stride if SCALES == "block_block" else m
     sb_ptr += expert * sb_stride_expert + column // 128 * sb_stride_n  # n: 0 where a scale is a column's
+    if SCALES == "row_row":
+        sb_ptr += n
+    down, across = _scales(sa_ptr, sb_ptr, sa_stride, sb_stride_k, first, m < M, n < N, SCALES)
     acc = tl.zeros((BM, BN), tl.float32)
+    last = first + blocks - 1
     for k in range(first, first + blocks):
         a = a_desc.load([row, k * 128])
         b = b_desc.load([b_row, k * 128])
+        # Those of the next block are on their way while this one is multiplied.
+        next_k = tl.minimum(k + 1, last)
+        next_down, next_across = _scales(sa_ptr, sb_ptr, sa_stride, sb_stride_k, next_k, m < M, n < N, SCALES)
         p = tl.dot(a, b.T)
         if SCALES == "block_block":
-            acc += p * (tl.load(sa_ptr + block_row * sa_stride + k) * tl.load(sb_ptr + k))
+            acc += p * down
+        elif SCALES == "row_block":
+            acc += p * down[:, None]
         else:
-            sa = tl.load(sa_ptr + k * sa_stride + m, mask=m < M, other=0.0)
-            if SCALES == "row_block":
-                acc += p * (sa * tl.load(sb_ptr + k * sb_stride_k))[:, None]
-            else:
-                sb = tl.load(sb_ptr + k * sb_stride_k + n, mask=n < N, other=0.0)
-                acc += (p * sa[:, None]) * sb[None, :]
+            acc += (p * down[:, None]) * across[None, :]
+        down = next_down
+        across = next_across
     c_row = m.to(tl.int64)
     if KIND == "tokens":
         c_row += tl.cast(expert, tl.int64) * M
