@@ -1,7 +1,4 @@
-"""Block-scaled FP8 products in plain Triton: the fallback where the Hopper kernel does not run.
-
-Small tiles and many thread blocks a multiprocessor: while one promotes, another multiplies.
-"""
+"""Block-scaled FP8 products in plain Triton: the fallback where the Hopper kernel does not run."""
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 # Device code: a kernel's arguments have no Python types.
@@ -17,7 +14,9 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from ..types import BLOCK
 from .product import Product
 
-BLOCK_ROWS = 64
+BLOCK_ROWS, WARPS, STAGES = 128, 8, 4
+"""As shares of cuBLAS on an H100 (8192 x 4096 x 7168, 8192 x 7168 x 2048, 8192 x 1280 x 1280): 0.76,
+0.96, 1.10; 64 rows, 4 warps and 3 stages 0.65, 0.92, 1.21."""
 GROUP = 8
 
 
@@ -91,9 +90,11 @@ def block_scaled_gemm(
     sb_ptr += expert * sb_stride_expert + column // 128 * sb_stride_n  # n: 0 where a scale is a column's
     if SCALES == "row_row":
         sb_ptr += n
+    if blocks == 0:
+        first = 0  # an empty expert at the end has no scales, and any are as good
     down, across = _scales(sa_ptr, sb_ptr, sa_stride, sb_stride_k, first, m < M, n < N, SCALES)
     acc = tl.zeros((BM, BN), tl.float32)
-    last = first + blocks - 1
+    last = tl.maximum(first + blocks - 1, first)
     for k in range(first, first + blocks):
         a = a_desc.load([row, k * 128])
         b = b_desc.load([b_row, k * 128])
@@ -144,6 +145,6 @@ def _launch(product: Product) -> None:
         ADD=product.add,
         GROUP=GROUP,
         BM=BLOCK_ROWS,
-        num_warps=4,
-        num_stages=3,
+        num_warps=WARPS,
+        num_stages=STAGES,
     )

@@ -307,15 +307,17 @@ def test_attention(name: str, documents: bool, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("kind", "scales", "add", "out"), PRODUCTS)
 def test_the_fallback_product(kind: str, scales: str, add: bool, out: str, tmp_path: Path) -> None:
     kernel = gemm_triton.block_scaled_gemm
-    constants = {"SCALES": scales, "KIND": kind, "ADD": add, "GROUP": 8, "BM": 64}
-    types = {"a_desc": "tensordesc<fp8e4nv[64, 128]>", "b_desc": "tensordesc<fp8e4nv[128, 128]>"}
+    rows = gemm_triton.BLOCK_ROWS
+    constants = {"SCALES": scales, "KIND": kind, "ADD": add, "GROUP": 8, "BM": rows}
+    types = {"a_desc": f"tensordesc<fp8e4nv[{rows}, 128]>", "b_desc": "tensordesc<fp8e4nv[128, 128]>"}
     pointers = {"c": out, "sa": "fp32", "sb": "fp32"}
     signature = {
         name: "constexpr" if name in constants else types.get(name) or argument_type(name, pointers, "i32")
         for name in kernel.arg_names
     }
     source = plain_source(kernel, signature, constants)
-    compiled = triton.compile(source, target=HOPPER, options={"num_warps": 4, "num_stages": 3})
+    options = {"num_warps": gemm_triton.WARPS, "num_stages": gemm_triton.STAGES}
+    compiled = triton.compile(source, target=HOPPER, options=options)
     assert compiled.metadata.shared <= tiles.SHARED_MEMORY_BYTES
     assert spilled_bytes(compiled.asm["ptx"], tmp_path) == 0
 
