@@ -58,13 +58,19 @@ _TABLE: dict[str, tuple[tuple[str, Capability], ...]] = {
 _overrides: dict[str, str] = {}
 
 
-@cache
 def capability(device: torch.device | None = None) -> Capability | None:
     """The CUDA compute capability of ``device`` (default: the current one), None without CUDA."""
+    return _capability(device) if torch.compiler.is_compiling() else _cached_capability(device)
+
+
+def _capability(device: torch.device | None) -> Capability | None:
     if not torch.cuda.is_available():
         return None
     major, minor = torch.cuda.get_device_capability(device)
     return major, minor
+
+
+_cached_capability = cache(_capability)
 
 
 @cache
@@ -96,7 +102,7 @@ def backend(op: str, device: torch.device | None = None, dtype: torch.dtype | No
         return "torch" if op == "attention" else "reference"
     if op in _overrides:
         return _overrides[op]
-    wanted = _environment(os.environ.get(ENVIRONMENT, ""))
+    wanted = _wanted(os.environ.get(ENVIRONMENT, ""))
     if op in wanted:
         return wanted[op]
     on_cuda = torch.cuda.is_available() if device is None else device.type == "cuda"
@@ -154,7 +160,11 @@ def _on_cpu(op: str) -> str:
     return "torch" if op == "attention" else "reference"
 
 
-@cache
+def _wanted(text: str) -> dict[str, str]:
+    # The compiler sees through no cache, and reads the text once.
+    return _environment(text) if torch.compiler.is_compiling() else _cached_environment(text)
+
+
 def _environment(text: str) -> dict[str, str]:
     wanted: dict[str, str] = {}
     for item in filter(None, (part.strip() for part in text.split(","))):
@@ -164,6 +174,9 @@ def _environment(text: str) -> dict[str, str]:
         _check(op, name)
         wanted[op] = name
     return wanted
+
+
+_cached_environment = cache(_environment)
 
 
 def _check(op: str, name: str = "reference") -> None:

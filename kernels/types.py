@@ -5,6 +5,7 @@ Every scale is a power of two held as float32, and the *multiplier*: value = byt
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -26,6 +27,11 @@ class RowQ:
     scale: Tensor
     """float32 [ceil(K / 128), M rounded up to 4]; the rows are contiguous, as TMA and cuBLAS want them."""
 
+    @property
+    def parts(self) -> tuple[Tensor, Tensor]:
+        """The tensors, as an op takes them."""
+        return self.data, self.scale
+
 
 @dataclass(frozen=True)
 class TokQ:
@@ -35,6 +41,11 @@ class TokQ:
     """float8_e4m3fn [K, M], M a multiple of 128."""
     scale: Tensor
     """float32 [ceil(K / 128), M / 128]."""
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor]:
+        """The tensors, as an op takes them."""
+        return self.data, self.scale
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,11 @@ class WeightQ:
     """float8_e4m3fn [E?, K, N]: the same bytes transposed, the operand of dgrad."""
     scale: Tensor
     """float32 [E?, ceil(N / 128), ceil(K / 128)]."""
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The tensors, as an op takes them."""
+        return self.data, self.data_t, self.scale
 
 
 @dataclass(frozen=True)
@@ -84,6 +100,16 @@ class Groups:
     """int32 [E]: tokens of each expert, filling rows not counted."""
     block: int = BLOCK
     """Rows every group is rounded up to."""
+
+    @classmethod
+    def of(cls, parts: Sequence[Tensor]) -> Groups:
+        """Groups of ``parts``; an op, whose caller has checked it, does not need ``block``."""
+        return cls(*parts)  # type: ignore[arg-type]
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The tensors, as an op takes them."""
+        return self.offsets, self.block_expert, self.row_token, self.token_pos, self.counts
 
     @property
     def n_experts(self) -> int:

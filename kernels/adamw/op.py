@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple
 
 import torch
 from torch import Tensor
 
-from .. import registry
+from .. import library, registry
 from ..arguments import check_float, check_same, check_same_device, check_shape, check_tensor
 from ..quantize.op import check_weight_q
 from ..types import WeightQ
 from . import reference
-from .hyperparameters import hyperparameters
+from .hyperparameters import Hyperparameters, hyperparameters
 
 _MOMENTS = (torch.bfloat16, torch.float32)
 
@@ -79,13 +80,30 @@ def adamw_step(
             if p.device not in clips:
                 clips[p.device] = _on_device(clip_coefficient, p.device)
             clip = clips[p.device]
-            if registry.backend("adamw", p.device) == "triton":
-                from .adamw_triton import update as fast  # Triton is imported only where it runs
+            held = copy.parts if isinstance(copy, WeightQ) else () if copy is None else (copy,)
+            _adamw(p, g, first, second, held, clip, astuple(hyper))
+            torch.autograd.graph.increment_version((p, first, second))
 
-                fast(p, g.contiguous(), first, second, copy, clip, hyper)
-                torch.autograd.graph.increment_version((p, first, second))
-            else:
-                reference.update(p, g, first, second, copy, clip, hyper)
+
+@library.op(fake=library.writes, mutates=("param", "m", "v", "copy"))
+def _adamw(
+    param: Tensor,
+    grad: Tensor,
+    m: Tensor,
+    v: Tensor,
+    copy: Sequence[Tensor],
+    clip: Tensor,
+    numbers: Sequence[float],
+) -> None:
+    """``copy``: nothing, a tensor, or the parts of a WeightQ; ``numbers``: those of Hyperparameters."""
+    held = WeightQ(*copy) if len(copy) == 3 else copy[0] if copy else None
+    arguments = (param, grad.contiguous(), m, v, held, clip, Hyperparameters(*numbers))
+    if registry.backend("adamw", param.device) == "triton":
+        from .adamw_triton import update as fast  # Triton is imported only where it runs
+
+        fast(*arguments)
+    else:
+        reference.update(*arguments)
 
 
 def _check_copy(name: str, copy: WeightQ | Tensor | None, param: Tensor) -> None:

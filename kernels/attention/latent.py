@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import registry
+from .. import library, registry
 from ..arguments import check_float, check_same_device, check_shape, check_tensor
 from .documents import Documents
 from .op import attention
@@ -65,24 +65,60 @@ class _Attention(torch.autograd.Function):
         scale: float,
         documents: Documents | None,
     ) -> Tensor:
-        from . import latent_triton  # Triton is imported only where it runs
-
-        q, q_rope, kv, k_rope = map(_rows_in_one_piece, (q, q_rope, kv, k_rope))
-        starts = None if documents is None else documents.starts
-        out, lse = latent_triton.forward(q, q_rope, kv, k_rope, scale, starts)
-        ctx.save_for_backward(q, q_rope, kv, k_rope, out, lse)
-        ctx.scale, ctx.documents = scale, documents
+        starts, ends = (None, None) if documents is None else (documents.starts, documents.ends)
+        out, lse = _latent_attention(q, q_rope, kv, k_rope, scale, starts)
+        ctx.save_for_backward(q, q_rope, kv, k_rope, out, lse, starts, ends)
+        ctx.scale = scale
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        from . import latent_triton
-
-        q, q_rope, kv, k_rope, out, lse = ctx.saved_tensors
-        bounds = None if ctx.documents is None else (ctx.documents.starts, ctx.documents.ends)
-        grad = grads[0].contiguous()
-        gradients = latent_triton.backward(grad, out, lse, q, q_rope, kv, k_rope, ctx.scale, bounds)
+        q, q_rope, kv, k_rope, out, lse, starts, ends = ctx.saved_tensors
+        inputs = (q, q_rope, kv, k_rope)
+        gradients = _latent_attention_backward(
+            grads[0].contiguous(), out, lse, *inputs, ctx.scale, starts, ends
+        )
         return *gradients, None, None
+
+
+def _fake_output(
+    q: Tensor, q_rope: Tensor, kv: Tensor, k_rope: Tensor, scale: float, starts: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    b, s, h, d = q.shape
+    return q.new_empty(b, s, h, kv.shape[3] - d), q.new_empty(b, h, s, dtype=torch.float32)
+
+
+@library.op(fake=_fake_output)
+def _latent_attention(
+    q: Tensor, q_rope: Tensor, kv: Tensor, k_rope: Tensor, scale: float, starts: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    from . import latent_triton  # Triton is imported only where it runs
+
+    q, q_rope, kv, k_rope = map(_rows_in_one_piece, (q, q_rope, kv, k_rope))
+    return latent_triton.forward(q, q_rope, kv, k_rope, scale, starts)
+
+
+Four = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def _fake_gradients(
+    grad: Tensor, out: Tensor, lse: Tensor, q: Tensor, q_rope: Tensor, kv: Tensor, k_rope: Tensor,
+    scale: float, starts: Tensor | None, ends: Tensor | None,
+) -> Four:  # fmt: skip
+    dq, dq_rope, dkv, dk_rope = (t.new_empty(t.shape) for t in (q, q_rope, kv, k_rope))
+    return dq, dq_rope, dkv, dk_rope
+
+
+@library.op(fake=_fake_gradients)
+def _latent_attention_backward(
+    grad: Tensor, out: Tensor, lse: Tensor, q: Tensor, q_rope: Tensor, kv: Tensor, k_rope: Tensor,
+    scale: float, starts: Tensor | None, ends: Tensor | None,
+) -> Four:  # fmt: skip
+    from . import latent_triton
+
+    q, q_rope, kv, k_rope = map(_rows_in_one_piece, (q, q_rope, kv, k_rope))
+    bounds = None if starts is None or ends is None else (starts, ends)
+    return latent_triton.backward(grad, out, lse, q, q_rope, kv, k_rope, scale, bounds)
 
 
 def _rows_in_one_piece(t: Tensor) -> Tensor:

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import registry
+from .. import library, registry
 from ..arguments import check_float, check_precision, check_same, check_same_device, check_shape, check_tensor
 from ..gemm.matmul import write_weight_gradient
 from ..gemm.weights import cast_weight, deliver_gradient
 from . import reference
-from .reference import RowSums
 
 
 @dataclass(frozen=True)
@@ -124,14 +123,8 @@ def _compute_dtype(x: Tensor, precision: str) -> torch.dtype:
 
 class _JointCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        w: Tensor,
-        targets: tuple[Tensor, ...],
-        numbers: tuple[int, torch.dtype, tuple[float, ...], float],
-        want_gradients: bool,
-        *states: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
+        w, targets, numbers, want_gradients, *states = arguments  # see `gemm.linear`
         chunk, compute, weights, z_loss = numbers
         need_w = want_gradients and ctx.needs_input_grad[0]
         need_x = [want_gradients and needed for needed in ctx.needs_input_grad[4:]]
@@ -145,15 +138,15 @@ class _JointCrossEntropy(torch.autograd.Function):
             for start in range(0, x.shape[0], chunk):
                 part = slice(start, start + chunk)
                 rows = x[part].to(compute)
-                found = _row_sums(
-                    rows @ matrix.T, target[part], need_w or need_x[head], weights[head], z_loss
-                )
-                sums[0, head] += found.loss
-                sums[1, head] += found.square
-                if (out := dx[head]) is not None and found.gradient is not None:
-                    out[part] = found.gradient @ matrix
-                if dw is not None and found.gradient is not None:
-                    write_weight_gradient(dw, found.gradient, rows, accumulate=started)
+                logits = rows @ matrix.T
+                want_gradient = need_w or need_x[head]
+                loss, square = _row_sums(logits, target[part], want_gradient, weights[head], z_loss)
+                sums[0, head] += loss
+                sums[1, head] += square
+                if (out := dx[head]) is not None:
+                    out[part] = logits @ matrix
+                if dw is not None:
+                    write_weight_gradient(dw, logits, rows, accumulate=started)
                     started = True
         if dw is not None and not started:
             dw.zero_()
@@ -161,7 +154,7 @@ class _JointCrossEntropy(torch.autograd.Function):
         total = sum(weight * (sums[0, i] + z_loss * sums[1, i]) for i, weight in enumerate(weights))
         heads = sums[0].clone()
         ctx.mark_non_differentiable(heads)
-        return total, heads  # type: ignore[return-value]
+        return total, heads
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -178,9 +171,24 @@ class _JointCrossEntropy(torch.autograd.Function):
         return weight_gradient, None, None, None, *(None if d is None else d * grad.to(d.dtype) for d in dx)
 
 
-def _row_sums(logits: Tensor, target: Tensor, want_gradient: bool, weight: float, z_loss: float) -> RowSums:
+def _fake_sums(
+    logits: Tensor, target: Tensor, want_gradient: bool, weight: float, z_loss: float
+) -> tuple[Tensor, Tensor]:
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    return logits.new_empty((), dtype=wide), logits.new_empty((), dtype=wide)
+
+
+@library.op(fake=_fake_sums, mutates=("logits",), name="cross_entropy_rows")
+def _row_sums(
+    logits: Tensor, target: Tensor, want_gradient: bool, weight: float, z_loss: float
+) -> tuple[Tensor, Tensor]:
+    """Sums of losses and squares; ``logits`` become their gradient if that is wanted."""
     if registry.backend("cross_entropy", logits.device, logits.dtype) == "triton":
         from .cross_entropy_triton import row_sums as fast  # Triton is imported only where it runs
 
-        return fast(logits, target, want_gradient, weight, z_loss)
-    return reference.row_sums(logits, target, want_gradient, weight, z_loss)
+        found = fast(logits, target, want_gradient, weight, z_loss)
+    else:
+        found = reference.row_sums(logits, target, want_gradient, weight, z_loss)
+        if found.gradient is not None:
+            logits.copy_(found.gradient)
+    return found.loss, found.square

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import registry
+from .. import library, registry
 from ..arguments import check_float, check_same_device, check_tensor
 from ..gemm.weights import deliver_gradient
 from . import reference
@@ -48,8 +48,7 @@ class _Embedding(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
         ctx.save_for_backward(tokens, weight)
-        out: Tensor = _implementation(weight).gather(tokens, weight, dtype)
-        return out
+        return _embedding(tokens, weight, dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor | None, None]:
@@ -59,9 +58,19 @@ class _Embedding(torch.autograd.Function):
         def write(out: Tensor, accumulate: bool) -> None:
             if not accumulate:
                 out.zero_()
-            _implementation(weight).add_gradient(tokens.flatten(), grad, out)
+            _embedding_gradient(tokens.flatten(), grad, out)
 
         return None, deliver_gradient(weight, write), None
+
+
+@library.op(fake=lambda tokens, weight, dtype: weight.new_empty(*tokens.shape, weight.shape[1], dtype=dtype))
+def _embedding(tokens: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    return _implementation(weight).gather(tokens, weight, dtype)  # type: ignore[no-any-return]
+
+
+@library.op(fake=library.writes, mutates=("out",))
+def _embedding_gradient(tokens: Tensor, grad: Tensor, out: Tensor) -> None:
+    _implementation(out).add_gradient(tokens, grad, out)
 
 
 def _implementation(weight: Tensor) -> ModuleType:

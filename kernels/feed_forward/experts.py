@@ -74,9 +74,8 @@ def expert_feed_forward(
 
 class _Fp8Experts(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, p: Tensor, groups: Groups, gate_up: Tensor, down: Tensor, *shared: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        x, p, groups, gate_up, down, *shared = arguments  # see `gemm.linear`
         rows, dtype = quantize_rows(x), product_dtype(x)
         h = grouped_gemm(permute_rows(rows, groups), quantized_weight(gate_up), groups, out_dtype=dtype)
         y = grouped_gemm(swiglu_quantize(h), quantized_weight(down), groups, out_dtype=dtype)

@@ -97,7 +97,9 @@ class _Fp8Linear(torch.autograd.Function):
     """Products of one input with any number of weights."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, recipe: str, *weights: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
+        # Unpacked here, since dynamo drops the context of a forward that ends in two variable arguments.
+        x, recipe, *weights = arguments
         rows = quantize_rows(x)
         ctx.recipe, ctx.x_dtype, ctx.n_weights = recipe, x.dtype, len(weights)
         ctx.quantized = [quantized_weight(w) for w in weights]

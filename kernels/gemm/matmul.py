@@ -7,11 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import library
 from .weights import cast_weight, deliver_gradient
 
 
 def write_weight_gradient(out: Tensor, grad: Tensor, x: Tensor, accumulate: bool) -> None:
     """``out = grad.T @ x`` or ``out += grad.T @ x`` with ``out`` in float32 (or wider) all the way."""
+    _outer(out, grad, x, accumulate)
+
+
+@library.op(fake=library.writes, mutates=("out",))
+def _outer(out: Tensor, grad: Tensor, x: Tensor, accumulate: bool) -> None:
     if grad.is_cuda and grad.dtype == torch.bfloat16:
         if accumulate:
             torch.addmm(out, grad.t(), x, out_dtype=torch.float32, out=out)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .. import registry
+from .. import library, registry
 from ..arguments import check_same, check_same_device, check_shape, check_tensor
 from ..quantize.op import check_row_q, check_tok_q, check_weight_q
 from ..types import RowQ, TokQ, WeightQ
@@ -59,14 +59,13 @@ def gemm(
     n, k = w.data.shape if not transposed else w.data_t.shape
     check_same("inner dimension", "a", a.data.shape[1], "w", k)
     check_same_device(a=a.data, w=w.data)
-    out = _output(out, (a.data.shape[0], n), a.data.device, out_dtype)
-    backend = registry.backend("gemm", a.data.device)
-    if out.numel() == 0:
-        return out
-    if backend == "torch" and gemm_torch.supports(a, w, transposed, out):
-        gemm_torch.scaled_gemm(a, w, transposed, out)
-    elif not launch(backend, forward(a, w, transposed, out)):
-        reference.gemm(a, w, transposed, out)
+    if out is None:
+        if out_dtype not in OUTPUTS:
+            raise TypeError(f"out_dtype: expected bfloat16 or float32, got {out_dtype}")
+        return _gemm(a.parts, w.parts, transposed, out_dtype)
+    check_tensor("out", out, ndim=2, dtype=OUTPUTS, contiguous=True)
+    check_shape("out", out, (a.data.shape[0], n))
+    _gemm_out(a.parts, w.parts, transposed, out)
     return out
 
 
@@ -131,16 +130,14 @@ def wgrads(gradients: Sequence[Gradient], accumulate: bool = False) -> None:
         check_same_device(**{"gradients[0]": first.data, f"gradients[{i}]": g.data, "out": out})
         if type(g) is not type(first):
             raise TypeError(f"gradients[{i}]: expected {type(first).__name__}, got {type(g).__name__}")
-    places = [out.data_ptr() for *_, out in gradients if out.numel()]
-    if len(set(places)) < len(places):
-        raise ValueError("gradients: expected memory of its own for each out")
-    products = [backward(g, x, out, accumulate) for g, x, out in gradients]
-    backend = registry.backend("wgrad", first.data.device)
-    together = [p for p in products if movable(p)]
-    launched = launch(backend, *together)
-    for product, gradient in zip(products, gradients, strict=True):
-        if not (launched and movable(product)):
-            reference.wgrad(*gradient, accumulate)
+    gs, xs, outs = zip(*gradients, strict=True)
+    _wgrads(
+        [p for g in gs for p in g.parts],
+        [p for x in xs for p in x.parts],
+        outs,
+        type(first) is TokQ,
+        accumulate,
+    )
 
 
 def check_operands(g: RowQ | TokQ, x: RowQ | TokQ) -> None:
@@ -156,11 +153,46 @@ def check_operands(g: RowQ | TokQ, x: RowQ | TokQ) -> None:
     check_same_device(g=g.data, x=x.data)
 
 
-def _output(out: Tensor | None, shape: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Tensor:
-    if out is None:
-        if dtype not in OUTPUTS:
-            raise TypeError(f"out_dtype: expected bfloat16 or float32, got {dtype}")
-        return torch.empty(shape, dtype=dtype, device=device)
-    check_tensor("out", out, ndim=2, dtype=OUTPUTS, contiguous=True)
-    check_shape("out", out, shape)
+def _fake_product(a: Sequence[Tensor], w: Sequence[Tensor], transposed: bool, dtype: torch.dtype) -> Tensor:
+    return a[0].new_empty(a[0].shape[0], (w[1] if transposed else w[0]).shape[0], dtype=dtype)
+
+
+@library.op(fake=_fake_product)
+def _gemm(a: Sequence[Tensor], w: Sequence[Tensor], transposed: bool, dtype: torch.dtype) -> Tensor:
+    out = _fake_product(a, w, transposed, dtype)
+    _multiply(RowQ(*a), WeightQ(*w), transposed, out)
     return out
+
+
+@library.op(fake=library.writes, mutates=("out",))
+def _gemm_out(a: Sequence[Tensor], w: Sequence[Tensor], transposed: bool, out: Tensor) -> None:
+    _multiply(RowQ(*a), WeightQ(*w), transposed, out)
+
+
+def _multiply(a: RowQ, w: WeightQ, transposed: bool, out: Tensor) -> None:
+    if out.numel() == 0:
+        return
+    backend = registry.backend("gemm", out.device)
+    if backend == "torch" and gemm_torch.supports(a, w, transposed, out):
+        gemm_torch.scaled_gemm(a, w, transposed, out)
+    elif not launch(backend, forward(a, w, transposed, out)):
+        reference.gemm(a, w, transposed, out)
+
+
+@library.op(fake=library.writes, mutates=("outs",))
+def _wgrads(
+    g: Sequence[Tensor], x: Sequence[Tensor], outs: Sequence[Tensor], blocks: bool, accumulate: bool
+) -> None:
+    """Data and scale of each operand follow one another."""
+    places = [out.data_ptr() for out in outs if out.numel()]
+    if len(set(places)) < len(places):
+        raise ValueError("gradients: expected memory of its own for each out")
+    form = TokQ if blocks else RowQ
+    gradients: list[Gradient] = [
+        (form(*g[2 * i : 2 * i + 2]), form(*x[2 * i : 2 * i + 2]), out) for i, out in enumerate(outs)
+    ]
+    products = [backward(*gradient, accumulate) for gradient in gradients]
+    launched = launch(registry.backend("wgrad", outs[0].device), *(p for p in products if movable(p)))
+    for product, gradient in zip(products, gradients, strict=True):
+        if not (launched and movable(product)):
+            reference.wgrad(*gradient, accumulate)

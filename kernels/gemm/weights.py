@@ -1,4 +1,11 @@
-"""What is derived from a weight once and used until the optimizer changes it; and where its gradient goes."""
+"""What is derived from a weight once and used until the optimizer changes it; and where its gradient goes.
+
+Under ``torch.compile`` a weight has no state: its copy is part of the graph, made once a pass, and its
+gradient is returned. A compiler may reuse the memory of what an op returns, so it must not be a kept copy;
+and what it traces once must not depend on what ``accumulate_in_place`` said then. Copies are kept and
+gradients written in place in eager mode and CUDA graphs, as the trainer runs: do not compile a model whose
+weights are accumulated in place.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +34,8 @@ COUNTS = -1
 
 def quantized_weight(w: Tensor) -> WeightQ:
     """The FP8 form of ``w`` in both layouts, made once for each version of ``w``."""
+    if torch.compiler.is_compiling():
+        return quantize_weight(w.detach())
     copy: WeightQ = _current(w, "fp8")
     return copy
 
@@ -35,6 +44,8 @@ def cast_weight(w: Tensor, dtype: torch.dtype) -> Tensor:
     """``w`` in ``dtype``, made once for each version of ``w``; ``w`` itself if it has that dtype."""
     if w.dtype == dtype:
         return w.detach()
+    if torch.compiler.is_compiling():
+        return w.detach().to(dtype)
     copy: Tensor = _current(w, dtype)
     return copy
 
@@ -144,7 +155,7 @@ def _check_untouched(w: Tensor) -> None:
 
 def deliver_gradient(w: Tensor, write: Callable[[Tensor, bool], None]) -> Tensor | None:
     """Have ``write(out, accumulate)`` make the gradient of ``w``: in ``w.grad`` (None), or a fresh tensor."""
-    if w not in _in_place:
+    if torch.compiler.is_compiling() or w not in _in_place:
         fresh = torch.empty(w.shape, dtype=torch.promote_types(w.dtype, torch.float32), device=w.device)
         write(fresh, False)
         return fresh
@@ -162,7 +173,11 @@ def deliver_product(w: Tensor, g: RowQ | TokQ, x: RowQ | TokQ) -> Tensor | None:
     """
 
     def write(out: Tensor, accumulate: bool) -> None:
-        if w not in _in_place or not pending.make_later(g, x, out, accumulate):
+        if (
+            torch.compiler.is_compiling()
+            or w not in _in_place
+            or not pending.make_later(g, x, out, accumulate)
+        ):
             wgrad(g, x, out, accumulate)
 
     return deliver_gradient(w, write)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import registry
+from .. import library, registry
 from ..arguments import check_float, check_precision, check_same, check_same_device, check_tensor
 from ..gemm.linear import product_dtype, saved_input, wgrad_operands
 from ..gemm.weights import cast_weight, deliver_gradient, quantized_weight
@@ -64,17 +65,17 @@ class _PlainGroupedLinear(torch.autograd.Function):
         rows = x.to(compute)
         ctx.weight, ctx.groups, ctx.x_dtype = cast_weight(w, compute), groups, x.dtype
         ctx.save_for_backward(rows, w)
-        return _grouped_mm(rows, ctx.weight.transpose(1, 2), groups).to(x.dtype)
+        return _grouped_mm(rows, ctx.weight.transpose(1, 2), groups.parts).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         rows, w = ctx.saved_tensors
         groups: Groups = ctx.groups
         grad = grads[0].to(rows.dtype).contiguous()
-        dx = _grouped_mm(grad, ctx.weight, groups).to(ctx.x_dtype) if ctx.needs_input_grad[0] else None
+        dx = _grouped_mm(grad, ctx.weight, groups.parts).to(ctx.x_dtype) if ctx.needs_input_grad[0] else None
         dw = None
         if ctx.needs_input_grad[1]:
-            dw = deliver_gradient(w, lambda out, add: _write_gradient(out, grad, rows, groups, add))
+            dw = deliver_gradient(w, lambda out, add: _grouped_outer(out, grad, rows, groups.parts, add))
         return dx, dw, None, None
 
 
@@ -108,15 +109,19 @@ class _Fp8GroupedLinear(torch.autograd.Function):
         return dx, dw, None, None
 
 
-def _grouped_mm(a: Tensor, w: Tensor, groups: Groups) -> Tensor:
+@library.op(fake=lambda a, w, parts: a.new_empty(a.shape[0], w.shape[2]))
+def _grouped_mm(a: Tensor, w: Tensor, parts: Sequence[Tensor]) -> Tensor:
     """``a[rows of e] @ w[e]`` for w [E, K, N]."""
+    groups = Groups.of(parts)
     if _has_library_kernel(a, a.shape[1], w.shape[2]):
         out: Tensor = torch._grouped_mm(a, w, offs=groups.offsets[1:])
         return out
     return reference.grouped_mm(a, w, groups)
 
 
-def _write_gradient(out: Tensor, grad: Tensor, x: Tensor, groups: Groups, accumulate: bool) -> None:
+@library.op(fake=library.writes, mutates=("out",))
+def _grouped_outer(out: Tensor, grad: Tensor, x: Tensor, parts: Sequence[Tensor], accumulate: bool) -> None:
+    groups = Groups.of(parts)
     if _has_library_kernel(grad, grad.shape[1], x.shape[1]):
         # The library writes bfloat16: each micro-batch is rounded once before it is added in float32.
         product = torch._grouped_mm(grad.t(), x, offs=groups.offsets[1:])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from .. import registry
+from .. import library, registry
 from ..arguments import check_same, check_same_device, check_shape, check_tensor
 from ..gemm.op import OUTPUTS, check_operands
 from ..gemm.product import backward, forward, launch
@@ -53,12 +55,10 @@ def grouped_gemm(
     if out is None:
         if out_dtype not in OUTPUTS:
             raise TypeError(f"out_dtype: expected bfloat16 or float32, got {out_dtype}")
-        out = torch.empty(a.data.shape[0], n, dtype=out_dtype, device=a.data.device)
+        return _grouped_gemm(a.parts, w.parts, groups.parts, transposed, out_dtype)
     check_tensor("out", out, ndim=2, dtype=OUTPUTS, contiguous=True)
     check_shape("out", out, (a.data.shape[0], n))
-    backend = registry.backend("grouped_gemm", a.data.device)
-    if not launch(backend, forward(a, w, transposed, out, groups)):
-        reference.grouped_gemm(a, w, groups, transposed, out)
+    _grouped_gemm_out(a.parts, w.parts, groups.parts, transposed, out)
     return out
 
 
@@ -100,11 +100,54 @@ def grouped_wgrad(
         out = torch.empty(shape, dtype=torch.float32, device=g.data.device)
     check_tensor("out", out, ndim=3, dtype=torch.float32, contiguous=True)
     check_shape("out", out, (groups.n_experts, g.data.shape[0], x.data.shape[0]))
-    backend = registry.backend("grouped_wgrad", g.data.device)
-    # A tile of 64 rows must not reach into the next expert's gradient.
-    if out.shape[1] % 64 or not launch(backend, backward(g, x, out, accumulate, groups)):
-        reference.grouped_wgrad(g, x, groups, out, accumulate)
+    _grouped_wgrad(g.parts, x.parts, groups.parts, out, isinstance(g, TokQ), accumulate)
     return out
+
+
+Parts = Sequence[Tensor]
+
+
+def _fake_product(a: Parts, w: Parts, groups: Parts, transposed: bool, dtype: torch.dtype) -> Tensor:
+    return a[0].new_empty(a[0].shape[0], (w[1] if transposed else w[0]).shape[1], dtype=dtype)
+
+
+@library.op(fake=_fake_product)
+def _grouped_gemm(
+    a: Sequence[Tensor], w: Sequence[Tensor], groups: Sequence[Tensor], transposed: bool, dtype: torch.dtype
+) -> Tensor:
+    out = _fake_product(a, w, groups, transposed, dtype)
+    _multiply(RowQ(*a), WeightQ(*w), Groups.of(groups), transposed, out)
+    return out
+
+
+@library.op(fake=library.writes, mutates=("out",))
+def _grouped_gemm_out(
+    a: Sequence[Tensor], w: Sequence[Tensor], groups: Sequence[Tensor], transposed: bool, out: Tensor
+) -> None:
+    _multiply(RowQ(*a), WeightQ(*w), Groups.of(groups), transposed, out)
+
+
+def _multiply(a: RowQ, w: WeightQ, groups: Groups, transposed: bool, out: Tensor) -> None:
+    backend = registry.backend("grouped_gemm", out.device)
+    if not launch(backend, forward(a, w, transposed, out, groups)):
+        reference.grouped_gemm(a, w, groups, transposed, out)
+
+
+@library.op(fake=library.writes, mutates=("out",))
+def _grouped_wgrad(
+    g: Sequence[Tensor],
+    x: Sequence[Tensor],
+    groups: Sequence[Tensor],
+    out: Tensor,
+    blocks: bool,
+    accumulate: bool,
+) -> None:
+    form, tables = TokQ if blocks else RowQ, Groups.of(groups)
+    gradient, rows = form(*g), form(*x)
+    backend = registry.backend("grouped_wgrad", out.device)
+    # A tile of 64 rows must not reach into the next expert's gradient.
+    if out.shape[1] % 64 or not launch(backend, backward(gradient, rows, out, accumulate, tables)):
+        reference.grouped_wgrad(gradient, rows, tables, out, accumulate)
 
 
 def check_groups(groups: object, experts: int, rows: int, block: int | None = BLOCK) -> None:

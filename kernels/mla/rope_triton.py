@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import library
+
 ROWS = 32
 """Of a program's tile."""
 
@@ -106,37 +108,61 @@ class _Rotation(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, interleaved: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        q, k = _evenly_spaced(q), _evenly_spaced(k)
         cos, sin = (t.float().contiguous() for t in (cos, sin))
-        b, s, heads, width = q.shape
-        size = k.shape[-1]
-        q_rope, k_rope = q.new_empty(b, s, heads, size), k.new_empty(b, s, size)
-        count = b * s * (heads + 1)
-        if count:
-            _rope_forward[(triton.cdiv(count, ROWS),)](
-                q[..., width - size :], k, cos, sin, q_rope, k_rope, count, heads, *q.stride()[1:3],
-                k.stride(1), cos.shape[0] * s, cos.shape[-1],
-                INTERLEAVED=interleaved, HALF=size // 2, ROWS=ROWS, num_warps=4,
-            )  # fmt: skip
         ctx.save_for_backward(cos, sin)
         ctx.interleaved = interleaved
-        return q[..., : width - size], q_rope, k_rope
+        return q[..., : q.shape[3] - k.shape[2]], *_rotate_heads(q, k, cos, sin, interleaved)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        cos, sin = ctx.saved_tensors
         dq_nope, dq_rope, dk_rope = (t.contiguous() for t in grads)
-        b, s, heads, kept = dq_nope.shape
-        size = dk_rope.shape[-1]
-        dq, dk = dq_nope.new_empty(b, s, heads, kept + size), torch.empty_like(dk_rope)
-        count = b * s * (heads + 1)
-        if count:
-            _rope_backward[(triton.cdiv(count, ROWS),)](
-                dq_nope, dq_rope, dk_rope, cos, sin, dq, dk, count, heads, kept,
-                cos.shape[0] * s, cos.shape[-1], INTERLEAVED=ctx.interleaved, HALF=size // 2,
-                BD=triton.next_power_of_2(max(kept, 1)), ROWS=ROWS, num_warps=4,
-            )  # fmt: skip
+        cos, sin = ctx.saved_tensors
+        dq, dk = _rotate_heads_backward(dq_nope, dq_rope, dk_rope, cos, sin, ctx.interleaved)
         return dq, dk, None, None, None
+
+
+def _empty(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> tuple[Tensor, Tensor]:
+    return q.new_empty(*q.shape[:3], k.shape[2]), k.new_empty(k.shape)
+
+
+@library.op(fake=_empty)
+def _rotate_heads(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> tuple[Tensor, Tensor]:
+    q, k = _evenly_spaced(q), _evenly_spaced(k)
+    b, s, heads, width = q.shape
+    size = k.shape[-1]
+    q_rope, k_rope = _empty(q, k, cos, sin, interleaved)
+    count = b * s * (heads + 1)
+    if count:
+        _rope_forward[(triton.cdiv(count, ROWS),)](
+            q[..., width - size :], k, cos, sin, q_rope, k_rope, count, heads, *q.stride()[1:3],
+            k.stride(1), cos.shape[0] * s, cos.shape[-1],
+            INTERLEAVED=interleaved, HALF=size // 2, ROWS=ROWS, num_warps=4,
+        )  # fmt: skip
+    return q_rope, k_rope
+
+
+def _empty_gradients(
+    dq_nope: Tensor, dq_rope: Tensor, dk_rope: Tensor, cos: Tensor, sin: Tensor, interleaved: bool
+) -> tuple[Tensor, Tensor]:
+    width = dq_nope.shape[3] + dk_rope.shape[2]
+    return dq_nope.new_empty(*dq_nope.shape[:3], width), torch.empty_like(dk_rope)
+
+
+@library.op(fake=_empty_gradients)
+def _rotate_heads_backward(
+    dq_nope: Tensor, dq_rope: Tensor, dk_rope: Tensor, cos: Tensor, sin: Tensor, interleaved: bool
+) -> tuple[Tensor, Tensor]:
+    b, s, heads, kept = dq_nope.shape
+    size = dk_rope.shape[-1]
+    dq, dk = _empty_gradients(dq_nope, dq_rope, dk_rope, cos, sin, interleaved)
+    count = b * s * (heads + 1)
+    if count:
+        _rope_backward[(triton.cdiv(count, ROWS),)](
+            dq_nope, dq_rope, dk_rope, cos, sin, dq, dk, count, heads, kept,
+            cos.shape[0] * s, cos.shape[-1], INTERLEAVED=interleaved, HALF=size // 2,
+            BD=triton.next_power_of_2(max(kept, 1)), ROWS=ROWS, num_warps=4,
+        )  # fmt: skip
+    return dq, dk
 
 
 def _evenly_spaced(t: Tensor) -> Tensor:

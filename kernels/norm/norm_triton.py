@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .. import registry
+from .. import library, registry
 
 WARPS_PER_MULTIPROCESSOR = 16
 """Of the backward kernel, whose programs stay and keep a partial gradient of the weight each."""
@@ -91,18 +91,8 @@ def add_rms_norm(x: Tensor, delta: Tensor | None, w: Tensor, eps: float) -> tupl
 class _AddRmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, delta: Tensor | None, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        size = x.shape[-1]
-        rows = _rows(x)
-        y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        total = x if delta is None else torch.empty_like(y)
-        r = torch.empty(rows.shape[0], dtype=torch.float32, device=x.device)
-        if y.numel():
-            tile, block, warps = tile_for(size)
-            added = x if delta is None else delta.contiguous()
-            _rms_norm_forward[(triton.cdiv(rows.shape[0], tile),)](
-                rows, added, w, total, y, r, rows.shape[0], size, rows.stride(0), eps,
-                ADD=delta is not None, ROWS=tile, BD=block, num_warps=warps,
-            )  # fmt: skip
+        y, r, added = _add_rms_norm(x, delta, w, eps)
+        total = x if delta is None else added
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(total, w, r)
         return total, y
@@ -113,19 +103,48 @@ class _AddRmsNorm(torch.autograd.Function):
         dsum, dy = grads
         if dy is None:
             return dsum, dsum if ctx.needs_input_grad[1] else None, None, None
-        size, rows = total.shape[-1], _rows(total)
-        tile, block, warps = tile_for(size, backward=True)
-        resident = registry.multiprocessors(total.device) * (WARPS_PER_MULTIPROCESSOR // warps)
-        programs = min(triton.cdiv(rows.shape[0], tile), resident)
-        dx = torch.empty(total.shape, dtype=total.dtype, device=total.device)
-        partial = torch.empty(programs, size, dtype=torch.float32, device=dx.device)
-        added = dy if dsum is None else dsum.contiguous()
-        if dx.numel():
-            _rms_norm_backward[(programs,)](
-                dy.contiguous(), rows, w, r, added, dx, partial, rows.shape[0], size, rows.stride(0),
-                ADD=dsum is not None, ROWS=tile, BD=block, num_warps=warps,
-            )  # fmt: skip
-        return dx, dx if ctx.needs_input_grad[1] else None, partial.sum(0).to(w.dtype), None
+        dx, dw = _add_rms_norm_backward(dsum, dy, total, w, r)
+        return dx, dx if ctx.needs_input_grad[1] else None, dw, None
+
+
+def _empty(x: Tensor, delta: Tensor | None, w: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    rows = x.shape[:-1].numel() if x.shape[-1] else 0
+    total = x.new_empty(0 if delta is None else x.shape)
+    return x.new_empty(x.shape), x.new_empty(rows, dtype=torch.float32), total
+
+
+@library.op(fake=_empty)
+def _add_rms_norm(x: Tensor, delta: Tensor | None, w: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The norm, the factor of each row, and the sum; nothing for a sum of one."""
+    size, rows = x.shape[-1], _rows(x)
+    y, r, total = _empty(x, delta, w, eps)
+    if y.numel():
+        tile, block, warps = tile_for(size)
+        added = x if delta is None else delta.contiguous()
+        _rms_norm_forward[(triton.cdiv(rows.shape[0], tile),)](
+            rows, added, w, x if delta is None else total, y, r, rows.shape[0], size, rows.stride(0), eps,
+            ADD=delta is not None, ROWS=tile, BD=block, num_warps=warps,
+        )  # fmt: skip
+    return y, r, total
+
+
+@library.op(fake=lambda dsum, dy, total, w, r: (total.new_empty(total.shape), torch.empty_like(w)))
+def _add_rms_norm_backward(
+    dsum: Tensor | None, dy: Tensor, total: Tensor, w: Tensor, r: Tensor
+) -> tuple[Tensor, Tensor]:
+    size, rows = total.shape[-1], _rows(total)
+    tile, block, warps = tile_for(size, backward=True)
+    resident = registry.multiprocessors(total.device) * (WARPS_PER_MULTIPROCESSOR // warps)
+    programs = min(triton.cdiv(rows.shape[0], tile), resident)
+    dx = torch.empty(total.shape, dtype=total.dtype, device=total.device)
+    partial = torch.empty(programs, size, dtype=torch.float32, device=dx.device)
+    added = dy if dsum is None else dsum.contiguous()
+    if dx.numel():
+        _rms_norm_backward[(programs,)](
+            dy.contiguous(), rows, w, r, added, dx, partial, rows.shape[0], size, rows.stride(0),
+            ADD=dsum is not None, ROWS=tile, BD=block, num_warps=warps,
+        )  # fmt: skip
+    return dx, partial.sum(0).to(w.dtype)
 
 
 def _rows(x: Tensor) -> Tensor:

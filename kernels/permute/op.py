@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import registry
+from .. import library, registry
 from ..arguments import check_float, check_same_device, check_shape, check_tensor
-from ..quantize.op import check_row_q
+from ..quantize.op import check_row_q, fake_rows
 from ..types import Groups, RowQ
 from . import reference
 
@@ -60,7 +61,7 @@ def permute_rows(a: RowQ, groups: Groups) -> RowQ:
     check_row_q("a", a)
     check_shape("a.data", a.data, (groups.token_pos.shape[0], a.data.shape[1]))
     check_same_device(a=a.data, groups=groups.offsets)
-    return _implementation(a.scale).gather_quantized(a, groups)  # type: ignore[no-any-return]
+    return RowQ(*_gather_quantized(a.parts, groups.parts))
 
 
 def combine(y: Tensor, p: Tensor, groups: Groups) -> Tensor:
@@ -94,7 +95,40 @@ def combine(y: Tensor, p: Tensor, groups: Groups) -> Tensor:
 
 def gather_sum(y: Tensor, weight: Tensor | None, groups: Groups, extra: Tensor | None = None) -> Tensor:
     """[R_max, D] -> [T, D]: ``combine``, plus ``extra``, for functions with a backward pass of their own."""
-    return _implementation(y).gather_sum(y, weight, groups, extra)  # type: ignore[no-any-return]
+    return _gather_sum(y, weight, groups.parts, extra)
+
+
+@library.op(fake=lambda x, groups: x.new_empty(Groups.of(groups).n_rows, x.shape[1]))
+def _gather_rows(x: Tensor, groups: Sequence[Tensor]) -> Tensor:
+    return _implementation(x).gather_rows(x, Groups.of(groups))  # type: ignore[no-any-return]
+
+
+@library.op(fake=lambda a, groups: fake_rows(Groups.of(groups).n_rows, a[0].shape[1], a[0].device))
+def _gather_quantized(a: Sequence[Tensor], groups: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    q: RowQ = _implementation(a[1]).gather_quantized(RowQ(*a), Groups.of(groups))
+    return q.data, q.scale
+
+
+@library.op(
+    fake=lambda y, weight, groups, extra: y.new_empty(Groups.of(groups).token_pos.shape[0], y.shape[1])
+)
+def _gather_sum(y: Tensor, weight: Tensor | None, groups: Sequence[Tensor], extra: Tensor | None) -> Tensor:
+    return _implementation(y).gather_sum(y, weight, Groups.of(groups), extra)  # type: ignore[no-any-return]
+
+
+@library.op(fake=lambda grad, weight, groups: grad.new_empty(Groups.of(groups).n_rows, grad.shape[1]))
+def _spread_rows(grad: Tensor, weight: Tensor, groups: Sequence[Tensor]) -> Tensor:
+    return _implementation(grad).spread_rows(grad, weight, Groups.of(groups))  # type: ignore[no-any-return]
+
+
+def _fake_dots(grad: Tensor, y: Tensor, groups: Sequence[Tensor]) -> Tensor:
+    wide = torch.promote_types(y.dtype, torch.float32)
+    return y.new_empty(Groups.of(groups).token_pos.shape, dtype=wide)
+
+
+@library.op(fake=_fake_dots)
+def _row_dots(grad: Tensor, y: Tensor, groups: Sequence[Tensor]) -> Tensor:
+    return _implementation(grad).row_dots(grad, y, Groups.of(groups))  # type: ignore[no-any-return]
 
 
 def _implementation(like: Tensor) -> ModuleType:
@@ -109,13 +143,12 @@ class _Permute(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, groups: Groups) -> Tensor:
         ctx.groups = groups
-        out: Tensor = _implementation(x).gather_rows(x, groups)
-        return out
+        return _gather_rows(x, groups.parts)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         grad = grads[0].contiguous()
-        return _implementation(grad).gather_sum(grad, None, ctx.groups), None
+        return gather_sum(grad, None, ctx.groups), None
 
 
 class _Combine(torch.autograd.Function):
@@ -123,14 +156,13 @@ class _Combine(torch.autograd.Function):
     def forward(ctx: Any, y: Tensor, p: Tensor, groups: Groups) -> Tensor:
         ctx.groups = groups
         ctx.save_for_backward(y, p)
-        out: Tensor = _implementation(y).gather_sum(y, p, groups)
-        return out
+        return gather_sum(y, p, groups)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         y, p = ctx.saved_tensors
         grad = grads[0].contiguous()
-        moves = _implementation(grad)
-        dy = moves.spread_rows(grad, p, ctx.groups) if ctx.needs_input_grad[0] else None
-        dp = moves.row_dots(grad, y, ctx.groups).to(p.dtype) if ctx.needs_input_grad[1] else None
+        groups: Groups = ctx.groups
+        dy = _spread_rows(grad, p, groups.parts) if ctx.needs_input_grad[0] else None
+        dp = _row_dots(grad, y, groups.parts).to(p.dtype) if ctx.needs_input_grad[1] else None
         return dy, dp, None

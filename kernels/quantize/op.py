@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from .. import registry
+from .. import library, registry
 from ..arguments import FP8, check_float, check_same, check_same_device, check_shape, check_tensor
 from ..types import BLOCK, RowQ, TokQ, WeightQ
 from . import reference
@@ -27,7 +28,7 @@ def quantize_rows(x: Tensor) -> RowQ:
         ``x`` is no floating-point matrix.
     """
     _check_matrix("x", x)
-    return _implementation(x.device).quantize_rows(x)  # type: ignore[no-any-return]
+    return RowQ(*_quantize_rows(x))
 
 
 def quantize_tokens(x: Tensor) -> RowQ:
@@ -48,7 +49,7 @@ def quantize_tokens(x: Tensor) -> RowQ:
         ``x`` is no floating-point matrix.
     """
     _check_matrix("x", x)
-    return _implementation(x.device).quantize_tokens(x)  # type: ignore[no-any-return]
+    return RowQ(*_quantize_tokens(x))
 
 
 def quantize_weight(w: Tensor, out: WeightQ | None = None) -> WeightQ:
@@ -73,8 +74,7 @@ def quantize_weight(w: Tensor, out: WeightQ | None = None) -> WeightQ:
     check_weight_q("out", out, w.ndim)
     check_shape("out.data", out.data, w.shape)
     check_same_device(w=w, out=out.data)
-    if w.numel():
-        _implementation(w.device).quantize_weight(w.contiguous(), out)
+    _quantize_weight(w, out.parts)
     return out
 
 
@@ -104,7 +104,7 @@ def transpose_shift(a: RowQ, rows: Tensor | None = None) -> TokQ:
     if rows is not None:
         check_tensor("rows", rows, ndim=1, dtype=(torch.int32, torch.int64))
         check_same_device(a=a.data, rows=rows)
-    return _implementation(a.data.device).transpose_shift(a, rows)  # type: ignore[no-any-return]
+    return TokQ(*_transpose_shift(a.parts, rows))
 
 
 def dequantize(q: RowQ | TokQ | WeightQ) -> Tensor:
@@ -157,6 +157,45 @@ def check_weight_q(name: str, q: object, ndim: int) -> None:
         )
     _check_scale(name, q.scale, (*experts, -(-rows // BLOCK), -(-columns // BLOCK)))
     check_same_device(**{f"{name}.data": q.data, f"{name}.data_t": q.data_t, f"{name}.scale": q.scale})
+
+
+def fake_rows(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Data and scale of a RowQ without values."""
+    scale = torch.empty(-(-columns // BLOCK), -(-rows // 4) * 4, device=device)
+    return torch.empty(rows, columns, dtype=FP8, device=device), scale
+
+
+def fake_tokens(rows: int, features: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Data and scale of a TokQ of ``rows`` tokens without values."""
+    blocks = -(-rows // BLOCK)
+    scale = torch.empty(-(-features // BLOCK), blocks, device=device)
+    return torch.empty(features, blocks * BLOCK, dtype=FP8, device=device), scale
+
+
+@library.op(fake=lambda x: fake_rows(x.shape[0], x.shape[1], x.device))
+def _quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    q: RowQ = _implementation(x.device).quantize_rows(x)
+    return q.data, q.scale
+
+
+@library.op(fake=lambda x: fake_rows(x.shape[1], -(-x.shape[0] // BLOCK) * BLOCK, x.device))
+def _quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
+    q: RowQ = _implementation(x.device).quantize_tokens(x)
+    return q.data, q.scale
+
+
+@library.op(fake=library.writes, mutates=("out",))
+def _quantize_weight(w: Tensor, out: Sequence[Tensor]) -> None:
+    if w.numel():
+        _implementation(w.device).quantize_weight(w.contiguous(), WeightQ(*out))
+
+
+@library.op(
+    fake=lambda a, rows: fake_tokens((a[0] if rows is None else rows).shape[0], a[0].shape[1], a[0].device)
+)
+def _transpose_shift(a: Sequence[Tensor], rows: Tensor | None) -> tuple[Tensor, Tensor]:
+    q: TokQ = _implementation(a[0].device).transpose_shift(RowQ(*a), rows)
+    return q.data, q.scale
 
 
 def _empty_weight(w: Tensor) -> WeightQ:

@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import library
+
 TILE_ELEMENTS = 4096
 """Tokens times experts that a program handles."""
 
@@ -90,31 +92,48 @@ def balance_loss(scores: Tensor, highest: Tensor, valid: Tensor | None) -> Tenso
 class _BalanceLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, scores: Tensor, highest: Tensor, valid: Tensor | None) -> Tensor:
-        scores, highest = scores.contiguous(), highest.contiguous()
-        mask = highest if valid is None else valid.contiguous().view(torch.uint8)
-        sequences, length, experts = scores.shape
-        loss, tile = scores.new_zeros(sequences), _tile(scores, valid)
-        programs = triton.cdiv(length, tile["BT"])
-        parts = scores.new_empty(sequences, programs, 3, tile["EP"])
-        pull = scores.new_empty(sequences, tile["EP"])
-        if scores.numel():
-            k = highest.shape[-1]
-            _balance_parts[(sequences, programs)](scores, highest, mask, parts, length, experts, K=k, **tile)
-            _balance_total[(sequences,)](parts, loss, pull, programs, experts / k, EP=tile["EP"], num_warps=4)
-        ctx.save_for_backward(scores, mask, pull)
-        ctx.tile = tile
+        scores = scores.contiguous()
+        loss, pull = _balance_loss(scores, highest, valid)
+        ctx.save_for_backward(scores, valid, pull)
         return loss
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        scores, mask, pull = ctx.saved_tensors
-        sequences, length, experts = scores.shape
-        dscores = torch.empty_like(scores)
-        if scores.numel():
-            grid = (sequences, triton.cdiv(length, ctx.tile["BT"]))
-            tensors = (grads[0].contiguous(), pull, scores, mask, dscores)
-            _balance_backward[grid](*tensors, length, experts, **ctx.tile)
-        return dscores, None, None
+        scores, valid, pull = ctx.saved_tensors
+        return _balance_loss_backward(grads[0], pull, scores, valid), None, None
+
+
+def _fake_loss(scores: Tensor, highest: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    sequences, _, experts = scores.shape
+    return scores.new_empty(sequences), scores.new_empty(sequences, triton.next_power_of_2(experts))
+
+
+@library.op(fake=_fake_loss)
+def _balance_loss(scores: Tensor, highest: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The loss, and its gradient by each expert's sum of shares."""
+    highest = highest.contiguous()
+    mask = highest if valid is None else valid.contiguous().view(torch.uint8)
+    sequences, length, experts = scores.shape
+    loss, tile = scores.new_zeros(sequences), _tile(scores, valid)
+    programs = triton.cdiv(length, tile["BT"])
+    parts = scores.new_empty(sequences, programs, 3, tile["EP"])
+    pull = scores.new_empty(sequences, tile["EP"])
+    if scores.numel():
+        k = highest.shape[-1]
+        _balance_parts[(sequences, programs)](scores, highest, mask, parts, length, experts, K=k, **tile)
+        _balance_total[(sequences,)](parts, loss, pull, programs, experts / k, EP=tile["EP"], num_warps=4)
+    return loss, pull
+
+
+@library.op(fake=lambda grad, pull, scores, valid: torch.empty_like(scores))
+def _balance_loss_backward(grad: Tensor, pull: Tensor, scores: Tensor, valid: Tensor | None) -> Tensor:
+    mask = scores if valid is None else valid.contiguous().view(torch.uint8)
+    sequences, length, experts = scores.shape
+    dscores, tile = torch.empty_like(scores), _tile(scores, valid)
+    if scores.numel():
+        grid = (sequences, triton.cdiv(length, tile["BT"]))
+        _balance_backward[grid](grad.contiguous(), pull, scores, mask, dscores, length, experts, **tile)
+    return dscores
 
 
 def _tile(scores: Tensor, valid: Tensor | None) -> dict[str, int]:

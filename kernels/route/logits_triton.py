@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import library
+
 TILE_ELEMENTS = 8192
 """Tokens, or features, times experts: what a program keeps of a product."""
 SPLITS = 16
@@ -102,6 +104,7 @@ def _router_backward_weight(
     tl.store(part + e[:, None] * D + d[None, :], dw, mask=(e < E)[:, None] & (d < D)[None, :])
 
 
+@library.op(name="router_logits", fake=lambda x, w: w.new_empty(x.shape[0], w.shape[0]))
 def forward(x: Tensor, w: Tensor) -> Tensor:
     """[T, E] of x [T, D] and w [E, D], both contiguous."""
     out = w.new_empty(x.shape[0], w.shape[0])
@@ -111,6 +114,7 @@ def forward(x: Tensor, w: Tensor) -> Tensor:
     return out
 
 
+@library.op(name="router_logits_backward_input", fake=lambda g, w, like: like.new_empty(like.shape))
 def backward_input(g: Tensor, w: Tensor, like: Tensor) -> Tensor:
     """The gradient of ``like``, in its dtype."""
     dx = like.new_empty(like.shape)
@@ -122,6 +126,7 @@ def backward_input(g: Tensor, w: Tensor, like: Tensor) -> Tensor:
     return dx
 
 
+@library.op(name="router_logits_backward_weight", fake=lambda g, x, w: w.new_empty(SPLITS, *w.shape))
 def backward_weight(g: Tensor, x: Tensor, w: Tensor) -> Tensor:
     """The gradient of ``w`` in SPLITS parts [SPLITS, E, D], to be added up."""
     parts = w.new_empty(SPLITS, *w.shape) if x.numel() else w.new_zeros(SPLITS, *w.shape)

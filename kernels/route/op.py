@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import registry
+from .. import library, registry
 from ..arguments import check_float, check_same, check_same_device, check_shape, check_tensor
 from ..gemm.weights import deliver_gradient
 from ..types import BLOCK, Groups
@@ -112,11 +112,26 @@ def route_tables(idx: Tensor, n_experts: int, valid: Tensor | None = None, block
             raise ValueError(f"{name}: must be positive, got {value}")
     tokens, k = idx.shape
     n_rows = -(-(k * tokens + (block - 1) * n_experts) // block) * block
+    return Groups(*_route_tables(idx, n_experts, valid, block, n_rows), block=block)
+
+
+Tables = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def _fake_tables(idx: Tensor, n_experts: int, valid: Tensor | None, block: int, n_rows: int) -> Tables:
+    def empty(*shape: int) -> Tensor:
+        return idx.new_empty(shape, dtype=torch.int32)
+
+    return empty(n_experts + 1), empty(n_rows // block), empty(n_rows), empty(*idx.shape), empty(n_experts)
+
+
+@library.op(fake=_fake_tables)
+def _route_tables(idx: Tensor, n_experts: int, valid: Tensor | None, block: int, n_rows: int) -> Tables:
     if registry.backend("route_tables", idx.device) == "triton":
         from .tables_triton import route_tables as fast  # Triton is imported only where it runs
 
-        return fast(idx, n_experts, valid, block, n_rows)
-    return reference.route_tables(idx, n_experts, valid, block, n_rows)
+        return fast(idx, n_experts, valid, block, n_rows).parts
+    return reference.route_tables(idx, n_experts, valid, block, n_rows).parts
 
 
 def router_logits(x: Tensor, w: Tensor) -> Tensor:

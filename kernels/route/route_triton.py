@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import library
+
 TILE_ELEMENTS = 2048
 """Tokens times experts that a program handles."""
 
@@ -112,31 +114,52 @@ class _Route(torch.autograd.Function):
     def forward(
         ctx: Any, logits: Tensor, bias: Tensor, choice: tuple[int, int, int, float, bool]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        logits = logits.contiguous()
-        tokens, experts = logits.shape
-        n_group, topk_group, k, scale, normalised = choice
-        idx, highest = (torch.empty(tokens, k, dtype=torch.int32, device=logits.device) for _ in range(2))
-        p, scores = logits.new_empty(tokens, k), torch.empty_like(logits)
-        rows = _rows(experts)
-        _choose_experts[(triton.cdiv(tokens, rows),)](
-            logits, bias.contiguous(), idx, p, scores, highest, tokens, scale, BT=rows, E=experts,
-            GROUPS=n_group, KEPT=topk_group, K=k, KP=triton.next_power_of_2(k), NORMALISED=normalised,
-        )  # fmt: skip
+        idx, p, scores, highest = _route(logits.contiguous(), bias.contiguous(), *choice)
         ctx.save_for_backward(idx, scores)
-        ctx.scale, ctx.normalised = scale, normalised
+        ctx.scale, ctx.normalised = choice[3:]
         ctx.mark_non_differentiable(idx, highest)
         return idx, p, scores, highest
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        dp, dscores = grads[1].contiguous(), grads[2].contiguous()
         idx, scores = ctx.saved_tensors
-        tokens, experts = scores.shape
-        rows, dlogits = _rows(experts), torch.empty_like(scores)
-        _choose_experts_backward[(triton.cdiv(tokens, rows),)](
-            grads[1].contiguous(), grads[2].contiguous(), idx, scores, dlogits, tokens, ctx.scale,
-            BT=rows, E=experts, K=idx.shape[1], NORMALISED=ctx.normalised,
-        )  # fmt: skip
-        return dlogits, None, None
+        return _route_backward(dp, dscores, idx, scores, ctx.scale, ctx.normalised), None, None
+
+
+def _empty(
+    logits: Tensor, bias: Tensor, n_group: int, topk_group: int, k: int, scale: float, normalised: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    tokens = logits.shape[0]
+    idx, highest = (torch.empty(tokens, k, dtype=torch.int32, device=logits.device) for _ in range(2))
+    return idx, logits.new_empty(tokens, k), torch.empty_like(logits), highest
+
+
+@library.op(fake=_empty)
+def _route(
+    logits: Tensor, bias: Tensor, n_group: int, topk_group: int, k: int, scale: float, normalised: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    tokens, experts = logits.shape
+    idx, p, scores, highest = _empty(logits, bias, n_group, topk_group, k, scale, normalised)
+    rows = _rows(experts)
+    _choose_experts[(triton.cdiv(tokens, rows),)](
+        logits, bias, idx, p, scores, highest, tokens, scale, BT=rows, E=experts,
+        GROUPS=n_group, KEPT=topk_group, K=k, KP=triton.next_power_of_2(k), NORMALISED=normalised,
+    )  # fmt: skip
+    return idx, p, scores, highest
+
+
+@library.op(fake=lambda dp, dscores, idx, scores, scale, normalised: torch.empty_like(scores))
+def _route_backward(
+    dp: Tensor, dscores: Tensor, idx: Tensor, scores: Tensor, scale: float, normalised: bool
+) -> Tensor:
+    tokens, experts = scores.shape
+    rows, dlogits = _rows(experts), torch.empty_like(scores)
+    _choose_experts_backward[(triton.cdiv(tokens, rows),)](
+        dp, dscores, idx, scores, dlogits, tokens, scale,
+        BT=rows, E=experts, K=idx.shape[1], NORMALISED=normalised,
+    )  # fmt: skip
+    return dlogits
 
 
 def _rows(experts: int) -> int:

@@ -7,9 +7,10 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from .. import registry
+from .. import library, registry
 from ..arguments import check_float, check_same_device, check_shape, check_tensor
-from ..types import BLOCK, RowQ, SwiGLUGradients
+from ..quantize.op import fake_rows, fake_tokens
+from ..types import BLOCK, RowQ, SwiGLUGradients, TokQ
 from . import reference
 
 
@@ -30,7 +31,7 @@ def swiglu_quantize(h: Tensor) -> RowQ:
         ``h`` is no floating-point matrix, or its second dimension is odd.
     """
     _check(h)
-    return _implementation(h).swiglu_quantize(h)  # type: ignore[no-any-return]
+    return RowQ(*_swiglu_quantize(h))
 
 
 def swiglu_backward_quantize(ds: Tensor, h: Tensor, p: Tensor | None = None) -> SwiGLUGradients:
@@ -63,7 +64,33 @@ def swiglu_backward_quantize(ds: Tensor, h: Tensor, p: Tensor | None = None) -> 
         check_tensor("p", p, ndim=1, dtype=torch.float32)
         check_shape("p", p, h.shape[:1])
         check_same_device(p=p, h=h)
-    return _implementation(h).swiglu_backward_quantize(ds, h, p)  # type: ignore[no-any-return]
+    dh, dh_scale, dh_t, dh_t_scale, s_t, s_t_scale, dp = _swiglu_backward_quantize(ds, h, p)
+    return SwiGLUGradients(RowQ(dh, dh_scale), TokQ(dh_t, dh_t_scale), TokQ(s_t, s_t_scale), dp)
+
+
+@library.op(fake=lambda h: fake_rows(h.shape[0], h.shape[1] // 2, h.device))
+def _swiglu_quantize(h: Tensor) -> tuple[Tensor, Tensor]:
+    q: RowQ = _implementation(h).swiglu_quantize(h)
+    return q.data, q.scale
+
+
+Seven = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def _fake_gradients(ds: Tensor, h: Tensor, p: Tensor | None) -> Seven:
+    rows, columns = h.shape
+    return (
+        *fake_rows(rows, columns, h.device),
+        *fake_tokens(rows, columns, h.device),
+        *fake_tokens(rows, columns // 2, h.device),
+        h.new_empty(rows, dtype=torch.float32),
+    )
+
+
+@library.op(fake=_fake_gradients)
+def _swiglu_backward_quantize(ds: Tensor, h: Tensor, p: Tensor | None) -> Seven:
+    q: SwiGLUGradients = _implementation(h).swiglu_backward_quantize(ds, h, p)
+    return *q.dh.parts, *q.dh_t.parts, *q.s_t.parts, q.dp
 
 
 def _check(h: Tensor) -> None:

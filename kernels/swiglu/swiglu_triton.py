@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import library
+
 BLOCK_COLUMNS = 1024
 
 
@@ -53,20 +55,32 @@ class _SwiGlu(torch.autograd.Function):
     def forward(ctx: Any, h: Tensor) -> Tensor:
         h = h.contiguous()
         ctx.save_for_backward(h)
-        columns = h.shape[-1] // 2
-        y = h.new_empty(*h.shape[:-1], columns)
-        if y.numel():
-            _swiglu_forward[_grid(y)](h, y, columns, BLOCK=BLOCK_COLUMNS)
-        return y
+        return _swiglu(h)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (h,) = ctx.saved_tensors
-        dy = grads[0].contiguous()
-        dh = torch.empty_like(h)
-        if dy.numel():
-            _swiglu_backward[_grid(dy)](dy, h, dh, dy.shape[-1], BLOCK=BLOCK_COLUMNS)
-        return dh
+        return _gradient(grads[0].contiguous(), h)
+
+
+def _empty(h: Tensor) -> Tensor:
+    return h.new_empty(*h.shape[:-1], h.shape[-1] // 2)
+
+
+@library.op(fake=_empty)
+def _swiglu(h: Tensor) -> Tensor:
+    y = _empty(h)
+    if y.numel():
+        _swiglu_forward[_grid(y)](h, y, y.shape[-1], BLOCK=BLOCK_COLUMNS)
+    return y
+
+
+@library.op(fake=lambda dy, h: h.new_empty(h.shape), name="swiglu_backward")
+def _gradient(dy: Tensor, h: Tensor) -> Tensor:
+    dh = torch.empty_like(h)
+    if dy.numel():
+        _swiglu_backward[_grid(dy)](dy, h, dh, dy.shape[-1], BLOCK=BLOCK_COLUMNS)
+    return dh
 
 
 def _grid(y: Tensor) -> tuple[int, int]:

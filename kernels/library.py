@@ -1,0 +1,73 @@
+"""Kernels as operators of PyTorch: ``torch.ops.penstock.<name>``, which ``torch.compile`` does not look into.
+
+To add one, write the function over tensors and numbers that chooses and launches an implementation, and
+declare it::
+
+    @library.op(fake=lambda x: x.new_empty(x.shape[0]))
+    def _row_sums(x: Tensor) -> Tensor:
+        return _implementation(x).row_sums(x)
+
+The schema is read from the annotations, the name is the function's without leading underscores. ``fake``
+takes the same arguments and returns empty tensors of the shapes, dtypes and strides that the function
+returns. ``mutates`` names the arguments that are written; what an op returns shares no memory with what it is
+given. Operands of several tensors (``RowQ``, ``Groups``, ...) pass as ``Sequence[Tensor]``: see ``parts`` in
+``types``.
+
+Gradients stay with ``torch.autograd.Function``, which the compiler traces into, so ops are called where no
+gradient is recorded. On a CPU, differentiable functions whose reference is plain PyTorch are no ops. Checks
+of arguments stand before the op: under the compiler they run when it traces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar, cast
+
+import torch
+
+NAMESPACE = "penstock"
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_library = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
+_names: list[str] = []
+
+
+def op(
+    *, fake: Callable[..., Any], mutates: Sequence[str] = (), name: str | None = None
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Register the decorated function as an op and put the op in its place.
+
+    ``torch.library.custom_op`` does the same with layers of Python around each call that cost several times
+    as much.
+
+    Parameters
+    ----------
+    fake
+        Gives what the op returns, without data: for the same arguments, of which it reads no data.
+    mutates
+        Names of the arguments that the op writes.
+    name
+        Of the op, where the function's does not say enough outside of its module.
+    """
+
+    def register(function: Callable[P, R]) -> Callable[P, R]:
+        known = name or function.__name__.lstrip("_")
+        schema = torch.library.infer_schema(function, mutates_args=tuple(mutates))
+        _library.define(known + schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
+        _library.impl(known, function, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+        torch.library.register_fake(f"{NAMESPACE}::{known}", fake, lib=_library)
+        _names.append(known)
+        return cast(Callable[P, R], getattr(getattr(torch.ops, NAMESPACE), known).default)
+
+    return register
+
+
+def writes(*_arguments: object) -> None:
+    """The ``fake`` of an op that only writes its arguments."""
+
+
+def names() -> tuple[str, ...]:
+    """The ops registered by the modules imported so far."""
+    return tuple(_names)
