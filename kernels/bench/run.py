@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ..numeric import relative_error
+from . import step
 from .cases import (
     Case,
     Contender,
@@ -31,6 +32,8 @@ COLUMNS += ["clock_mhz", "watts"]
 
 def main(arguments: Sequence[str]) -> int:
     """Run the benchmark; the exit status is 2 without a GPU and 1 if a kernel missed its accuracy gate."""
+    if arguments and arguments[0] == "step":
+        return step.main(arguments[1:])
     options = _parser().parse_args(arguments)
     if not torch.cuda.is_available():
         print("the kernel benchmark needs a CUDA GPU, and torch sees none", file=sys.stderr)

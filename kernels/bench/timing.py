@@ -39,6 +39,19 @@ def time_in_turns(calls: Sequence[Callable[[], object]], seconds: float) -> list
     return [_median([one_round[i] for one_round in rounds]) for i in range(len(calls))]
 
 
+def time_burst(call: Callable[[], object]) -> float:
+    """Milliseconds of one call as a CUDA graph, from a cold cache."""
+    # Autograd must have run beside the main stream before a graph records it.
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(2):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    flush = torch.empty(_FLUSH_BYTES, dtype=torch.int8, device="cuda")
+    return _burst(_recorded(call), flush)
+
+
 def _median(visits: list[Timing]) -> Timing:
     return Timing(
         statistics.median(v.burst_ms for v in visits),
