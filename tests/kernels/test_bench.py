@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from penstock.kernels import registry
-from penstock.kernels.bench import step
-from penstock.kernels.bench.run import main
+from penstock.kernels.bench import rows, step
+from penstock.kernels.bench.cases import Contender
+from penstock.kernels.bench.run import _works, main
 from penstock.kernels.bench.shapes import SHAPES, Shape
 
 TINY = dataclasses.replace(
@@ -38,6 +39,26 @@ def test_the_goal_is_for_the_micro_batch_without_the_optimizer() -> None:
     shape: Shape = SHAPES["small"]
     assert "goal 135.0 ms: met" in step.summary(shape, 16384, {"head": 130.0, step.OPTIMIZER: 30.0})
     assert "goal 67.5 ms: missed" in step.summary(shape, 8192, {"head": 70.0})
+
+
+def test_cases_of_rows_have_an_answer_beside_a_copy() -> None:
+    cases = [*rows.norms(128, 128), *rows.swiglus(128, 128), *rows.moves(128, 4, 2, 128), rows.optimizer(256)]
+    assert len({case.name for case in cases}) == len(cases) == 8
+    for case in cases:
+        peer, ours = case.contenders
+        peer.call()
+        assert peer.answer is None
+        assert ours.answer is not None
+        assert ours.answer.expected().isfinite().all()
+
+
+def test_a_peer_that_cannot_run_is_named_and_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    def fails() -> None:
+        raise RuntimeError("no such kernel\nand more")
+
+    assert _works(Contender("fine", list))
+    assert not _works(Contender("absent", fails))
+    assert capsys.readouterr().out.split() == ["absent", "n/a", "(no", "such", "kernel)"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
