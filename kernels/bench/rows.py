@@ -1,93 +1,120 @@
-"""Cases of ops that move more than they compute: bytes that must move, beside a copy of as many."""
+"""Ops on rows that move more than they compute: norms, SwiGLU, rotations, AdamW."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..adamw import adamw_step
-from ..norm import rms_norm
-from ..permute import combine, permute_rows
-from ..quantize import dequantize, quantize_rows, transpose_shift
-from ..route import route_tables
-from ..swiglu import swiglu_backward_quantize, swiglu_quantize
-from ..types import Groups
-from .cases import ATTENTION_GATE, EXACT, Answer, Case, Contender, using
+from ..mla import rotate_heads
+from ..mla.reference import rotate_heads as plain_rotate_heads
+from ..norm import add_rms_norm, rms_norm
+from ..quantize import dequantize
+from ..swiglu import swiglu, swiglu_backward_quantize, swiglu_quantize
+from .case import (
+    ATTENTION_GATE,
+    ROUNDED_GATE,
+    Answer,
+    Case,
+    Contender,
+    compiled,
+    copy_of,
+    fast,
+    moving,
+    ours,
+    randn,
+    using,
+)
 
-ROUNDED_GATE = 5e-3
-"""Between two ways that sum in float32 in different orders and round to bfloat16 or FP8."""
+_EPS = 1e-6
 
 
-def norms(rows: int, columns: int) -> list[Case]:
-    """RMSNorm forward, and forward and backward, on the default device."""
-    x = torch.randn(rows, columns, dtype=torch.bfloat16).requires_grad_()
-    w, up = torch.ones(columns, requires_grad=True), torch.randn(rows, columns, dtype=torch.bfloat16)
+def norm(rows: int, columns: int) -> Case:
+    """RMSNorm, forward."""
+    x, w = randn(rows, columns), torch.ones(columns)
+    call = partial(rms_norm, x, w, _EPS)
+    peer = compiled(partial(fast(_plain_norm), x, w.bfloat16()))
+    return moving(4.0 * x.numel(), 4.0 * x.numel(), "norm", call, call, ROUNDED_GATE, peer)
 
-    def forward() -> Tensor:
-        with torch.no_grad():
-            return rms_norm(x, w, 1e-6)
+
+def sum_and_norm(rows: int, columns: int) -> Case:
+    """Residual sum and the norm behind it, forward and backward."""
+    x, delta = (randn(rows, columns).requires_grad_() for _ in range(2))
+    w = torch.ones(columns, requires_grad=True)
+    ups = [randn(rows, columns) for _ in range(2)]
 
     def both() -> Tensor:
-        return torch.autograd.grad(rms_norm(x, w, 1e-6), (x, w), up)[0]
+        outputs = add_rms_norm(x, delta, w, _EPS)
+        return torch.autograd.grad(outputs, (x, delta, w), ups)[0]
 
-    elements = rows * columns
-    return [
-        _case(f"rms_norm {rows}x{columns}", 4.0 * elements, "norm", forward, forward, ROUNDED_GATE),
-        _case(f"rms_norm and backward {rows}x{columns}", 10.0 * elements, "norm", both, both, ROUNDED_GATE),
-    ]
+    plain = fast(_plain_sum_and_norm)
+
+    def peer() -> object:
+        return torch.autograd.grad(plain(x, delta, w), (x, delta, w), ups)
+
+    return moving(16.0 * x.numel(), 12.0 * x.numel(), "norm", both, both, ROUNDED_GATE, compiled(peer))
 
 
-def swiglus(rows: int, width: int) -> list[Case]:
-    """SwiGLU between FP8 products, on the default device."""
-    h, ds = (torch.randn(rows, n, dtype=torch.bfloat16) for n in (2 * width, width))
-    p, op = torch.rand(rows), "swiglu_quantize"
+def plain_swiglu(rows: int, width: int) -> Case:
+    """SwiGLU in bfloat16, forward and backward."""
+    h, up = randn(rows, 2 * width).requires_grad_(), randn(rows, width)
 
-    def forward() -> Tensor:
-        return dequantize(swiglu_quantize(h))
+    def both() -> Tensor:
+        return torch.autograd.grad(swiglu(h), h, up)[0]
 
-    def backward() -> Tensor:
-        return dequantize(swiglu_backward_quantize(ds, h, p).dh)
+    plain = fast(_plain_swiglu)
 
+    def peer() -> object:
+        return torch.autograd.grad(plain(h), h, up)
+
+    elements = rows * width
+    return moving(16.0 * elements, 20.0 * elements, "swiglu", both, both, ROUNDED_GATE, compiled(peer))
+
+
+def swiglu_cast(rows: int, width: int) -> Case:
+    """SwiGLU that quantises what it computes."""
+    h = randn(rows, 2 * width)
+    call = partial(swiglu_quantize, h)
     # A last bit of the exponential may move a value to the neighbouring FP8 number.
-    gate, elements = ATTENTION_GATE, rows * width
-    cast = lambda: swiglu_quantize(h)  # noqa: E731
-    call = lambda: swiglu_backward_quantize(ds, h, p)  # noqa: E731
-    return [
-        _case(f"swiglu_quantize {rows}x{width}", 5.0 * elements, op, cast, forward, gate),
-        _case(f"swiglu_backward_quantize {rows}x{width}", 11.0 * elements, op, call, backward, gate),
-    ]
+    value = lambda: dequantize(call())  # noqa: E731
+    elements = rows * width
+    return moving(5.0 * elements, 8.0 * elements, "swiglu_quantize", call, value, ATTENTION_GATE)
 
 
-def moves(tokens: int, experts: int, k: int, columns: int) -> list[Case]:
-    """Rows to their experts and back, on the default device."""
-    groups = _groups(tokens, experts, k)
-    a, p = quantize_rows(torch.randn(tokens, columns, dtype=torch.bfloat16)), torch.rand(tokens, k)
-    y = torch.randn(groups.n_rows, columns, dtype=torch.bfloat16)
-    # What is gathered is read once from memory and then from the cache.
-    moved, name = float(columns * (tokens + groups.n_rows)), f"{tokens}x{columns}, {k} of {experts} experts"
+def swiglu_backward_cast(rows: int, width: int) -> Case:
+    """Its backward pass: both layouts and the gradient of the weight of a choice."""
+    h, ds, p = randn(rows, 2 * width), randn(rows, width), torch.rand(rows)
+    call = partial(swiglu_backward_quantize, ds, h, p)
+    value = lambda: dequantize(call().dh)  # noqa: E731
+    elements = rows * width
+    return moving(11.0 * elements, 20.0 * elements, "swiglu_quantize", call, value, ATTENTION_GATE)
 
-    def out() -> Tensor:
-        return dequantize(permute_rows(a, groups))
 
-    def transposed() -> Tensor:
-        return dequantize(transpose_shift(a, groups.row_token))
+def rotation(tokens: int, heads: int, nope: int, rope: int) -> Case:
+    """Rotation of queries and of the key that heads share, forward and backward."""
+    q, k = randn(1, tokens, heads, nope + rope).requires_grad_(), randn(1, tokens, rope).requires_grad_()
+    angle = torch.rand(1, tokens, rope)
+    cos, sin = angle.cos(), angle.sin()
+    ups = randn(1, tokens, heads, nope), randn(1, tokens, heads, rope), randn(1, tokens, rope)
 
-    def back() -> Tensor:
-        return combine(y, p, groups)
+    def both() -> Tensor:
+        return torch.autograd.grad(rotate_heads(q, k, cos, sin), (q, k), ups)[0]
 
-    gather = lambda: transpose_shift(a, groups.row_token)  # noqa: E731
-    combined = 2.0 * columns * (tokens + tokens * k)
-    return [
-        _case(f"permute_rows {name}", moved, "permute", lambda: permute_rows(a, groups), out, EXACT),
-        _case(f"transpose_shift gathered {name}", moved, "quantize", gather, transposed, EXACT),
-        _case(f"combine {name}", combined, "permute", back, back, ROUNDED_GATE),
-    ]
+    plain = fast(plain_rotate_heads)
+
+    def peer() -> object:
+        return torch.autograd.grad(plain(q, k, cos, sin, True), (q, k), ups)
+
+    # Rotated parts are read and written; backward writes the gradient of a query whole.
+    moved = 8.0 * tokens * (heads + 1) * rope + 4.0 * q.numel() + 16.0 * tokens * rope
+    return moving(moved, 6.0 * tokens * (heads + 1) * rope, "rope", both, both, ROUNDED_GATE, compiled(peer))
 
 
 def optimizer(elements: int) -> Case:
-    """AdamW on float32 masters with bfloat16 moments, on the default device."""
+    """AdamW on float32 masters with bfloat16 moments, beside torch's fused one with float32 moments."""
     p, grad = torch.randn(elements), torch.randn(elements)
     m, v = (torch.zeros(elements, dtype=torch.bfloat16) for _ in range(2))
 
@@ -96,27 +123,36 @@ def optimizer(elements: int) -> Case:
         adamw_step([state[0]], [grad], [state[1]], [state[2]], 1e-3)
         return state[0]
 
-    moving = [p.clone(), m.clone(), v.clone()]
-    step = using("adamw", "triton", lambda: adamw_step(moving[:1], [grad], moving[1:2], moving[2:], 1e-3))
+    moving_state = [p.clone(), m.clone(), v.clone()]
+    call = partial(adamw_step, moving_state[:1], [grad], moving_state[1:2], moving_state[2:], 1e-3)
     answer = Answer(using("adamw", "reference", once), 1e-6, using("adamw", "triton", once))
-    contenders = [_copy(20.0 * elements), Contender("triton", step, answer)]
-    return Case(f"adamw {elements}", 20.0 * elements, "GB/s", contenders)
+    copy, kernel = copy_of(20.0 * elements), ours("triton", using("adamw", "triton", call), answer)
+    return Case("GB/s", 12.0 * elements, 20.0 * elements, [copy, kernel, _fused_adamw(p, grad)])
 
 
-def _case(
-    name: str, moved: float, op: str, call: Callable[[], object], value: Callable[[], Tensor], gate: float
-) -> Case:
-    answer = Answer(using(op, "reference", value), gate, using(op, "triton", value))
-    return Case(name, moved, "GB/s", [_copy(moved), Contender("triton", using(op, "triton", call), answer)])
+def _fused_adamw(p: Tensor, grad: Tensor) -> Contender:
+    weight = torch.nn.Parameter(p.clone())
+    weight.grad = grad
+    # Made at the first call, which is where a failure of a peer is caught.
+    made: list[torch.optim.Optimizer] = []
+
+    def call() -> None:
+        if not made:
+            made.append(torch.optim.AdamW([weight], lr=1e-3, fused=True, capturable=True))
+        made[0].step()
+
+    return Contender("fused torch AdamW", call)
 
 
-def _copy(moved: float) -> Contender:
-    source = torch.zeros(max(int(moved / 2), 1), dtype=torch.int8)
-    target = torch.empty_like(source)
-    return Contender("copy", lambda: target.copy_(source))
+def _plain_norm(x: Tensor, w: Tensor) -> Tensor:
+    return F.rms_norm(x, x.shape[-1:], w, _EPS)
 
 
-def _groups(tokens: int, experts: int, k: int) -> Groups:
-    """Choices are uneven by about 30 %."""
-    weight = 1 + 0.6 * (torch.rand(experts) - 0.5)
-    return route_tables(torch.multinomial(weight.expand(tokens, experts), k).int(), experts)
+def _plain_sum_and_norm(x: Tensor, delta: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    total = x + delta
+    return total, F.rms_norm(total, total.shape[-1:], w.to(x.dtype), _EPS)
+
+
+def _plain_swiglu(h: Tensor) -> Tensor:
+    gate, up = h.chunk(2, -1)
+    return F.silu(gate) * up

@@ -23,7 +23,7 @@ _SLEEP_CYCLES = 200_000
 
 @dataclass(frozen=True)
 class Timing:
-    """Medians over the rounds."""
+    """Medians over the rounds; clock and watts are the last round's."""
 
     burst_ms: float
     sustained_ms: float
@@ -35,7 +35,7 @@ class Timing:
 def time_in_turns(calls: Sequence[Callable[[], object]], seconds: float) -> list[Timing]:
     """Time each of ``calls`` in three rounds; a sustained run lasts ``seconds``."""
     flush = torch.empty(_FLUSH_BYTES, dtype=torch.int8, device="cuda")
-    rounds = [[_visit(call, flush, seconds) for call in calls] for _ in range(ROUNDS)]
+    rounds = [[_visit(call, flush, seconds, r == ROUNDS - 1) for call in calls] for r in range(ROUNDS)]
     return [_median([one_round[i] for one_round in rounds]) for i in range(len(calls))]
 
 
@@ -52,22 +52,35 @@ def time_burst(call: Callable[[], object]) -> float:
     return _burst(_recorded(call), flush)
 
 
+def can_be_recorded(call: Callable[[], object]) -> None:
+    """Record ``call`` as a CUDA graph and run it once; raises what stands against it."""
+    # A recording that fails leaves torch's allocator and generator in its midst: look for waits beforehand.
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        call()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.cuda.synchronize()
+    _recorded(call)()
+    torch.cuda.synchronize()
+
+
 def _median(visits: list[Timing]) -> Timing:
     return Timing(
         statistics.median(v.burst_ms for v in visits),
         statistics.median(v.sustained_ms for v in visits),
-        int(statistics.median(v.clock_mhz for v in visits)),
-        int(statistics.median(v.watts for v in visits)),
+        visits[-1].clock_mhz,
+        visits[-1].watts,
     )
 
 
-def _visit(call: Callable[[], object], flush: torch.Tensor, seconds: float) -> Timing:
+def _visit(call: Callable[[], object], flush: torch.Tensor, seconds: float, ask: bool) -> Timing:
     call()
     call = _recorded(call)
     burst = _burst(call, flush)
     count = max(5, int(seconds * 1000 / max(burst, 1e-3)))
     sustained = _back_to_back(call, count)
-    return Timing(burst, sustained, *_clock_and_watts())
+    return Timing(burst, sustained, *(_clock_and_watts() if ask else (0, 0)))
 
 
 def _recorded(call: Callable[[], object]) -> Callable[[], object]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 
 from penstock.kernels import registry
-from penstock.kernels.bench import rows, step
-from penstock.kernels.bench.cases import Contender
-from penstock.kernels.bench.run import _works, main
+from penstock.kernels.bench import catalog, goals, measure, peers, step
+from penstock.kernels.bench.case import Answer, Case, Contender
+from penstock.kernels.bench.measure import error_of, row, try_peer
+from penstock.kernels.bench.run import main
 from penstock.kernels.bench.shapes import SHAPES, Shape
+from penstock.kernels.bench.timing import Timing
 
 TINY = dataclasses.replace(
     SHAPES["small"], hidden=128, heads=1, experts=8, chosen=2, groups=4, kept_groups=2, width=128,
@@ -41,24 +45,146 @@ def test_the_goal_is_for_the_micro_batch_without_the_optimizer() -> None:
     assert "goal 67.5 ms: missed" in step.summary(shape, 8192, {"head": 70.0})
 
 
-def test_cases_of_rows_have_an_answer_beside_a_copy() -> None:
-    cases = [*rows.norms(128, 128), *rows.swiglus(128, 128), *rows.moves(128, 4, 2, 128), rows.optimizer(256)]
-    assert len({case.name for case in cases}) == len(cases) == 8
-    for case in cases:
-        peer, ours = case.contenders
-        peer.call()
-        assert peer.answer is None
-        assert ours.answer is not None
-        assert ours.answer.expected().isfinite().all()
+SIZES: dict[str, tuple[object, ...]] = {
+    "gemm": (128, 256, 128), "dgrad": (128, 256, 128), "wgrad": (128, 256, 128),
+    "wgrads": (128, [(256, 128), (64, 128)]),
+    "grouped": (2, 256, 128, 256), "grouped_dgrad": (2, 256, 128, 256), "grouped_wgrad": (2, 256, 128, 256),
+    "quantize_rows": (128, 256), "quantize_tokens": (128, 256), "quantize_weight": (128, 256),
+    "transpose_shift": (128, 256), "transpose_gathered": (128, 4, 2, 256),
+    "rms_norm": (128, 256), "add_rms_norm": (128, 256),
+    "swiglu": (128, 128), "swiglu_quantize": (128, 128), "swiglu_backward_quantize": (128, 128),
+    "rotate_heads": (128, 2, 16, 16), "router_logits": (128, 8, 64), "route": (128, 8, 4, 2, 2),
+    "route_tables": (128, 8, 2), "permute_rows": (128, 4, 2, 128), "permute": (128, 4, 2, 128),
+    "combine": (128, 4, 2, 128), "causal_core": (1, 64, 2), "attention": (1, 64, 2, 1),
+    "attention_documents": (1, 64, 2, 3), "loss": (64, 32, 96), "embedding": (64, 32, 96), "adamw": (256,),
+}  # fmt: skip
 
 
-def test_a_peer_that_cannot_run_is_named_and_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every backend is the reference, and nothing is compiled."""
+    override = registry.override
+    monkeypatch.setattr(registry, "override", lambda op, _: override(op, "reference"))
+    monkeypatch.setattr(torch, "compile", lambda call, **_: call)
+
+
+def test_every_family_has_sizes_here() -> None:
+    assert {family.name for family in catalog.FAMILIES} == set(SIZES)
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize("family", catalog.FAMILIES, ids=lambda family: family.name)
+def test_a_case_of_each_family_is_right_by_its_references(family: catalog.Family) -> None:
+    case = family.build(*SIZES[family.name])
+    assert case.flops >= 0
+    assert case.moved > 0
+    assert case.unit in ("TFLOP/s", "GB/s")
+    assert not case.contenders[0].ours, "ratios are to a peer"
+    names = [contender.name for contender in case.contenders]
+    assert len(names) == len(set(names))
+    for contender in case.contenders:
+        if contender.ours:
+            assert contender.answer is not None
+            assert error_of(family.name, contender) is not None
+            contender.call()
+        else:
+            failure, _ = try_peer(contender)
+            assert failure is None or "fp8" in contender.name, failure
+
+
+def test_goals_name_families_and_contenders_that_exist(plain: None) -> None:
+    families = {family.name: family for family in catalog.FAMILIES}
+    for goal in goals.GOALS:
+        for name in goal.families:
+            found = {c.name for c in families[name].build(*SIZES[name]).contenders}
+            assert goal.ours in found
+            # Input gradients have no row-wise peer.
+            assert goal.peer in found or (name, goal.peer) == ("grouped_dgrad", peers.GROUPED_ROWS)
+
+
+def test_names_of_cases_are_distinct_and_listed() -> None:
+    names = [entry.name for entry in catalog.entries()]
+    assert len(names) == len(set(names))
+    assert all(f"    {name}\n" in catalog.listing() + "\n" for name in names)
+    assert {entry.name for entry in catalog.entries(quick=True)} < set(names)
+    assert [entry.family for entry in catalog.entries(only="rms_norm 16384x1280")] == [
+        "rms_norm",
+        "add_rms_norm",
+    ]
+
+
+def figures(case: str, peer_ms: float | None, own_ms: float) -> list[goals.Row]:
+    rows: list[goals.Row] = [{"contender": "gluon", "burst_ms": own_ms, "sustained_ms": own_ms}]
+    if peer_ms is not None:
+        rows.append({"contender": peers.BLOCK, "burst_ms": peer_ms, "sustained_ms": 2 * peer_ms})
+    return [{"family": "gemm", "case": case, "memory_gib": 0.0, **row} for row in rows]
+
+
+def test_a_goal_is_a_geometric_mean_over_cases_in_both_regimes() -> None:
+    lines = goals.verdicts(figures("a", 4.0, 1.0) + figures("b", 1.0, 1.0))
+    first = lines[0]
+    assert (first["burst_ratio"], first["sustained_ratio"], first["verdict"]) == (2.0, 4.0, "met")
+    assert lines[1]["verdict"] == "n/a", "no Triton row"
+    assert "dense fprop, dgrad" in goals.text(lines)
+    slower = goals.verdicts(figures("a", 0.9, 1.0))
+    assert slower[0]["verdict"] == "missed", "sustained alone reaches it"
+
+
+def test_a_goal_says_which_cases_lack_a_peer() -> None:
+    lines = goals.verdicts(figures("a", 4.0, 1.0) + figures("b", None, 1.0))
+    assert str(lines[0]["verdict"]).startswith("met (1 of 2 cases")
+
+
+def test_ratios_skip_a_peer_that_cannot_run() -> None:
+    case = Case("GB/s", 1.0, 1e6, [])
+    entry = catalog.Entry("f", "f 1", lambda: case)
+    ours = Timing(1.0, 1.0, 0, 0)
+    assert row(entry, case, "triton", ours, None, None, 0.0)["burst_ratio"] == "-"
+    assert row(entry, case, "triton", ours, Timing(2.0, 3.0, 0, 0), None, 0.0)["sustained_ratio"] == 3.0
+
+
+def test_a_peer_that_fails_or_is_wrong_is_named_but_ours_is_fatal() -> None:
     def fails() -> None:
-        raise RuntimeError("no such kernel\nand more")
+        raise AssertionError("no such kernel\nand more")
 
-    assert _works(Contender("fine", list))
-    assert not _works(Contender("absent", fails))
-    assert capsys.readouterr().out.split() == ["absent", "n/a", "(no", "such", "kernel)"]
+    wrong = Answer(lambda: torch.ones(2), 0.0, lambda: torch.zeros(2))
+    assert try_peer(Contender("fine", list)) == (None, None)
+    assert try_peer(Contender("absent", fails))[0] == "no such kernel"
+    assert "error 1 >" in str(try_peer(Contender("wrong", list, wrong))[0])
+    with pytest.raises(ArithmeticError, match="f 1, triton: error 1 > 0"):
+        error_of("f 1", Contender("triton", list, wrong, ours=True))
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_run_prints_goals_and_writes_all_to_one_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    families = [
+        dataclasses.replace(family, quick=[SIZES[family.name]], rest=[]) for family in catalog.FAMILIES
+    ]
+    monkeypatch.setattr(catalog, "FAMILIES", families)
+    monkeypatch.setattr(measure, "DEVICE", "cpu")
+    monkeypatch.setattr(measure, "_memory_gib", lambda _: 0.5)
+    monkeypatch.setattr(measure, "_free", lambda: None)
+    timings = lambda calls, _: [Timing(1.0, 2.0, 1500, 600) for _ in calls]  # noqa: E731
+    monkeypatch.setattr(measure, "time_in_turns", timings)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    monkeypatch.setattr(measure, "can_be_recorded", lambda _: None)
+    path = tmp_path / "figures.csv"
+    assert main(["--quick", "--csv", str(path)]) == 0
+    with path.open() as file:
+        written = list(csv.DictReader(file))
+    assert {row["family"] for row in written} == {*SIZES, "goal"}
+    verdicts = {row["case"]: row["verdict"] for row in written if row["family"] == "goal"}
+    assert verdicts["quantise rows"] == "met"
+    assert verdicts["grouped wgrad, shift"] == "missed"
+    assert "moonshot" in capsys.readouterr().out
+
+
+def test_list_needs_no_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list", "--only", "wgrad"]) == 0
+    assert "grouped_wgrad 64x98304x1280x640" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -1,0 +1,77 @@
+"""Casts to FP8, and the transpose that keeps the bytes' values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..arguments import FP8
+from ..quantize import dequantize, quantize_rows, quantize_tokens, quantize_weight, transpose_shift
+from ..types import BLOCK, RowQ, TokQ, WeightQ
+from .case import EXACT, Case, Contender, compiled, fast, moving, randn, uneven_groups
+
+_LARGEST = 448.0
+
+
+def rows_cast(rows: int, columns: int) -> Case:
+    """``quantize_rows`` of activations."""
+    x = randn(rows, columns)
+    return _cast(
+        rows * columns, 3 + 4 / BLOCK, lambda: quantize_rows(x), compiled(partial(fast(_plain_rows), x))
+    )
+
+
+def tokens_cast(rows: int, columns: int) -> Case:
+    """``quantize_tokens`` of activations."""
+    x = randn(rows, columns)
+    return _cast(
+        rows * columns, 3 + 4 / BLOCK, lambda: quantize_tokens(x), compiled(partial(fast(_plain_tokens), x))
+    )
+
+
+def weight_cast(rows: int, columns: int) -> Case:
+    """``quantize_weight`` of a float32 master."""
+    w = torch.randn(rows, columns)
+    return _cast(rows * columns, 6, lambda: quantize_weight(w))
+
+
+def transpose(rows: int, columns: int) -> Case:
+    """``transpose_shift`` of what ``quantize_rows`` wrote."""
+    a = quantize_rows(randn(rows, columns))
+    return _cast(rows * columns, 2, lambda: transpose_shift(a))
+
+
+def gathered_transpose(tokens: int, experts: int, k: int, columns: int) -> Case:
+    """``transpose_shift`` of the rows that each expert was sent."""
+    groups = uneven_groups(tokens * k, experts, k)
+    a = quantize_rows(randn(tokens, columns))
+    # What is gathered is read once from memory and then from the cache.
+    moved = float(columns * (tokens + groups.n_rows))
+    call = partial(transpose_shift, a, groups.row_token)
+    return moving(moved, moved, "quantize", call, lambda: dequantize(call()), EXACT)
+
+
+def _cast(
+    elements: int, bytes_each: float, call: Callable[[], RowQ | TokQ | WeightQ], *peers: Contender
+) -> Case:
+    def value() -> Tensor:
+        return dequantize(call())
+
+    return moving(elements * bytes_each, 3.0 * elements, "quantize", call, value, EXACT, *peers)
+
+
+def _plain_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """As other projects write it for ``torch.compile``."""
+    tiles = x.float().view(x.shape[0], -1, BLOCK)
+    scale = tiles.abs().amax(-1, keepdim=True).clamp_min(1e-12) / _LARGEST
+    return (tiles / scale).view(x.shape).to(FP8), scale
+
+
+def _plain_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
+    tiles = x.float().view(-1, BLOCK, x.shape[1])
+    scale = tiles.abs().amax(1, keepdim=True).clamp_min(1e-12) / _LARGEST
+    data: Tensor = (tiles / scale).view(x.shape).to(FP8)
+    return data.t().contiguous(), scale
