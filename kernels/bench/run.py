@@ -33,21 +33,20 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     figures: list[goals.Row] = []
-    status = 0
-    for entry in catalog.entries(options.quick, options.only):
-        try:
+    try:
+        for entry in catalog.entries(options.quick, options.only):
             figures += measure(entry, options.seconds, options.quick)
-        except ArithmeticError as failure:
-            print(failure, file=sys.stderr)
-            status = 1
-            break
-    # What was measured before a failure is printed and written all the same.
-    lines = goals.verdicts(figures)
-    if lines:
-        print(f"\n{goals.text(lines)}")
-    if options.csv:
-        _write(Path(options.csv), [*figures, *lines])
-    return status
+    except ArithmeticError as failure:
+        print(failure, file=sys.stderr)
+        return 1
+    finally:
+        # Whatever stopped the run, what was measured before is printed and written.
+        lines = goals.verdicts(figures)
+        if lines:
+            print(f"\n{goals.text(lines)}")
+        if options.csv:
+            _write(Path(options.csv), [*figures, *lines])
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from penstock.kernels import registry
-from penstock.kernels.bench import catalog, goals, measure, peers, step
+from penstock.kernels.bench import catalog, goals, measure, peers, run, step
 from penstock.kernels.bench.case import Answer, Case, Contender
 from penstock.kernels.bench.measure import error_of, row, try_peer
 from penstock.kernels.bench.run import main
@@ -180,6 +180,30 @@ def test_a_run_prints_goals_and_writes_all_to_one_file(
     assert verdicts["quantise rows"] == "met"
     assert verdicts["grouped wgrad, shift"] == "missed"
     assert "moonshot" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("failure", [ArithmeticError("wrong"), RuntimeError("out of memory")])
+def test_what_was_measured_before_a_failure_is_written(
+    failure: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    measured = iter([figures("a", 2.0, 1.0)])
+
+    def stub(*_: object) -> list[goals.Row]:
+        try:
+            return next(measured)
+        except StopIteration:
+            raise failure from None
+
+    monkeypatch.setattr(run, "measure", stub)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    path = tmp_path / "figures.csv"
+    if isinstance(failure, ArithmeticError):
+        assert main(["--csv", str(path)]) == 1
+    else:
+        with pytest.raises(RuntimeError, match="out of memory"):
+            main(["--csv", str(path)])
+    assert "dense fprop, dgrad" in path.read_text()
 
 
 def test_list_needs_no_gpu(capsys: pytest.CaptureFixture[str]) -> None:
