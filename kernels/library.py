@@ -21,14 +21,26 @@ of arguments stand before the op: under the compiler they run when it traces.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast, get_args, get_type_hints
 
 import torch
+from torch import Tensor
 
 NAMESPACE = "penstock"
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_TYPES: dict[object, str] = {
+    Tensor: "Tensor",
+    Tensor | None: "Tensor?",
+    Sequence[Tensor]: "Tensor[]",
+    Sequence[float]: "float[]",
+    torch.dtype: "ScalarType",
+    bool: "bool",
+    int: "SymInt",
+    float: "float",
+}
 
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
 _names: list[str] = []
@@ -50,11 +62,16 @@ def op(
         Names of the arguments that the op writes.
     name
         Of the op, where the function's does not say enough outside of its module.
+
+    Raises
+    ------
+    TypeError
+        An annotation has no type in schemas, or ``mutates`` names no argument.
     """
 
     def register(function: Callable[P, R]) -> Callable[P, R]:
         known = name or function.__name__.lstrip("_")
-        schema = torch.library.infer_schema(function, mutates_args=tuple(mutates))
+        schema = _schema(function, mutates)
         _library.define(known + schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
         _library.impl(known, function, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
         torch.library.register_fake(f"{NAMESPACE}::{known}", fake, lib=_library)
@@ -62,6 +79,21 @@ def op(
         return cast(Callable[P, R], getattr(getattr(torch.ops, NAMESPACE), known).default)
 
     return register
+
+
+def _schema(function: Callable[..., Any], mutates: Sequence[str]) -> str:
+    # Older releases of ``torch.library.infer_schema`` read neither postponed annotations nor this Sequence.
+    hints = get_type_hints(function)
+    returned = hints.pop("return")
+    results = [] if returned is type(None) else get_args(returned) or [returned]
+    unknown = [name for name in mutates if name not in hints]
+    if unknown or any(hint not in _TYPES for hint in (*hints.values(), *results)):
+        raise TypeError(f"{function.__name__}: expected annotations among {list(_TYPES)}, got {hints}")
+    arguments = [
+        f"{_TYPES[hint].replace('Tensor', f'Tensor(a{i}!)') if name in mutates else _TYPES[hint]} {name}"
+        for i, (name, hint) in enumerate(hints.items())
+    ]
+    return f"({', '.join(arguments)}) -> ({', '.join(_TYPES[hint] for hint in results)})"
 
 
 def writes(*_arguments: object) -> None:
