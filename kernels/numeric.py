@@ -30,4 +30,4 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     """True if both have one shape, one dtype and the same bytes: NaN equals NaN, -0 differs from +0."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
-    return torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
+    return torch.equal(a.flatten().view(torch.uint8), b.flatten().view(torch.uint8))

@@ -41,7 +41,7 @@ def feed_forward(x: Tensor, gate_up: Tensor, down: Tensor, precision: str = "bf1
     if precision == "fp8" and registry.wgrad_recipe() == "shift":
         rows = x.reshape(-1, x.shape[-1])
         out: Tensor = _Fp8FeedForward.apply(rows, gate_up, down)  # type: ignore[no-untyped-call]
-        return out.view(*x.shape[:-1], down.shape[0])
+        return out.to(x.dtype).view(*x.shape[:-1], down.shape[0])
     return linear(swiglu(linear(x, gate_up, precision)), down, precision)
 
 
@@ -52,7 +52,7 @@ class _Fp8FeedForward(torch.autograd.Function):
         h, out = forward(rows, gate_up, down, product_dtype(x))
         ctx.save_for_backward(rows.data, rows.scale, h, gate_up, down)
         ctx.x_dtype = x.dtype
-        return out.to(x.dtype)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:

@@ -66,7 +66,7 @@ def expert_feed_forward(
     if precision == "fp8" and registry.wgrad_recipe() == "shift":
         weights = (gate_up, down, *(shared or ()))
         out: Tensor = _Fp8Experts.apply(x, p, groups, *weights)  # type: ignore[no-untyped-call]
-        return out
+        return out.to(x.dtype)
     h = grouped_linear(permute(x, groups), gate_up, groups, precision)
     y = combine(grouped_linear(swiglu(h), down, groups, precision), p, groups)
     return y if shared is None else y + dense.feed_forward(x, *shared, precision)
@@ -82,7 +82,7 @@ class _Fp8Experts(torch.autograd.Function):
         shared_h, shared_y = dense.forward(rows, shared[0], shared[1], dtype) if shared else (None, None)
         ctx.save_for_backward(rows.data, rows.scale, p, h, gate_up, down, shared_h, *shared)
         ctx.groups, ctx.x_dtype = groups, x.dtype
-        return gather_sum(y, p, groups, shared_y).to(x.dtype)
+        return gather_sum(y, p, groups, shared_y)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

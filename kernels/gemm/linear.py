@@ -52,7 +52,7 @@ def linear(x: Tensor, w: Tensor, precision: str = "bf16") -> Tensor:
         if compute == x.dtype == w.dtype:
             return F.linear(x, w)
         out = PlainLinear.apply(rows, w, compute)  # type: ignore[no-untyped-call]
-    return out.view(*x.shape[:-1], w.shape[0])
+    return out.to(x.dtype).view(*x.shape[:-1], w.shape[0])
 
 
 def joint_linear(x: Tensor, weights: Sequence[Tensor], precision: str = "bf16") -> tuple[Tensor, ...]:
@@ -83,7 +83,7 @@ def joint_linear(x: Tensor, weights: Sequence[Tensor], precision: str = "bf16") 
         _check_weight(f"weights[{i}]", w, x)
     rows = x.reshape(-1, x.shape[-1])
     products = _Fp8Linear.apply(rows, registry.wgrad_recipe(), *weights)  # type: ignore[no-untyped-call]
-    return tuple(y.view(*x.shape[:-1], y.shape[1]) for y in products)
+    return tuple(y.to(x.dtype).view(*x.shape[:-1], y.shape[1]) for y in products)
 
 
 def _check_weight(name: str, w: Tensor, x: Tensor) -> None:
@@ -105,7 +105,7 @@ class _Fp8Linear(torch.autograd.Function):
         ctx.quantized = [quantized_weight(w) for w in weights]
         ctx.save_for_backward(*weights, *saved_input(x, rows, recipe))
         dtype = product_dtype(x)
-        return tuple(gemm(rows, w, out_dtype=dtype).to(x.dtype) for w in ctx.quantized)
+        return tuple(gemm(rows, w, out_dtype=dtype) for w in ctx.quantized)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -30,7 +30,11 @@ def _outer(out: Tensor, grad: Tensor, x: Tensor, accumulate: bool) -> None:
 
 
 class PlainLinear(torch.autograd.Function):
-    """``x @ w.T`` in ``compute``, for x [M, K] and a master weight w [N, K] of any wider dtype."""
+    """``x @ w.T`` in ``compute``, for x [M, K] and a master weight w [N, K] of any wider dtype.
+
+    Here and in other Functions the caller casts the result: dynamo of torch 2.11 loses the gradient of what
+    ``.to`` returns as it is.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, compute: torch.dtype) -> Tensor:
@@ -38,7 +42,7 @@ class PlainLinear(torch.autograd.Function):
         weight = cast_weight(w, compute)
         ctx.save_for_backward(rows, w)
         ctx.weight, ctx.x_dtype = weight, x.dtype
-        return (rows @ weight.t()).to(x.dtype)
+        return rows @ weight.t()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:

@@ -56,7 +56,7 @@ def grouped_linear(x: Tensor, w: Tensor, groups: Groups, precision: str = "bf16"
     else:
         compute = torch.bfloat16 if precision == "bf16" else torch.promote_types(x.dtype, torch.float32)
         out = _PlainGroupedLinear.apply(x, w, groups, compute)  # type: ignore[no-untyped-call]
-    return out
+    return out.to(x.dtype)
 
 
 class _PlainGroupedLinear(torch.autograd.Function):
@@ -65,7 +65,7 @@ class _PlainGroupedLinear(torch.autograd.Function):
         rows = x.to(compute)
         ctx.weight, ctx.groups, ctx.x_dtype = cast_weight(w, compute), groups, x.dtype
         ctx.save_for_backward(rows, w)
-        return _grouped_mm(rows, ctx.weight.transpose(1, 2), groups.parts).to(x.dtype)
+        return _grouped_mm(rows, ctx.weight.transpose(1, 2), groups.parts)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
@@ -86,7 +86,7 @@ class _Fp8GroupedLinear(torch.autograd.Function):
         ctx.weight, ctx.groups = quantized_weight(w), groups
         ctx.recipe, ctx.x_dtype = recipe, x.dtype
         ctx.save_for_backward(w, *saved_input(x, rows, recipe))
-        return grouped_gemm(rows, ctx.weight, groups, out_dtype=product_dtype(x)).to(x.dtype)
+        return grouped_gemm(rows, ctx.weight, groups, out_dtype=product_dtype(x))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:

@@ -128,3 +128,11 @@ def test_one_scale_for_both_beats_rounding_twice() -> None:
     assert relative_error(shift, exact) == pytest.approx(0.0376, abs=1e-3)
     assert relative_error(v3, exact) == pytest.approx(0.0376, abs=1e-3)
     assert relative_error(twice[0] @ twice[1].t(), exact) > 0.045
+
+
+def test_same_bits_tells_zeros_apart_and_takes_scalars() -> None:
+    one, nan = torch.tensor(1.0), torch.tensor(float("nan"))
+    assert same_bits(one, one.clone())
+    assert same_bits(nan, nan.clone())
+    assert not same_bits(torch.tensor(0.0), torch.tensor(-0.0))
+    assert not same_bits(one, one.double())
