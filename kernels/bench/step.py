@@ -1,8 +1,8 @@
 """The kernels of one micro-batch, piece by piece: the ops a model calls, forward and backward, in FP8.
 
 Each piece runs by itself from a cold cache, as a CUDA graph, with gradients added in place; its time is
-multiplied by how often a micro-batch has it. Not included: embedding, balance loss, gradient norm, masks of
-padding and the refresh of quantised weights.
+multiplied by how often a micro-batch has it. Not included: gradient norm, masks of padding, the last norm
+and the transposes of quantised weights. ``benches/micro_batch.py`` measures the whole model.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..adamw import adamw_step
 from ..attention import latent_attention
 from ..cross_entropy import linear_cross_entropy
+from ..embedding import embedding
 from ..feed_forward import expert_feed_forward, feed_forward
-from ..gemm import accumulate_in_place, linear
-from ..mla.op import apply_rope
-from ..norm import rms_norm
+from ..gemm import accumulate_in_place, joint_linear, linear
+from ..mla import rotate_heads
+from ..norm import add_rms_norm, rms_norm
 from ..registry import RECIPE_ENVIRONMENT, RECIPES
-from ..route import route, route_tables
+from ..route import balance_loss, route, route_tables, router_logits
 from .shapes import SHAPES, Shape
 from .timing import time_burst
 
@@ -47,13 +47,12 @@ class Piece:
 def pieces(shape: Shape, tokens: int, row_tokens: int = ROW_TOKENS) -> Iterator[Piece]:
     """One after the other, so that each can be freed before the next; on the default device."""
     layers = shape.moe_layers + shape.dense_layers
-    yield _piece("norms, residual", "rms_norm and add", 2 * layers, _norm(shape.hidden), _rows(tokens, shape))
+    yield _embedding(shape, tokens)
+    yield _norms(shape, tokens, 2 * layers)
     yield _projections(shape, tokens, layers)
     yield _core(shape, tokens, row_tokens, layers)
-    yield _router(shape, tokens)
+    yield _router(shape, tokens, row_tokens)
     yield _experts(shape, tokens)
-    shared = _feed_forward(shape.hidden, shape.shared * shape.width)
-    yield _piece("GEMM, SwiGLU, casts", "shared experts", shape.moe_layers, shared, _rows(tokens, shape))
     dense = _feed_forward(shape.hidden, shape.dense_width)
     yield _piece("GEMM, SwiGLU, casts", "dense layer", shape.dense_layers, dense, _rows(tokens, shape))
     yield _head(shape, tokens)
@@ -144,9 +143,19 @@ def _piece(part: str, name: str, count: float, forward: Callable[..., Tensor], i
     return Piece(part, name, count, call)
 
 
-def _norm(hidden: int) -> Callable[[Tensor], Tensor]:
-    w = torch.ones(hidden, requires_grad=True)
-    return lambda x: x + rms_norm(x, w, 1e-6)
+def _embedding(shape: Shape, tokens: int) -> Piece:
+    w, ids = _weight(shape.vocabulary, shape.hidden), torch.randint(0, shape.vocabulary, (tokens,))
+    return _piece("embedding", "embedding", 1, lambda: embedding(ids, w, torch.bfloat16), [])
+
+
+def _norms(shape: Shape, tokens: int, count: int) -> Piece:
+    w = torch.ones(shape.hidden, requires_grad=True)
+
+    def forward(x: Tensor, delta: Tensor) -> Tensor:
+        return torch.stack(add_rms_norm(x, delta, w, 1e-6))
+
+    inputs = [*_rows(tokens, shape), *_rows(tokens, shape)]
+    return _piece("norms, residual", "residual sum and norm", count, forward, inputs)
 
 
 def _projections(shape: Shape, tokens: int, layers: int) -> Piece:
@@ -155,17 +164,16 @@ def _projections(shape: Shape, tokens: int, layers: int) -> Piece:
     q_w, a_w = _weight(heads * head, d), _weight(shape.latent + shape.rope, d)
     b_w, o_w = _weight(heads * (shape.nope + shape.value), shape.latent), _weight(d, heads * shape.value)
     norm = torch.ones(shape.latent, requires_grad=True)
-    angle = torch.rand(tokens, 1, shape.rope)
+    angle = torch.rand(1, tokens, shape.rope)
     cos, sin = angle.cos(), angle.sin()
 
     def forward(x: Tensor, mixed: Tensor) -> Tensor:
-        q = linear(x, q_w, "fp8").view(-1, heads, head)
-        q_nope, q_rope = torch.split(q, [shape.nope, shape.rope], -1)
-        latent, key = torch.split(linear(x, a_w, "fp8"), [shape.latent, shape.rope], -1)
+        q, joint = joint_linear(x, (q_w, a_w), "fp8")
+        latent, key = torch.split(joint, [shape.latent, shape.rope], -1)
+        parts = rotate_heads(q.view(1, -1, heads, head), key[None], cos, sin)
         kv = linear(rms_norm(latent, norm, 1e-6), b_w, "fp8")
-        turned = apply_rope(q_rope, cos, sin), apply_rope(key[:, None], cos, sin)
         out = linear(mixed, o_w, "fp8")
-        return torch.cat([q_nope.flatten(1), *(t.flatten(1) for t in turned), kv, out], -1)
+        return torch.cat([*(t.reshape(tokens, -1) for t in parts), kv, out], -1)
 
     inputs = [_activation(tokens, d), _activation(tokens, heads * shape.value)]
     return _piece("GEMM, SwiGLU, casts", "attention projections, RoPE", layers, forward, inputs)
@@ -183,17 +191,17 @@ def _core(shape: Shape, tokens: int, row_tokens: int, layers: int) -> Piece:
     return _piece("attention core", "attention core", layers, forward, inputs)
 
 
-def _router(shape: Shape, tokens: int) -> Piece:
-    w = torch.randn(shape.experts, shape.hidden, requires_grad=True)
+def _router(shape: Shape, tokens: int, row_tokens: int) -> Piece:
+    w = _weight(shape.experts, shape.hidden)
     bias = torch.zeros(shape.experts)
+    rows = (tokens // row_tokens, row_tokens, -1)
 
     def forward(x: Tensor) -> Tensor:
-        logits = F.linear(x.float(), w)
-        choice = route(logits, bias, shape.groups, shape.kept_groups, shape.chosen, 1.0)
+        choice = route(router_logits(x, w), bias, shape.groups, shape.kept_groups, shape.chosen, 1.0)
         route_tables(choice.idx, shape.experts)
-        return choice.p
+        return choice.p + balance_loss(choice.scores.view(rows), choice.highest.view(rows)).sum()
 
-    return _piece("routing", "router and tables", shape.moe_layers, forward, _rows(tokens, shape))
+    return _piece("routing", "router, tables, balance", shape.moe_layers, forward, _rows(tokens, shape))
 
 
 def _experts(shape: Shape, tokens: int) -> Piece:
@@ -203,18 +211,20 @@ def _experts(shape: Shape, tokens: int) -> Piece:
     groups = route_tables(idx, shape.experts)
     gate_up = _weight(shape.experts, 2 * shape.width, shape.hidden)
     down = _weight(shape.experts, shape.hidden, shape.width)
+    width = shape.shared * shape.width
+    shared = _weight(2 * width, shape.hidden), _weight(shape.hidden, width)
 
     def forward(x: Tensor, p: Tensor) -> Tensor:
-        return expert_feed_forward(x, p, gate_up, down, groups, "fp8")
+        return expert_feed_forward(x, p, gate_up, down, groups, "fp8", shared)
 
     p = torch.rand(tokens, shape.chosen, requires_grad=True)
     inputs = [*_rows(tokens, shape), p]
-    return _piece("GEMM, SwiGLU, casts", "routed experts", shape.moe_layers, forward, inputs)
+    return _piece("GEMM, SwiGLU, casts", "routed and shared experts", shape.moe_layers, forward, inputs)
 
 
 def _feed_forward(hidden: int, width: int) -> Callable[[Tensor], Tensor]:
     gate_up, down = _weight(2 * width, hidden), _weight(hidden, width)
-    return lambda x: x + feed_forward(x, gate_up, down, "fp8")
+    return lambda x: feed_forward(x, gate_up, down, "fp8")
 
 
 def _head(shape: Shape, tokens: int) -> Piece:
