@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,6 +69,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20, help="micro-batches that are timed")
     parser.add_argument("--kernels", type=int, default=25, help="dearest kernels to list")
     options = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("micro_batch needs a CUDA GPU, and torch sees none")
     if options.recipe:
         os.environ[RECIPE_ENVIRONMENT] = options.recipe
     config = load_recipe(Path(options.shape) if "." in options.shape else options.shape, options.set)
