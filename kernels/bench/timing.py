@@ -2,13 +2,16 @@
 settled.
 
 Power limits what a Hopper card sustains, and what ran just before moves a single reading by up to a quarter.
-So contenders take turns, three rounds of them in one process, and only their ratios mean much.
+So contenders take turns, three rounds of them in one process, each begun by another of them; the bursts of a
+round come first, after a pause, since a burst behind a sustained run of whatever its neighbour is reads that
+neighbour's heat. Only ratios mean much.
 """
 
 from __future__ import annotations
 
 import statistics
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +20,8 @@ import torch
 ROUNDS = 3
 _FLUSH_BYTES = 256 << 20
 """Five times the L2 cache of an H200."""
+_PAUSE_SECONDS = 0.1
+"""In which clocks recover from the sustained runs of the round before."""
 _SLEEP_CYCLES = 200_000
 """A tenth of a millisecond in which the host gets ahead of the GPU."""
 
@@ -35,8 +40,14 @@ class Timing:
 def time_in_turns(calls: Sequence[Callable[[], object]], seconds: float) -> list[Timing]:
     """Time each of ``calls`` in three rounds; a sustained run lasts ``seconds``."""
     flush = torch.empty(_FLUSH_BYTES, dtype=torch.int8, device="cuda")
-    rounds = [[_visit(call, flush, seconds, r == ROUNDS - 1) for call in calls] for r in range(ROUNDS)]
-    return [_median([one_round[i] for one_round in rounds]) for i in range(len(calls))]
+    visits: list[list[Timing]] = [[] for _ in calls]
+    for start in range(ROUNDS):
+        turns = [(start + i) % len(calls) for i in range(len(calls))]
+        time.sleep(_PAUSE_SECONDS)
+        bursts = {i: _visit_briefly(calls[i], flush) for i in turns}
+        for i in turns:
+            visits[i].append(_visit(calls[i], bursts[i], seconds, start == ROUNDS - 1))
+    return [_median(v) for v in visits]
 
 
 def time_burst(call: Callable[[], object]) -> float:
@@ -74,13 +85,15 @@ def _median(visits: list[Timing]) -> Timing:
     )
 
 
-def _visit(call: Callable[[], object], flush: torch.Tensor, seconds: float, ask: bool) -> Timing:
+def _visit_briefly(call: Callable[[], object], flush: torch.Tensor) -> float:
     call()
-    call = _recorded(call)
-    burst = _burst(call, flush)
-    count = max(5, int(seconds * 1000 / max(burst, 1e-3)))
-    sustained = _back_to_back(call, count)
-    return Timing(burst, sustained, *(_clock_and_watts() if ask else (0, 0)))
+    return _burst(_recorded(call), flush)
+
+
+def _visit(call: Callable[[], object], burst_ms: float, seconds: float, ask: bool) -> Timing:
+    count = max(5, int(seconds * 1000 / max(burst_ms, 1e-3)))
+    sustained_ms = _back_to_back(_recorded(call), count)
+    return Timing(burst_ms, sustained_ms, *(_clock_and_watts() if ask else (0, 0)))
 
 
 def _recorded(call: Callable[[], object]) -> Callable[[], object]:
