@@ -80,7 +80,7 @@ def block_scaled_gemm(
     """C [M, N] from A [M, K] and B [N, K]; for "tokens" C [E, M, N], for "rows" B [E, N, K].
 
     A line of arguments is a problem: descriptors of A, B, C and of the scales of A and B, and pointers to
-    those scales; the lines from PROBLEMS on are None. A tuple of descriptors cannot be launched. The strides
+    those scales and to C; the lines from PROBLEMS on are None. A tuple of descriptors cannot be launched. The strides
     are those of "row_block", of which there is one problem. ADD adds to C in place of writing it.
     """
     # fmt: on
@@ -259,7 +259,9 @@ def _consumer(
             # An expert without rows has nothing to add.
             if not ADD or blocks > 0:
                 c_part = c_s.index(wg)
-                _store(c_desc, c_part, acc0, expert, row, column, size, KIND, ADD)
+                if ADD:
+                    acc0 += _standing(pointers[problem][2], expert, row, column, size, mma)
+                _store(c_desc, c_part, acc0, expert, row, column, size, KIND, False)
                 _store(c_desc, c_part, acc1, expert, row + DOWN * 64, column + RIGHT * 128, size, KIND, ADD)
             tile += PROGRAMS
         tile -= tiles
@@ -320,6 +322,21 @@ def _promote(acc, p, down, across, SCALES: gl.constexpr):
     else:
         acc += (p * gl.expand_dims(down, 1)) * gl.expand_dims(across, 0)
     return acc
+
+
+@gluon.jit
+def _standing(c_ptr, expert, row, column, size, mma: gl.constexpr):
+    """What a part of C holds before it is added to.
+
+    Of the two parts of a tile one is read and written so, and the memory adds the other. Additions by TMA
+    leave at a few bytes a clock: the first part's would be waited for, the second's leave while the next tile
+    is multiplied.
+    """
+    m = row + gl.arange(0, 64, gl.SliceLayout(1, mma))
+    n = column + gl.arange(0, 128, gl.SliceLayout(0, mma))
+    start = (expert * size[0] + m).to(gl.int64) * size[1]
+    inside = gl.expand_dims(m < size[0], 1) & gl.expand_dims(n < size[1], 0)
+    return gl.load(c_ptr + (gl.expand_dims(start, 1) + gl.expand_dims(n, 0)), mask=inside, other=0.0)
 
 
 @gluon.jit

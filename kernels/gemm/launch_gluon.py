@@ -58,5 +58,5 @@ def _arguments(product: Product, tile: Tile) -> tuple[object, ...]:
         TensorDescriptor.from_tensor(product.c, [64, 128], SWIZZLED[product.c.element_size()]),
         TensorDescriptor.from_tensor(product.a_scale.view(-1), [tile.rows], SCALES),
         TensorDescriptor.from_tensor(product.b_scale.view(-1), [tile.columns], SCALES),
-        (product.a_scale, product.b_scale),
+        (product.a_scale, product.b_scale, product.c),
     )

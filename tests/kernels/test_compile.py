@@ -92,7 +92,7 @@ def compile_for_hopper(
         f"tensordesc<{out}[64, 128],{words!r}>",
         f"tensordesc<fp32[{tile.rows}],{launch_gluon.SCALES!r}>",
         f"tensordesc<fp32[{tile.columns}],{launch_gluon.SCALES!r}>",
-        ("*fp32", "*fp32"),
+        ("*fp32", "*fp32", f"*{out}"),
     )
     constants = {
         "PROBLEMS": problems,
