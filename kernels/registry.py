@@ -19,7 +19,7 @@ import torch
 BACKENDS = ("gluon", "triton", "torch", "reference")
 ENVIRONMENT = "PENSTOCK_KERNELS"
 
-RECIPES = ("v3", "shift")
+RECIPES = ("shift", "v3")
 RECIPE_ENVIRONMENT = "PENSTOCK_FP8_RECIPE"
 
 Capability = tuple[int, int]
@@ -113,10 +113,10 @@ def backend(op: str, device: torch.device | None = None, dtype: torch.dtype | No
 
 
 def wgrad_recipe() -> str:
-    """How FP8 layers quantise the operands of the weight gradient: "v3" unless ``PENSTOCK_FP8_RECIPE`` says
-    "shift".
+    """How FP8 layers quantise the operands of the weight gradient: "shift" unless ``PENSTOCK_FP8_RECIPE`` says
+    "v3".
 
-    "v3" casts again along the tokens, as DeepSeek-V3 did; "shift" transposes the bytes at hand
+    "shift" transposes the bytes at hand; "v3" casts again along the tokens, as DeepSeek-V3 did
     (docs/numerics.md).
 
     Raises
