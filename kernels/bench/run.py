@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from . import catalog, goals, step
+from . import catalog, goals, roofline, step
 from .measure import COLUMNS, measure
 
 
@@ -24,6 +24,8 @@ def main(arguments: Sequence[str]) -> int:
     if options.list:
         print(catalog.listing(options.quick, options.only))
         return 0
+    if options.drawn:
+        return _draw(_read(options.drawn), options.png)
     if not torch.cuda.is_available():
         print("the kernel benchmark needs a CUDA GPU, and torch sees none", file=sys.stderr)
         return 2
@@ -46,6 +48,18 @@ def _run(options: argparse.Namespace) -> int:
             print(f"\n{goals.text(lines)}")
         if options.csv:
             _write(Path(options.csv), [*figures, *lines])
+    return _draw(figures, options.png) if options.png else 0
+
+
+def _draw(figures: list[goals.Row], path: Path | None) -> int:
+    if path is None:
+        print("--from: expected --png FILE beside it, for the plot", file=sys.stderr)
+        return 2
+    try:
+        roofline.draw(figures, path)
+    except (ValueError, ModuleNotFoundError) as failure:
+        print(failure, file=sys.stderr)
+        return 2
     return 0
 
 
@@ -56,7 +70,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", default="", metavar="NAME", help="cases whose name holds this")
     parser.add_argument("--seconds", type=float, default=0.5, help="length of a sustained run")
     parser.add_argument("--csv", default="", help="file for the figures")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="file for a roofline plot of the figures")
+    parser.add_argument(
+        "--from",
+        dest="drawn",
+        type=Path,
+        metavar="CSV",
+        help="measure nothing: draw the figures of an earlier run",
+    )
     return parser
+
+
+def _read(path: Path) -> list[goals.Row]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [dict(row) for row in csv.DictReader(file)]
+    except OSError as failure:
+        raise SystemExit(f"--from: {failure}") from None
 
 
 def _write(path: Path, rows: list[goals.Row]) -> None:

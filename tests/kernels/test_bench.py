@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from penstock.kernels import registry
-from penstock.kernels.bench import catalog, goals, measure, peers, run, step
+from penstock.kernels.bench import catalog, goals, measure, peers, roofline, run, step
 from penstock.kernels.bench.case import Answer, Case, Contender
 from penstock.kernels.bench.measure import error_of, row, try_peer
 from penstock.kernels.bench.run import main
@@ -204,6 +204,48 @@ def test_what_was_measured_before_a_failure_is_written(
         with pytest.raises(RuntimeError, match="out of memory"):
             main(["--csv", str(path)])
     assert "dense fprop, dgrad" in path.read_text()
+
+
+def figure_of(family: str, contender: str, burst: float, unit: str, intensity: float) -> goals.Row:
+    ratio = "1.0" if contender in ("copy", peers.BLOCK) else "0.9"
+    names = {"family": family, "case": family, "contender": contender}
+    return {**names, "burst": burst, "unit": unit, "intensity": intensity, "burst_ratio": ratio}
+
+
+FIGURES = [
+    figure_of("gemm", peers.BLOCK, 1200, "TFLOP/s", 3000.0),
+    figure_of("gemm", "gluon", 1300, "TFLOP/s", 3000.0),
+    figure_of("gemm", "triton", 800, "TFLOP/s", 3000.0),
+    figure_of("quantize_rows", "copy", 3000, "GB/s", 1.0),
+    figure_of("quantize_rows", "triton", 2900, "GB/s", 1.0),
+]
+
+
+def test_the_roofline_has_our_kernels_and_their_peers_and_no_fallback() -> None:
+    roof = roofline.roofs(FIGURES)
+    assert roof == (3.0, 1300)
+    assert roof.at(1.0) == 3.0
+    assert roof.at(1e4) == 1300
+    found = [(p.tflops, p.ours) for p in roofline.points(FIGURES)]
+    assert found == [(1200, False), (1300, True), (3.0, False), (2.9, True)]
+
+
+def test_every_family_has_its_kind_in_the_roofline() -> None:
+    kinds = [family for families in roofline._KINDS.values() for family in families]
+    assert sorted(kinds) == sorted(family.name for family in catalog.FAMILIES)
+
+
+def test_an_earlier_run_is_drawn_without_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    table, plot = tmp_path / "figures.csv", tmp_path / "roofline.png"
+    run._write(table, [*FIGURES, {"family": "goal", "case": "dense", "contender": "copy"}])
+    assert main(["--from", str(table), "--png", str(plot)]) == 0
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    run._write(table, FIGURES[:2])
+    assert main(["--from", str(table), "--png", str(plot)]) == 2
+    assert "a copy and of a product" in capsys.readouterr().err
+    assert main(["--from", str(table)]) == 2
+    assert "--png" in capsys.readouterr().err
 
 
 def test_list_needs_no_gpu(capsys: pytest.CaptureFixture[str]) -> None:
