@@ -113,7 +113,7 @@ def backend(op: str, device: torch.device | None = None, dtype: torch.dtype | No
 
 
 def wgrad_recipe() -> str:
-    """How FP8 layers quantise the operands of the weight gradient: "shift", or what ``PENSTOCK_FP8_RECIPE`` says.
+    """How FP8 layers quantise operands of the weight gradient: "shift", or what ``PENSTOCK_FP8_RECIPE`` says.
 
     "shift" transposes the bytes at hand; "v3" casts again along the tokens, as DeepSeek-V3 did
     (docs/numerics.md).
