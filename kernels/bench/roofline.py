@@ -13,7 +13,7 @@ Row = dict[str, Any]
 
 _KINDS = {
     "dense products": ("gemm", "dgrad", "wgrad", "wgrads"),
-    "products of experts": ("grouped", "grouped_dgrad", "grouped_wgrad"),
+    "products of experts": ("grouped", "grouped_dgrad", "grouped_wgrad", "grouped_wgrad_short"),
     "attention": ("causal_core", "attention", "attention_documents"),
     "output layer and loss": ("loss",),
     "casts and transposes": (

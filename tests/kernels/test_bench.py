@@ -49,6 +49,7 @@ SIZES: dict[str, tuple[object, ...]] = {
     "gemm": (128, 256, 128), "dgrad": (128, 256, 128), "wgrad": (128, 256, 128),
     "wgrads": (128, [(256, 128), (64, 128)]),
     "grouped": (2, 256, 128, 256), "grouped_dgrad": (2, 256, 128, 256), "grouped_wgrad": (2, 256, 128, 256),
+    "grouped_wgrad_short": (2, 256, 128, 256),
     "quantize_rows": (128, 256), "quantize_tokens": (128, 256), "quantize_weight": (128, 256),
     "transpose_shift": (128, 256), "transpose_gathered": (128, 4, 2, 256),
     "rms_norm": (128, 256), "add_rms_norm": (128, 256),
