@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..quantize.quantize_triton import cast, magnitude, power_of_two_scale, transpose_weight
+from ..quantize.quantize_triton import finite, power_of_two_scale, reciprocal, transpose_weight
 from ..types import WeightQ
 from .hyperparameters import Hyperparameters
 
@@ -117,7 +117,7 @@ def _adamw_quantize(
         p = _updated(at, inside, p_ptr, g_ptr, m_ptr, v_ptr, clip,
                      lr, correction1, correction2, beta1, beta2, eps, weight_decay)
         # fmt: on
-        largest = tl.maximum(largest, magnitude(p))
+        largest = tl.maximum(largest, tl.abs(finite(p)))
     scale = power_of_two_scale(tl.max(tl.max(largest, 1), 0))
     tl.store(s_ptr + tl.program_id(0), scale)
     tl.debug_barrier()  # other threads may read what these have stored
@@ -125,8 +125,8 @@ def _adamw_quantize(
         n = top + slab + tl.arange(0, SLAB)
         at = expert * N * K + n.to(tl.int64)[:, None] * K + k[None, :]
         inside = (n < N)[:, None] & (k < K)[None, :]
-        p = tl.load(p_ptr + at, mask=inside, other=0.0)
-        tl.store(q_ptr + at, cast(p, scale), mask=inside)
+        p = finite(tl.load(p_ptr + at, mask=inside, other=0.0))
+        tl.store(q_ptr + at, (p * reciprocal(scale)).to(tl.float8e4nv), mask=inside)
 
 
 def update(

@@ -13,42 +13,64 @@ from torch import Tensor
 from ..arguments import FP8
 from ..types import BLOCK, RowQ, TokQ, WeightQ
 
-LARGEST = tl.constexpr(3.4028234663852886e38)
 SMALLEST_SCALE = tl.constexpr(2.0**-126)
 
 ROW_TILE = (8, 256)
 """Rows and columns a program of ``quantize_rows`` handles: 0.98 of copy speed on H200."""
-TOKEN_TILE_COLUMNS = 32
-"""Features a program of ``quantize_tokens`` handles: fewer leave more programs at work."""
+TOKEN_TILE_COLUMNS = 64
+"""Features a program of ``quantize_tokens`` handles: 0.95 of copy speed or more on H100, 32 0.91."""
 
 
 @triton.jit
-def magnitude(x):
-    """|x|, zero where x is not finite."""
-    return tl.where(tl.abs(x) <= LARGEST, tl.abs(x), 0.0)
+def finite(x):
+    """x, NaN where it is not finite. Maxima below pass over NaN."""
+    return tl.fma(x, 0.0, x)
 
 
 @triton.jit
 def power_of_two_scale(amax):
-    """The smallest power of two that brings amax to at most 448 = 1.75 * 2**8, never below 2**-126."""
+    """The smallest power of two that brings amax to at most 448 = 1.75 * 2**8, never below 2**-126.
+
+    amax of nothing but NaN counts as zero.
+    """
+    amax = tl.where(amax > 0, amax, 0.0)
     exponent = ((amax.to(tl.int32, bitcast=True) + 0x1FFFFF) >> 23) - 8
     return (tl.maximum(exponent, 1) << 23).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def cast(x, scale):
-    """x / scale in E4M3, NaN where x is not finite; ``scale`` is broadcast."""
-    inverse = ((254 << 23) - scale.to(tl.int32, bitcast=True)).to(tl.float32, bitcast=True)
-    return tl.where(tl.abs(x) <= LARGEST, x * inverse, float("nan")).to(tl.float8e4nv)
+def reciprocal(scale):
+    """1 / scale for a power of two, exactly."""
+    return ((254 << 23) - scale.to(tl.int32, bitcast=True)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def cast_tiles(x):
+    """Bytes and scales of x, one scale for all elements along the last dimension."""
+    x = finite(x)
+    scale = power_of_two_scale(tl.max(tl.abs(x), -1))
+    return (x * tl.expand_dims(reciprocal(scale), -1)).to(tl.float8e4nv), scale
 
 
 @triton.jit
 def shift(q, scale, largest):
-    """Bytes at ``scale`` as bytes at ``largest``, both powers of two; half precision holds every step."""
+    """Bytes [R, K] at ``scale`` of each row, brought to ``largest``; half precision holds every step."""
     # Bit patterns of powers of two subtract like exponents; beyond 24 every byte is zero anyway.
     drop = (largest.to(tl.int32, bitcast=True) - scale.to(tl.int32, bitcast=True)) >> 23
     factor = ((127 - tl.minimum(drop, 24)) << 23).to(tl.float32, bitcast=True).to(tl.float16)
-    return (q.to(tl.float16) * factor).to(tl.float8e4nv)
+    return q.to(tl.float16) * factor[:, None]
+
+
+@triton.jit
+def transposed_bytes(a, b, c, d):
+    """E4M3 [K, 4 * R] of four [R, K], which hold rows 0, 4, 8, ..., rows 1, 5, 9, ... and so on.
+
+    A thread then has four rows of a column, and they go through shared memory as one word. One by one, bytes
+    would take four times as many stores, which meet in the same banks.
+    """
+    rows = tl.join(tl.join(a, c), tl.join(b, d))
+    columns = tl.permute(rows, (1, 0, 2, 3))
+    return tl.reshape(columns, (columns.shape[0], 4 * columns.shape[1])).to(tl.float8e4nv)
 
 
 @triton.jit
@@ -59,25 +81,35 @@ def _quantize_rows(x_ptr, q_ptr, s_ptr, M, K, s_stride, BM: tl.constexpr, BK: tl
     inside = (m < M)[:, None] & (k < K)[None, :]
     at = m[:, None] * K + k[None, :]
     x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
-    tiles = tl.reshape(x, (BM, BK // 128, 128))
-    scale = power_of_two_scale(tl.max(magnitude(tiles), 2))
-    tl.store(q_ptr + at, tl.reshape(cast(tiles, scale[:, :, None]), (BM, BK)), mask=inside)
+    q, scale = cast_tiles(tl.reshape(x, (BM, BK // 128, 128)))
+    tl.store(q_ptr + at, tl.reshape(q, (BM, BK)), mask=inside)
     block = (tl.program_id(0) % columns) * (BK // 128) + tl.arange(0, BK // 128)
     kept = (m < s_stride)[:, None] & (block < tl.cdiv(K, 128))[None, :]
     tl.store(s_ptr + block[None, :] * s_stride + m[:, None], scale, mask=kept)
 
 
 @triton.jit
+def _tokens(x_ptr, m, k, M, K):
+    inside = (m < M)[:, None] & (k < K)[None, :]
+    return finite(tl.load(x_ptr + m[:, None] * K + k[None, :], mask=inside, other=0.0).to(tl.float32))
+
+
+@triton.jit
 def _quantize_tokens(x_ptr, q_ptr, s_ptr, M, K, q_stride, s_stride, BK: tl.constexpr):
     columns = tl.cdiv(K, BK)
     block = tl.program_id(0) // columns
-    m = block.to(tl.int64) * 128 + tl.arange(0, 128)
+    m = block.to(tl.int64) * 128 + tl.arange(0, 32) * 4
     k = (tl.program_id(0) % columns) * BK + tl.arange(0, BK)
-    inside = (m < M)[:, None] & (k < K)[None, :]
-    x = tl.load(x_ptr + m[:, None] * K + k[None, :], mask=inside, other=0.0).to(tl.float32)
-    scale = power_of_two_scale(tl.max(magnitude(x), 0))
-    transposed = tl.trans(cast(x, scale[None, :]))
-    tl.store(q_ptr + k.to(tl.int64)[:, None] * q_stride + m[None, :], transposed, mask=(k < K)[:, None])
+    a = _tokens(x_ptr, m, k, M, K)
+    b = _tokens(x_ptr, m + 1, k, M, K)
+    c = _tokens(x_ptr, m + 2, k, M, K)
+    d = _tokens(x_ptr, m + 3, k, M, K)
+    top = tl.maximum(tl.maximum(tl.abs(a), tl.abs(b)), tl.maximum(tl.abs(c), tl.abs(d)))
+    scale = power_of_two_scale(tl.max(top, 0))
+    inverse = reciprocal(scale)[None, :]
+    transposed = transposed_bytes(a * inverse, b * inverse, c * inverse, d * inverse)
+    at = k.to(tl.int64)[:, None] * q_stride + block.to(tl.int64) * 128 + tl.arange(0, 128)[None, :]
+    tl.store(q_ptr + at, transposed, mask=(k < K)[:, None])
     tl.store(s_ptr + block * s_stride + k, scale, mask=k < s_stride)
 
 
@@ -91,9 +123,9 @@ def _quantize_weight(w_ptr, q_ptr, s_ptr, N, K):
     k = tile % columns * 128 + tl.arange(0, 128)
     inside = (n < N)[:, None] & (k < K)[None, :]
     at = expert * N * K + n.to(tl.int64)[:, None] * K + k[None, :]
-    w = tl.load(w_ptr + at, mask=inside, other=0.0).to(tl.float32)
-    scale = power_of_two_scale(tl.max(tl.max(magnitude(w), 1), 0))
-    tl.store(q_ptr + at, cast(w, scale), mask=inside)
+    w = finite(tl.load(w_ptr + at, mask=inside, other=0.0).to(tl.float32))
+    scale = power_of_two_scale(tl.max(tl.max(tl.abs(w), 1), 0))
+    tl.store(q_ptr + at, (w * reciprocal(scale)).to(tl.float8e4nv), mask=inside)
     tl.store(s_ptr + tl.program_id(0), scale)
 
 
@@ -136,7 +168,7 @@ def _transpose_shift(
     q = tl.load(q_ptr + m[:, None] * K + k[None, :], mask=inside, other=0.0)
     scale = tl.load(s_ptr + column_block * s_stride + m, mask=real, other=SMALLEST_SCALE)
     largest = tl.max(scale, 0)
-    shifted = tl.trans(shift(q, scale[:, None], largest))
+    shifted = tl.trans(shift(q, scale, largest).to(tl.float8e4nv))
     tl.store(t_ptr + k.to(tl.int64)[:, None] * t_stride + place[None, :], shifted, mask=(k < K)[:, None])
     tl.store(ts_ptr + column_block * (t_stride // 128) + row_block, largest)
 

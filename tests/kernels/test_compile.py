@@ -133,7 +133,6 @@ PLACES = dict.fromkeys(
 PLACES["valid"] = "u8"
 BALANCE = {"EP": 64, "BT": balance_triton.TILE_ELEMENTS // 64, "MASKED": True}
 SCAN = {"BLOCK": 128, "EP": 256, "SCANNED": tables_triton.SCANNED}
-TOKEN_COLUMNS = quantize_triton.TOKEN_TILE_COLUMNS
 ROWS = {"x": BF16, "dx": BF16}
 TABLES = {"row_token": "i32", "token_pos": "i32"}
 
@@ -217,13 +216,16 @@ KERNELS = [
     (balance_triton, "_balance_backward", BALANCE, {"valid": "u8"}, 4),
     (logits_triton, "_router_backward_input", {"BT": 64, "BD": 64, "BE": 64}, ROWS, 4),
     (quantized_triton, "_swiglu_quantize", {"BM": 8, "BK": 256}, {"h": BF16, "q": FP8}, 4),
-    (
-        quantized_triton,
-        "_swiglu_backward_quantize",
-        {"WEIGHTED": True, "WIDTH": quantized_triton.BACKWARD_WIDTH},
-        {"ds": BF16, "h": BF16, "q": FP8, "t": FP8, "a": FP8},
-        quantized_triton.BACKWARD_WARPS,
-    ),
+    *[
+        (
+            quantized_triton,
+            "_swiglu_backward_quantize",
+            {"WEIGHTED": weighted, "ROWS": quantized_triton.BACKWARD_ROWS},
+            {"ds": BF16, "h": BF16, "q": FP8, "t": FP8, "a": FP8},
+            quantized_triton.BACKWARD_WARPS,
+        )
+        for weighted in (False, True)
+    ],
     (
         permute_triton,
         "_gather_quantized",
@@ -258,6 +260,9 @@ KERNELS = [
 ]
 
 
+OPTIONS = {"_swiglu_backward_quantize": {"maxnreg": quantized_triton.BACKWARD_REGISTERS}}
+
+
 @pytest.mark.parametrize(
     ("module", "name", "constants", "pointers", "warps"),
     KERNELS,
@@ -277,7 +282,8 @@ def test_a_plain_kernel(
         for argument in kernel.arg_names
     }
     source = plain_source(kernel, signature, constants)
-    compiled = triton.compile(source, target=HOPPER, options={"num_warps": warps})
+    options = {"num_warps": warps, **OPTIONS.get(name, {})}
+    compiled = triton.compile(source, target=HOPPER, options=options)
     for key, (value, _) in kernel.used_global_vals.items():
         # Triton compares these before every launch, and a NaN never equals itself.
         assert value == value, f"{key[0]} would make the second launch fail"

@@ -103,6 +103,24 @@ def test_swiglu_quantises_like_its_reference(rows: int, columns: int, weighted: 
         assert relative_error(found, exact) < 2e-3
 
 
+def test_swiglu_of_extreme_gates() -> None:
+    """Where exp overflows a sigmoid is zero, and what is not finite spoils its own bytes and no others."""
+    inf = float("inf")
+    gate = torch.tensor([-inf, -1e38, -104, -100, -88, -50, 0, 50, 88, 100, 104, 1e38, inf, float("nan")])
+    h, ds = (torch.randn(len(gate), n, device="cuda").bfloat16() for n in (256, 128))
+    h[:, 7] = gate
+    h[3, :128], h[4, :128], h[5, :128] = -100, -88, -50  # nothing else in the tile
+    results = []
+    for backend in ("reference", "triton"):
+        with registry.override("swiglu_quantize", backend):
+            back = swiglu_backward_quantize(ds, h)
+            results.append((*map(dequantize, (swiglu_quantize(h), back.dh, back.dh_t, back.s_t)), back.dp))
+    for exact, found in zip(*results, strict=True):
+        assert torch.equal(found.isnan(), exact.isnan())
+        finite = exact.isfinite()
+        assert relative_error(found[finite], exact[finite]) < 2e-3
+
+
 @pytest.mark.parametrize("columns", [128, 576, 1280])
 def test_quantised_rows_reach_their_experts_bit_for_bit(columns: int) -> None:
     groups = route_tables(torch.randint(0, 9, (300, 3), device="cuda").int(), 11)
