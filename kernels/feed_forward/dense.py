@@ -7,21 +7,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import registry
+from ..arguments import check_float
 from ..gemm.linear import linear, product_dtype
 from ..gemm.op import gemm
 from ..gemm.weights import deliver_product, quantized_weight
 from ..quantize import quantize_rows, transpose_shift
+from ..states import S, States, as_given, check_states, reads_rows, states_of
 from ..swiglu import swiglu, swiglu_backward_quantize, swiglu_quantize
 from ..types import RowQ
 
 
-def feed_forward(x: Tensor, gate_up: Tensor, down: Tensor, precision: str = "bf16") -> Tensor:
+def feed_forward(x: S, gate_up: Tensor, down: Tensor, precision: str = "bf16") -> S:
     """``(silu(x @ gate.T) * (x @ up.T)) @ down.T``.
 
     Parameters
     ----------
-    x : Tensor [..., D]
+    x : Tensor or States [..., D]
     gate_up : Tensor [2 * I, D]
         Master weights, float32, gate first.
     down : Tensor [D, I]
@@ -31,35 +32,40 @@ def feed_forward(x: Tensor, gate_up: Tensor, down: Tensor, precision: str = "bf1
 
     Returns
     -------
-    Tensor [..., D] in the dtype of ``x``; differentiable in all three, once.
+    The same as ``x``, [..., D] in its dtype; differentiable in all three, once.
 
     Raises
     ------
     TypeError, ValueError
         An argument has the wrong type or shape.
     """
-    if precision == "fp8" and registry.wgrad_recipe() == "shift":
-        rows = x.reshape(-1, x.shape[-1])
-        out: Tensor = _Fp8FeedForward.apply(rows, gate_up, down)  # type: ignore[no-untyped-call]
-        return out.to(x.dtype).view(*x.shape[:-1], down.shape[0])
-    return linear(swiglu(linear(x, gate_up, precision)), down, precision)
+    given = states_of(x)
+    values = given.values
+    if not reads_rows(precision):
+        y = linear(swiglu(linear(values, gate_up, precision)), down, precision)
+        return as_given(x, States(y))
+    check_float("x", values)
+    check_states("x", given)
+    matrix = values.reshape(-1, values.shape[-1])
+    out: Tensor = _Fp8FeedForward.apply(matrix, given.rows, gate_up, down)  # type: ignore[no-untyped-call]
+    return as_given(x, States(out.to(values.dtype).view(*values.shape[:-1], down.shape[0])))
 
 
 class _Fp8FeedForward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-        rows = quantize_rows(x)
+    def forward(ctx: Any, x: Tensor, rows: RowQ | None, gate_up: Tensor, down: Tensor) -> Tensor:
+        rows = quantize_rows(x) if rows is None else rows
         h, out = forward(rows, gate_up, down, product_dtype(x))
         ctx.save_for_backward(rows.data, rows.scale, h, gate_up, down)
         ctx.x_dtype = x.dtype
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         data, scale, h, gate_up, down = ctx.saved_tensors
         grad = quantize_rows(grads[0].contiguous())
         dx, d_gate_up, d_down = backward(grad, RowQ(data, scale), h, gate_up, down)
-        return dx.to(ctx.x_dtype), d_gate_up, d_down
+        return dx.to(ctx.x_dtype), None, d_gate_up, d_down
 
 
 def forward(x: RowQ, gate_up: Tensor, down: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

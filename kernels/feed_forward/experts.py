@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import registry
 from ..arguments import check_float, check_same_device, check_shape
 from ..gemm.linear import product_dtype
 from ..gemm.weights import deliver_gradient, quantized_weight
@@ -17,25 +16,26 @@ from ..permute import combine, permute, permute_rows
 from ..permute.op import gather_sum
 from ..permute.reference import row_weights
 from ..quantize import quantize_rows, transpose_shift
+from ..states import S, States, as_given, check_states, reads_rows, states_of
 from ..swiglu import swiglu, swiglu_backward_quantize, swiglu_quantize
 from ..types import Groups, RowQ, TokQ
 from . import dense
 
 
 def expert_feed_forward(
-    x: Tensor,
+    x: S,
     p: Tensor,
     gate_up: Tensor,
     down: Tensor,
     groups: Groups,
     precision: str = "bf16",
     shared: tuple[Tensor, Tensor] | None = None,
-) -> Tensor:
+) -> S:
     """Each token through the experts it chose, their outputs summed with the weights ``p``.
 
     Parameters
     ----------
-    x : Tensor [T, D]
+    x : Tensor or States [T, D]
     p : float32 Tensor [T, k]
         Weights of the choices.
     gate_up : Tensor [E, 2 * I, D]
@@ -52,7 +52,7 @@ def expert_feed_forward(
 
     Returns
     -------
-    Tensor [T, D] in the dtype of ``x``; differentiable in all but ``groups``, once. Tokens that are not
+    The same as ``x``, [T, D] in its dtype; differentiable in all but ``groups``, once. Tokens that are not
     routed get what ``shared`` gives them, or zero.
 
     Raises
@@ -62,21 +62,24 @@ def expert_feed_forward(
     """
     check_float("p", p)
     check_shape("p", p, groups.token_pos.shape)
-    check_same_device(x=x, p=p, groups=groups.offsets)
-    if precision == "fp8" and registry.wgrad_recipe() == "shift":
+    given = states_of(x)
+    values = given.values
+    check_same_device(x=values, p=p, groups=groups.offsets)
+    if reads_rows(precision):
+        check_states("x", given)
         weights = (gate_up, down, *(shared or ()))
-        out: Tensor = _Fp8Experts.apply(x, p, groups, *weights)  # type: ignore[no-untyped-call]
-        return out.to(x.dtype)
-    h = grouped_linear(permute(x, groups), gate_up, groups, precision)
+        out: Tensor = _Fp8Experts.apply(values, given.rows, p, groups, *weights)  # type: ignore[no-untyped-call]
+        return as_given(x, States(out.to(values.dtype)))
+    h = grouped_linear(permute(values, groups), gate_up, groups, precision)
     y = combine(grouped_linear(swiglu(h), down, groups, precision), p, groups)
-    return y if shared is None else y + dense.feed_forward(x, *shared, precision)
+    return as_given(x, States(y if shared is None else y + dense.feed_forward(values, *shared, precision)))
 
 
 class _Fp8Experts(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
-        x, p, groups, gate_up, down, *shared = arguments  # see `gemm.linear`
-        rows, dtype = quantize_rows(x), product_dtype(x)
+        x, rows, p, groups, gate_up, down, *shared = arguments  # see `gemm.linear`
+        rows, dtype = quantize_rows(x) if rows is None else rows, product_dtype(x)
         h = grouped_gemm(permute_rows(rows, groups), quantized_weight(gate_up), groups, out_dtype=dtype)
         y = grouped_gemm(swiglu_quantize(h), quantized_weight(down), groups, out_dtype=dtype)
         shared_h, shared_y = dense.forward(rows, shared[0], shared[1], dtype) if shared else (None, None)
@@ -98,7 +101,8 @@ class _Fp8Experts(torch.autograd.Function):
         d_gate_up = _gradient(gate_up, back.dh_t, transpose_shift(rows, groups.row_token), groups)
         shared_dx, *d_shared = dense.backward(grad, rows, shared_h, *shared) if shared else (None,)
         dx = gather_sum(dx, None, groups, shared_dx).to(ctx.x_dtype)
-        return dx, _of_choices(back.dp, groups).to(p.dtype), None, d_gate_up, d_down, *d_shared
+        dp = _of_choices(back.dp, groups).to(p.dtype)
+        return dx, None, dp, None, d_gate_up, d_down, *d_shared
 
 
 def _of_choices(rows: Tensor, groups: Groups) -> Tensor:

@@ -12,18 +12,20 @@ from torch.nn import functional as F
 from .. import registry
 from ..arguments import check_float, check_precision, check_same, check_same_device, check_tensor
 from ..quantize import quantize_rows, quantize_tokens, transpose_shift
+from ..states import S, States, as_given, check_states, states_of
 from ..types import RowQ, TokQ, WeightQ
 from .matmul import PlainLinear
 from .op import OUTPUTS, gemm
 from .weights import deliver_product, quantized_weight
 
 
-def linear(x: Tensor, w: Tensor, precision: str = "bf16") -> Tensor:
+def linear(x: S, w: Tensor, precision: str = "bf16") -> S:
     """``x @ w.T``.
 
     Parameters
     ----------
-    x : Tensor [..., K]
+    x : Tensor or States [..., K]
+        FP8 products read the rows of states that have them.
     w : Tensor [N, K]
         The master weight, float32; its gradient is float32 in every precision.
     precision : {"fp32", "bf16", "fp8"}
@@ -33,43 +35,37 @@ def linear(x: Tensor, w: Tensor, precision: str = "bf16") -> Tensor:
 
     Returns
     -------
-    Tensor [..., N] in the dtype of ``x``; differentiable in ``x`` and ``w``, once.
+    The same as ``x``, [..., N] in its dtype; differentiable in ``x`` and ``w``, once.
 
     Raises
     ------
     TypeError, ValueError
         An argument has the wrong type or shape.
     """
-    check_float("x", x)
-    _check_weight("w", w, x)
+    given = states_of(x)
+    _check_input(given)
+    _check_weight("w", w, given.values)
     check_precision(precision)
-    rows = x.reshape(-1, x.shape[-1])
-    out: Tensor
     if precision == "fp8":
-        (out,) = _Fp8Linear.apply(rows, registry.wgrad_recipe(), w)  # type: ignore[no-untyped-call]
-    else:
-        compute = torch.bfloat16 if precision == "bf16" else torch.promote_types(x.dtype, torch.float32)
-        if compute == x.dtype == w.dtype:
-            return F.linear(x, w)
-        out = PlainLinear.apply(rows, w, compute)  # type: ignore[no-untyped-call]
-    return out.to(x.dtype).view(*x.shape[:-1], w.shape[0])
+        return as_given(x, _fp8_products(given, (w,))[0])
+    return as_given(x, States(_plain_product(given.values, w, precision)))
 
 
-def joint_linear(x: Tensor, weights: Sequence[Tensor], precision: str = "bf16") -> tuple[Tensor, ...]:
+def joint_linear(x: S, weights: Sequence[Tensor], precision: str = "bf16") -> tuple[S, ...]:
     """``x @ w.T`` for each of ``weights``.
 
     In FP8 the products share what is made of ``x``: one cast, and in backward one transposed copy.
 
     Parameters
     ----------
-    x : Tensor [..., K]
+    x : Tensor or States [..., K]
     weights : sequence of Tensor [N, K]
         As for ``linear``; each has an N of its own.
     precision : {"fp32", "bf16", "fp8"}
 
     Returns
     -------
-    tuple of Tensors [..., N] in the dtype of ``x``, as many as weights; differentiable in all, once.
+    tuple of what ``x`` is, [..., N] in its dtype, as many as weights; differentiable in all, once.
 
     Raises
     ------
@@ -78,12 +74,31 @@ def joint_linear(x: Tensor, weights: Sequence[Tensor], precision: str = "bf16") 
     """
     if precision != "fp8":
         return tuple(linear(x, w, precision) for w in weights)
-    check_float("x", x)
+    given = states_of(x)
+    _check_input(given)
     for i, w in enumerate(weights):
-        _check_weight(f"weights[{i}]", w, x)
-    rows = x.reshape(-1, x.shape[-1])
-    products = _Fp8Linear.apply(rows, registry.wgrad_recipe(), *weights)  # type: ignore[no-untyped-call]
-    return tuple(y.to(x.dtype).view(*x.shape[:-1], y.shape[1]) for y in products)
+        _check_weight(f"weights[{i}]", w, given.values)
+    return tuple(as_given(x, y) for y in _fp8_products(given, weights))
+
+
+def _fp8_products(x: States, weights: Sequence[Tensor]) -> list[States]:
+    values, leading = x.values, x.values.shape[:-1]
+    matrix = values.reshape(-1, values.shape[-1])
+    products = _Fp8Linear.apply(matrix, x.rows, registry.wgrad_recipe(), *weights)  # type: ignore[no-untyped-call]
+    return [States(y.to(values.dtype).view(*leading, y.shape[1])) for y in products]
+
+
+def _plain_product(x: Tensor, w: Tensor, precision: str) -> Tensor:
+    compute = torch.bfloat16 if precision == "bf16" else torch.promote_types(x.dtype, torch.float32)
+    if compute == x.dtype == w.dtype:
+        return F.linear(x, w)
+    out: Tensor = PlainLinear.apply(x.reshape(-1, x.shape[-1]), w, compute)  # type: ignore[no-untyped-call]
+    return out.to(x.dtype).view(*x.shape[:-1], w.shape[0])
+
+
+def _check_input(x: States) -> None:
+    check_float("x", x.values)
+    check_states("x", x)
 
 
 def _check_weight(name: str, w: Tensor, x: Tensor) -> None:
@@ -99,8 +114,8 @@ class _Fp8Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
         # Unpacked here, since dynamo drops the context of a forward that ends in two variable arguments.
-        x, recipe, *weights = arguments
-        rows = quantize_rows(x)
+        x, rows, recipe, *weights = arguments
+        rows = quantize_rows(x) if rows is None else rows
         ctx.recipe, ctx.x_dtype, ctx.n_weights = recipe, x.dtype, len(weights)
         ctx.quantized = [quantized_weight(w) for w in weights]
         ctx.save_for_backward(*weights, *saved_input(x, rows, recipe))
@@ -118,12 +133,12 @@ class _Fp8Linear(torch.autograd.Function):
             else None
         )
         gradients: list[Tensor | None] = [None] * len(weights)
-        if any(ctx.needs_input_grad[2:]):
+        if any(ctx.needs_input_grad[3:]):
             x_t = along_tokens(saved, ctx.recipe)
             for i, w in enumerate(weights):
-                if ctx.needs_input_grad[2 + i]:
+                if ctx.needs_input_grad[3 + i]:
                     gradients[i] = _weight_gradient(w, upstream[i], rows[i], x_t, ctx.recipe)
-        return dx, None, *gradients
+        return dx, None, None, *gradients
 
 
 def _input_gradient(rows: list[RowQ], weights: list[WeightQ], like: Tensor, dtype: torch.dtype) -> Tensor:

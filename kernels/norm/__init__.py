@@ -1,5 +1,5 @@
 """RMSNorm."""
 
-from .op import add_rms_norm, rms_norm
+from .op import add_rms_norm, add_rms_norm_quantize, rms_norm
 
-__all__ = ["add_rms_norm", "rms_norm"]
+__all__ = ["add_rms_norm", "add_rms_norm_quantize", "rms_norm"]

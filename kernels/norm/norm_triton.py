@@ -16,6 +16,10 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import library, registry
+from ..quantize.op import fake_rows
+from ..quantize.quantize_triton import cast_tiles
+from ..states import States, without_memory
+from ..types import BLOCK, RowQ
 
 WARPS_PER_MULTIPROCESSOR = 16
 """Of the backward kernel, whose programs stay and keep a partial gradient of the weight each."""
@@ -27,16 +31,27 @@ BACKWARD_STAGES = tl.constexpr(2)
 
 
 @triton.jit
+def _store_quantized(x, m, d, q_ptr, s_ptr, M, D, s_stride, ROWS: tl.constexpr, BD: tl.constexpr):
+    """Bytes and scales of whole rows, as ``quantize_rows`` makes them of what is stored of x."""
+    q, scale = cast_tiles(tl.reshape(x.to(tl.float32), (ROWS, BD // 128, 128)))
+    q = tl.reshape(q, (ROWS, BD))
+    tl.store(q_ptr + m[:, None] * D + d[None, :], q, mask=(m < M)[:, None] & (d < D)[None, :])
+    block = tl.arange(0, BD // 128)
+    kept = (m < s_stride)[:, None] & (block < tl.cdiv(D, 128))[None, :]
+    tl.store(s_ptr + block[None, :] * s_stride + m[:, None], scale, mask=kept)
+
+
+@triton.jit
 def _rms_norm_forward(
-    x_ptr, delta_ptr, w_ptr, sum_ptr, y_ptr, r_ptr, M, D, x_stride, eps,
-    ADD: tl.constexpr, ROWS: tl.constexpr, BD: tl.constexpr,
+    x_ptr, delta_ptr, w_ptr, sum_ptr, y_ptr, r_ptr, q_ptr, s_ptr, M, D, x_stride, s_stride, eps,
+    ADD: tl.constexpr, KEEP: tl.constexpr, QUANTIZE: tl.constexpr, ROWS: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """The norm of x, or of x + delta rounded as ``sum`` holds it."""
+    """The norm of x, or of x + delta rounded as ``sum`` holds it; stored as it is, or quantised, or both."""
     m = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     d = tl.arange(0, BD)
     inside = (m < M)[:, None] & (d < D)[None, :]
     at = m[:, None] * D + d[None, :]
-    dtype = y_ptr.dtype.element_ty
+    dtype = x_ptr.dtype.element_ty
     x = tl.load(x_ptr + m[:, None] * x_stride + d[None, :], mask=inside, other=0.0).to(tl.float32)
     if ADD:
         delta = tl.load(delta_ptr + at, mask=inside, other=0.0).to(tl.float32)
@@ -45,9 +60,12 @@ def _rms_norm_forward(
         x = total.to(tl.float32)
     r = tl.rsqrt(tl.sum(x * x, 1) / D + eps)
     w = tl.load(w_ptr + d, mask=d < D, other=0.0).to(dtype).to(tl.float32)
-    y = (x * r[:, None]).to(dtype).to(tl.float32) * w[None, :]
-    tl.store(y_ptr + at, y.to(dtype), mask=inside)
+    y = ((x * r[:, None]).to(dtype).to(tl.float32) * w[None, :]).to(dtype)
     tl.store(r_ptr + m, r, mask=m < M)
+    if KEEP:
+        tl.store(y_ptr + at, y, mask=inside)
+    if QUANTIZE:
+        _store_quantized(y, m, d, q_ptr, s_ptr, M, D, s_stride, ROWS, BD)
 
 
 @triton.jit
@@ -84,48 +102,72 @@ def rms_norm(x: Tensor, w: Tensor, eps: float) -> Tensor:
 
 def add_rms_norm(x: Tensor, delta: Tensor | None, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """See ``op.add_rms_norm``."""
-    total, y = _AddRmsNorm.apply(x, delta, w, eps)  # type: ignore[no-untyped-call]
+    total, y = _AddRmsNorm.apply(x, delta, w, eps, True, False)  # type: ignore[no-untyped-call]
     return total, y
+
+
+def add_rms_norm_quantize(
+    x: Tensor, delta: Tensor | None, w: Tensor, eps: float, keep: bool
+) -> tuple[Tensor, States]:
+    """See ``op.add_rms_norm_quantize``."""
+    total, y, *rows = _AddRmsNorm.apply(x, delta, w, eps, keep, True)  # type: ignore[no-untyped-call]
+    return total, States(y, RowQ(*rows))
 
 
 class _AddRmsNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, delta: Tensor | None, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        y, r, added = _add_rms_norm(x, delta, w, eps)
+    def forward(
+        ctx: Any, x: Tensor, delta: Tensor | None, w: Tensor, eps: float, keep: bool, quantize: bool
+    ) -> tuple[Tensor, ...]:
+        y, r, added, *rows = _add_rms_norm(x, delta, w, eps, keep, quantize)
         total = x if delta is None else added
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(total, w, r)
-        return total, y
+        if not keep:
+            y = without_memory(x)
+        if not quantize:
+            return total, y
+        ctx.mark_non_differentiable(*rows)
+        return total, y, *rows
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         total, w, r = ctx.saved_tensors
-        dsum, dy = grads
+        dsum, dy = grads[:2]
         if dy is None:
-            return dsum, dsum if ctx.needs_input_grad[1] else None, None, None
+            return dsum, dsum if ctx.needs_input_grad[1] else None, None, None, None, None
         dx, dw = _add_rms_norm_backward(dsum, dy, total, w, r)
-        return dx, dx if ctx.needs_input_grad[1] else None, dw, None
+        return dx, dx if ctx.needs_input_grad[1] else None, dw, None, None, None
 
 
-def _empty(x: Tensor, delta: Tensor | None, w: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+Five = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def _empty(x: Tensor, delta: Tensor | None, w: Tensor, eps: float, keep: bool, quantize: bool) -> Five:
     rows = x.shape[:-1].numel() if x.shape[-1] else 0
-    total = x.new_empty(0 if delta is None else x.shape)
-    return x.new_empty(x.shape), x.new_empty(rows, dtype=torch.float32), total
+    y, total = x.new_empty(x.shape if keep else 0), x.new_empty(0 if delta is None else x.shape)
+    quantized = fake_rows(rows, x.shape[-1], x.device) if quantize else fake_rows(0, 0, x.device)
+    return y, x.new_empty(rows, dtype=torch.float32), total, *quantized
 
 
 @library.op(fake=_empty)
-def _add_rms_norm(x: Tensor, delta: Tensor | None, w: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The norm, the factor of each row, and the sum; nothing for a sum of one."""
+def _add_rms_norm(x: Tensor, delta: Tensor | None, w: Tensor, eps: float, keep: bool, quantize: bool) -> Five:
+    """The norm, the factor of each row, the sum, bytes and scales; nothing for a sum of one, and for what is
+    not asked for.
+    """
     size, rows = x.shape[-1], _rows(x)
-    y, r, total = _empty(x, delta, w, eps)
-    if y.numel():
+    y, r, total, data, scale = _empty(x, delta, w, eps, keep, quantize)
+    if rows.numel():
         tile, block, warps = tile_for(size)
         added = x if delta is None else delta.contiguous()
-        _rms_norm_forward[(triton.cdiv(rows.shape[0], tile),)](
-            rows, added, w, x if delta is None else total, y, r, rows.shape[0], size, rows.stride(0), eps,
-            ADD=delta is not None, ROWS=tile, BD=block, num_warps=warps,
+        # Scales are written beyond the last row too.
+        count = scale.shape[1] if quantize else rows.shape[0]
+        _rms_norm_forward[(triton.cdiv(count, tile),)](
+            rows, added, w, x if delta is None else total, y, r, data, scale,
+            rows.shape[0], size, rows.stride(0), count, eps,
+            ADD=delta is not None, KEEP=keep, QUANTIZE=quantize, ROWS=tile, BD=block, num_warps=warps,
         )  # fmt: skip
-    return y, r, total
+    return y, r, total, data, scale
 
 
 @library.op(fake=lambda dsum, dy, total, w, r: (total.new_empty(total.shape), torch.empty_like(w)))
@@ -155,7 +197,7 @@ def _rows(x: Tensor) -> Tensor:
 
 def tile_for(size: int, backward: bool = False) -> tuple[int, int, int]:
     """Rows and columns of a tile, and warps: eight columns a thread, so that a column stays in one."""
-    block = triton.next_power_of_2(size)
+    block = max(BLOCK, triton.next_power_of_2(size))
     warps = min(16, max(1, block // 256))
     # Wide rows leave a thread more than eight columns, and backward fewer registers.
     elements = ELEMENTS // 2 if backward and block > 4096 else ELEMENTS

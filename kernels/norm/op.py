@@ -6,6 +6,8 @@ from torch import Tensor
 
 from .. import registry
 from ..arguments import check_float, check_same_device, check_shape, check_tensor
+from ..quantize import quantize_rows
+from ..states import States
 from . import reference
 
 
@@ -64,15 +66,52 @@ def add_rms_norm(x: Tensor, delta: Tensor | None, w: Tensor, eps: float) -> tupl
         An argument is no floating-point tensor, or they do not fit each other.
     """
     _check(x, w)
-    if delta is not None:
-        check_tensor("delta", delta, dtype=x.dtype)
-        check_shape("delta", delta, x.shape)
-        check_same_device(x=x, delta=delta)
+    _check_delta(x, delta)
     if registry.backend("norm", x.device, x.dtype) == "triton":
         from .norm_triton import add_rms_norm as fast  # Triton is imported only where it runs
 
         return fast(x, delta, w, eps)
     return reference.add_rms_norm(x, delta, w, eps)
+
+
+def add_rms_norm_quantize(
+    x: Tensor, delta: Tensor | None, w: Tensor, eps: float, keep: bool = True
+) -> tuple[Tensor, States]:
+    """``add_rms_norm`` for products in FP8: the norm comes quantised by the kernel that computes it.
+
+    Parameters
+    ----------
+    x, delta, w, eps
+        As for ``add_rms_norm``.
+    keep : bool
+        Whether something else reads the norm's values. If not they may be undefined, and are not written on
+        a GPU.
+
+    Returns
+    -------
+    tuple of the sum [..., D] and the norm as States, whose rows are ``quantize_rows`` of its values;
+    differentiable as in ``add_rms_norm``, by way of the states' values.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As ``add_rms_norm``.
+    """
+    _check(x, w)
+    _check_delta(x, delta)
+    if registry.backend("norm", x.device, x.dtype) == "triton":
+        from .norm_triton import add_rms_norm_quantize as fast  # Triton is imported only where it runs
+
+        return fast(x, delta, w, eps, keep)
+    total, y = reference.add_rms_norm(x, delta, w, eps)
+    return total, States(y, quantize_rows(y.detach().reshape(-1, y.shape[-1])))
+
+
+def _check_delta(x: Tensor, delta: Tensor | None) -> None:
+    if delta is not None:
+        check_tensor("delta", delta, dtype=x.dtype)
+        check_shape("delta", delta, x.shape)
+        check_same_device(x=x, delta=delta)
 
 
 def _check(x: Tensor, w: Tensor) -> None:

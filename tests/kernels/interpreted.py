@@ -21,7 +21,7 @@ from penstock.kernels.embedding import embedding
 from penstock.kernels.gemm import gemm, wgrad
 from penstock.kernels.grouped_gemm import grouped_gemm, grouped_wgrad
 from penstock.kernels.mla import rotate_heads
-from penstock.kernels.norm import add_rms_norm, rms_norm
+from penstock.kernels.norm import add_rms_norm, add_rms_norm_quantize, rms_norm
 from penstock.kernels.numeric import relative_error, same_bits
 from penstock.kernels.permute import combine, permute, permute_rows
 from penstock.kernels.permute.op import gather_sum
@@ -33,6 +33,7 @@ from penstock.kernels.quantize.reference import (
 )
 from penstock.kernels.route import balance_loss, route, route_tables, router_logits
 from penstock.kernels.swiglu import swiglu, swiglu_backward_quantize, swiglu_quantize
+from penstock.kernels.types import RowQ
 
 FLOAT32 = 1e-6
 ROW_WEIGHT = torch.linspace(0, 2, 200)
@@ -140,6 +141,27 @@ def extreme_gates() -> None:
         assert same_bits(a.scale, b.scale)
         expect("SwiGLU of extreme gates", error_of_finite(dequantize(a), dequantize(b)), LOST_CARRIES)
     assert torch.allclose(found[1].dp, expected[1].dp, atol=1e-4, equal_nan=True)
+
+
+def norms() -> None:
+    for rows, size, keep in ((7, 300, True), (6, 100, False), (9, 1280, False), (1, 128, True)):
+        inputs = torch.randn(rows, size), torch.randn(rows, size), torch.randn(size)
+        results, quantized = [], []
+        for backend in ("reference", "triton"):
+            given = [t.clone().requires_grad_() for t in inputs]
+            with registry.override("norm", backend):
+                total, states = add_rms_norm_quantize(*given, 1e-6, keep)
+                torch.autograd.backward((total, states.values), inputs[:2])
+            results.append([total, *(t.grad for t in given), *([states.values] if keep else [])])
+            quantized.append(states.rows)
+        for expected, found in zip(*results, strict=True):
+            expect("add_rms_norm_quantize", relative_error(found, expected), FLOAT32)
+        expect_rows("add_rms_norm_quantize", quantized[1], quantized[0])
+
+
+def expect_rows(name: str, found: RowQ, expected: RowQ) -> None:
+    assert same_bits(found.scale, expected.scale), name
+    expect(f"{name}, rows", relative_error(dequantize(found), dequantize(expected)), LOST_CARRIES)
 
 
 def products() -> None:
@@ -287,6 +309,7 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     casts()
     producers()
+    norms()
     products()
     attentions()
     rest()

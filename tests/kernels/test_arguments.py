@@ -17,7 +17,7 @@ from penstock.kernels.feed_forward import expert_feed_forward
 from penstock.kernels.gemm import gemm, joint_linear, linear, wgrad
 from penstock.kernels.grouped_gemm import grouped_gemm, grouped_linear, grouped_wgrad
 from penstock.kernels.mla import apply_rope, rotate_heads
-from penstock.kernels.norm import add_rms_norm, rms_norm
+from penstock.kernels.norm import add_rms_norm, add_rms_norm_quantize, rms_norm
 from penstock.kernels.permute import combine, permute
 from penstock.kernels.quantize import (
     dequantize,
@@ -27,6 +27,7 @@ from penstock.kernels.quantize import (
     transpose_shift,
 )
 from penstock.kernels.route import route, route_tables, router_logits
+from penstock.kernels.states import States
 from penstock.kernels.swiglu import swiglu
 
 X = torch.randn(6, 32)
@@ -118,6 +119,9 @@ CASES: list[tuple[str, type[Exception], Callable[[], object]]] = [
     ("w", ValueError, lambda: rms_norm(X, BIAS, 1e-6)),
     ("delta", TypeError, lambda: add_rms_norm(X, INTS, X[0], 1e-6)),
     ("delta", ValueError, lambda: add_rms_norm(X, X[:3], X[0], 1e-6)),
+    ("delta", ValueError, lambda: add_rms_norm_quantize(X, X[:3], X[0], 1e-6)),
+    ("x.rows", ValueError, lambda: linear(States(X[:5], X_Q), W)),
+    ("x.rows", TypeError, lambda: joint_linear(States(X, X), (W,), "fp8")),
     ("h", ValueError, lambda: swiglu(X[:, :31])),
     ("x", ValueError, lambda: apply_rope(X[:, :31], X, X)),
     ("cos", ValueError, lambda: apply_rope(X, X[:, :3], X)),

@@ -139,11 +139,14 @@ TABLES = {"row_token": "i32", "token_pos": "i32"}
 
 def norm_cases() -> Iterator[tuple[ModuleType, str, dict[str, object], dict[str, str], int]]:
     """The residual stream's norm, a latent's, and that of the widest models."""
-    pointers = dict.fromkeys(("x", "delta", "sum", "y", "dy", "dsum", "dx"), BF16)
+    pointers = dict.fromkeys(("x", "delta", "sum", "y", "dy", "dsum", "dx"), BF16) | {"q": FP8}
     for size, add, direction in product((1280, 512, 2048, 7168), (False, True), ("forward", "backward")):
         rows, block, warps = norm_triton.tile_for(size, direction == "backward")
-        constants = {"ADD": add, "ROWS": rows, "BD": block}
-        yield norm_triton, f"_rms_norm_{direction}", constants, pointers, warps
+        constants: dict[str, object] = {"ADD": add, "ROWS": rows, "BD": block}
+        kinds = [(True, False)] if direction == "backward" else [(True, False), (True, True), (False, True)]
+        for keep, quantize in kinds:
+            given = constants if direction == "backward" else constants | {"KEEP": keep, "QUANTIZE": quantize}
+            yield norm_triton, f"_rms_norm_{direction}", given, pointers, warps
 
 
 def rope_cases() -> Iterator[tuple[ModuleType, str, dict[str, object], dict[str, str], int]]:

@@ -127,8 +127,9 @@ def only_on_gpu(m: int, k: int) -> list[tuple[str, Arguments]]:
     flat, gate, logits = x.flatten(0, 1), torch.randn(16, k), scores.flatten(0, 1)
     attended = (q[..., :32], q_rope, kv, shared, 0.1)
     return [
-        ("add_rms_norm", (x, None, w, 1e-6)),
-        ("add_rms_norm", (x, x.clone(), w, 1e-6)),
+        ("add_rms_norm", (x, None, w, 1e-6, True, False)),
+        ("add_rms_norm", (x, x.clone(), w, 1e-6, True, True)),
+        ("add_rms_norm", (x, x.clone(), w, 1e-6, False, True)),
         ("add_rms_norm_backward", (None, x, x.clone(), w, torch.rand(2 * m))),
         ("add_rms_norm_backward", (x, x.clone(), x.clone(), w, torch.rand(2 * m))),
         ("swiglu", (x,)),

@@ -27,7 +27,7 @@ from penstock.kernels.gemm import (
 from penstock.kernels.gemm.weights import cast_weight
 from penstock.kernels.grouped_gemm import grouped_linear
 from penstock.kernels.mla import apply_rope, rotate_heads
-from penstock.kernels.norm import add_rms_norm, rms_norm
+from penstock.kernels.norm import add_rms_norm, add_rms_norm_quantize, rms_norm
 from penstock.kernels.numeric import relative_error, same_bits
 from penstock.kernels.permute import permute
 from penstock.kernels.quantize import (
@@ -279,6 +279,16 @@ def test_a_weight_is_quantised_once_for_each_of_its_versions() -> None:
     assert quantized_weight(copy.deepcopy(w)) is not quantized_weight(w)
     w.data = torch.randn(256, 128)
     assert quantized_weight(w).data.shape == (256, 128)
+
+
+def test_a_norm_for_products_is_the_norm_and_its_cast() -> None:
+    x, delta, w = torch.randn(2, 30, 200).bfloat16(), torch.randn(2, 30, 200).bfloat16(), torch.randn(200)
+    total, states = add_rms_norm_quantize(x, delta, w, 1e-6)
+    for a, b in zip((total, states.values), add_rms_norm(x, delta, w, 1e-6), strict=True):
+        assert same_bits(a, b)
+    expected = quantize_rows(states.values.flatten(0, 1))
+    assert same_bits(states.rows.data, expected.data)
+    assert same_bits(states.rows.scale, expected.scale)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp8"])

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from penstock.config import ModelConfig
 from penstock.kernels import attention, gemm, mla
+from penstock.kernels.states import States
 from penstock.model.cache import KVCache
 from penstock.model.linear import Linear, Precision, RMSNorm
 from penstock.model.rope import softmax_scale
@@ -53,7 +54,7 @@ class Attention(nn.Module):
         )
         self.o_proj = Linear(heads * config.v_head_dim, hidden, precision)
 
-    def forward(self, x: Tensor, rows: Rows, cache: KVCache | None = None, layer: int = 0) -> Tensor:
+    def forward(self, x: States, rows: Rows, cache: KVCache | None = None, layer: int = 0) -> States:
         """Mix the tokens of each document.
 
         Parameters
@@ -65,33 +66,36 @@ class Attention(nn.Module):
 
         Returns
         -------
-        Tensor
+        States
             ``[B, S, H]``, to be added to the residual stream.
         """
-        q_nope, q_rope, latent, rope_key = self._heads(x, rows)
+        q_nope, q_rope, latent, rope_key = self._heads(x, rows, cache is not None)
         if cache is not None and cache.length > 0:
-            mixed = self._attend_latents(q_nope, q_rope, *cache.append(layer, latent, rope_key))
+            mixed = self._attend_latents(q_nope, q_rope, *cache.append(layer, latent.values, rope_key))
         else:
             if cache is not None:
-                cache.append(layer, latent, rope_key)
-            kv = self.kv_b_proj(latent).unflatten(-1, (self.config.num_attention_heads, -1))
+                cache.append(layer, latent.values, rope_key)
+            kv = self.kv_b_proj(latent).values.unflatten(-1, (self.config.num_attention_heads, -1))
             mixed = attention.latent_attention(q_nope, q_rope, kv, rope_key, self.scale, rows.documents)
-        out: Tensor = self.o_proj(mixed.flatten(2))
+        out: States = self.o_proj(States(mixed.flatten(2)))
         return out
 
-    def _heads(self, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _heads(self, x: States, rows: Rows, keep: bool) -> tuple[Tensor, Tensor, States, Tensor]:
         """Queries ``[B, S, heads, qk_nope_head_dim]`` and ``[B, S, heads, qk_rope_head_dim]``, and what keys
-        and values are made of: the normed ``[B, S, kv_lora_rank]`` and ``[B, S, qk_rope_head_dim]``.
+        and values are made of: the normed ``[B, S, kv_lora_rank]``, whose values are read if ``keep``, and
+        ``[B, S, qk_rope_head_dim]``.
         """
-        c = self.config
+        c, precision = self.config, self.kv_b_proj.precision
         first, kv_a = self.q_proj if c.q_lora_rank is None else self.q_a_proj, self.kv_a_proj_with_mqa
-        q, joint = gemm.joint_linear(x, (first.weight, kv_a.weight), kv_a.precision)
+        products = gemm.joint_linear(x, (first.weight, kv_a.weight), precision)
+        q, joint = (y.values for y in products)
         if c.q_lora_rank is not None:
-            q = self.q_b_proj(self.q_a_layernorm(q))
+            q = self.q_b_proj(self.q_a_layernorm.states(q, None, precision, keep=False)[1]).values
         q = q.view(*q.shape[:-1], c.num_attention_heads, c.qk_head_dim)
         latent, rope_key = joint[..., : c.kv_lora_rank], joint[..., c.kv_lora_rank :]
         q_nope, q_rope, rope_key = mla.rotate_heads(q, rope_key, rows.cos, rows.sin, c.rope_interleave)
-        return q_nope, q_rope, self.kv_a_layernorm(latent), rope_key
+        _, normed = self.kv_a_layernorm.states(latent, None, precision, keep)
+        return q_nope, q_rope, normed, rope_key
 
     def _attend_latents(self, q_nope: Tensor, q_rope: Tensor, latents: Tensor, rope_keys: Tensor) -> Tensor:
         """The same attention of the last tokens over all, with kv_b moved to the queries' side.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from penstock.config import ModelConfig
+from penstock.kernels.states import States
 from penstock.model.attention import Attention, Rows
 from penstock.model.cache import KVCache
 from penstock.model.linear import Precision, RMSNorm, SwiGLU
@@ -18,6 +19,7 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, precision: Precision, moe: bool) -> None:
         super().__init__()
+        self.precision: Precision = precision
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = Attention(config, precision)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -26,8 +28,8 @@ class Block(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, delta: Tensor | None, rows: Rows, cache: KVCache | None = None, layer: int = 0
-    ) -> tuple[Tensor, Tensor, RouterLoad | None]:
+        self, x: Tensor, delta: States | None, rows: Rows, cache: KVCache | None = None, layer: int = 0
+    ) -> tuple[Tensor, States, RouterLoad | None]:
         """The residual stream ``[B, S, H]`` through the layer.
 
         Sums are left to the norm behind them, which makes them on its way: what comes in is ``x + delta``,
@@ -43,8 +45,10 @@ class Block(nn.Module):
         x, delta, load
             The stream, what this layer still adds to it, and where its gate sent the tokens, if it has one.
         """
-        x, h = self.input_layernorm.add(x, delta)
-        x, h = self.post_attention_layernorm.add(x, self.self_attn(h, rows, cache, layer))
+        x, h = self.input_layernorm.states(x, delta, self.precision, keep=False)
+        mixed = self.self_attn(h, rows, cache, layer)
+        routed = isinstance(self.mlp, MoE)  # the gate reads values
+        x, h = self.post_attention_layernorm.states(x, mixed, self.precision, keep=routed)
         if isinstance(self.mlp, MoE):
             y, load = self.mlp(h, rows.valid)
             return x, y, load

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from penstock.kernels import feed_forward, gemm, norm
+from penstock.kernels.states import S, States, reads_rows
 
 __all__ = ["Linear", "Precision", "RMSNorm", "SwiGLU", "activation_dtype"]
 
@@ -38,7 +39,7 @@ class Linear(nn.Module):
         self.precision: Precision = precision
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: S) -> S:
         """``[..., K]`` to ``[..., N]``, in the dtype of ``x``."""
         return gemm.linear(x, self.weight, self.precision)
 
@@ -55,9 +56,25 @@ class RMSNorm(nn.Module):
         """``[..., size]`` to the same shape and dtype; the statistics are FP32."""
         return norm.rms_norm(x, self.weight, self.eps)
 
-    def add(self, x: Tensor, delta: Tensor | None) -> tuple[Tensor, Tensor]:
+    def add(self, x: Tensor, delta: States | None) -> tuple[Tensor, Tensor]:
         """``x + delta`` and its norm; with None, ``x`` and its norm."""
-        return norm.add_rms_norm(x, delta, self.weight, self.eps)
+        return norm.add_rms_norm(x, None if delta is None else delta.values, self.weight, self.eps)
+
+    def states(
+        self, x: Tensor, delta: States | None, precision: Precision, keep: bool
+    ) -> tuple[Tensor, States]:
+        """As ``add``; the norm as products in ``precision`` read it.
+
+        Parameters
+        ----------
+        keep
+            Whether anything but such products reads its values.
+        """
+        if not reads_rows(precision):
+            x, y = self.add(x, delta)
+            return x, States(y)
+        added = None if delta is None else delta.values
+        return norm.add_rms_norm_quantize(x, added, self.weight, self.eps, keep)
 
 
 class SwiGLU(nn.Module):
@@ -68,7 +85,7 @@ class SwiGLU(nn.Module):
         self.gate_up_proj = Linear(hidden, 2 * width, precision)
         self.down_proj = Linear(width, hidden, precision)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: S) -> S:
         """``[..., hidden]`` to the same shape and dtype."""
         gate_up, down = self.gate_up_proj, self.down_proj
         return feed_forward.feed_forward(x, gate_up.weight, down.weight, gate_up.precision)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from penstock.config import ModelConfig
 from penstock.kernels import feed_forward, route
+from penstock.kernels.states import States
 from penstock.kernels.types import BLOCK, Groups
 from penstock.model.linear import Precision, SwiGLU
 
@@ -72,7 +73,7 @@ class Experts(nn.Module):
         self.gate_up = nn.Parameter(torch.empty(count, 2 * width, hidden))
         self.down = nn.Parameter(torch.empty(count, hidden, width))
 
-    def forward(self, x: Tensor, weights: Tensor, groups: Groups, shared: SwiGLU | None) -> Tensor:
+    def forward(self, x: States, weights: Tensor, groups: Groups, shared: SwiGLU | None) -> States:
         """Tokens ``[T, H]`` through the experts they chose, summed with the choices' weights ``[T, k]``; plus
         what ``shared`` makes of them all.
         """
@@ -96,7 +97,7 @@ class MoE(nn.Module):
             else None
         )
 
-    def forward(self, x: Tensor, valid: Tensor | None = None) -> tuple[Tensor, RouterLoad]:
+    def forward(self, x: States, valid: Tensor | None = None) -> tuple[States, RouterLoad]:
         """Send every real token through its experts.
 
         Parameters
@@ -112,16 +113,17 @@ class MoE(nn.Module):
             ``[B, S, H]`` to be added to the residual stream, and where the tokens went.
         """
         c = self.config
-        flat = x.flatten(0, 1)
-        choice = self.gate(flat)
+        leading, flat = x.values.shape[:2], States(x.values.flatten(0, 1), x.rows)
+        choice = self.gate(flat.values)
         groups = route.route_tables(
             choice.idx,
             c.n_routed_experts,
             None if valid is None else valid.flatten(),
-            block=self._block_rows(x),
+            block=self._block_rows(x.values),
         )
-        y = self.experts(flat, choice.p, groups, self.shared_experts).view_as(x)
-        scores, highest = (t.view(*x.shape[:2], -1) for t in (choice.scores, choice.highest))
+        y = self.experts(flat, choice.p, groups, self.shared_experts)
+        y = States(y.values.view_as(x.values))
+        scores, highest = (t.view(*leading, -1) for t in (choice.scores, choice.highest))
         balance = route.balance_loss(scores, highest, valid)
         return y, RouterLoad(groups.counts, balance)
 

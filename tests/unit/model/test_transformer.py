@@ -95,7 +95,7 @@ def test_two_depths_of_mtp_against_a_plain_loop(
         ]
         x = torch.stack([pair @ layer.eh_proj.weight.T for pair in pairs], dim=1)
         x, delta, _ = layer.block(x, None, model._rows(tokens[:, :11], None, None, None))
-        h = rms(x + delta, layer.norm.weight)
+        h = rms(x + delta.values, layer.norm.weight)
         logp = (h @ model.lm_head.weight.T).log_softmax(-1)
         losses.append(
             -sum(logp[b, i, tokens[b, i + depth + 1]] for b in range(2) for i in range(11)).item()  # type: ignore[union-attr]
