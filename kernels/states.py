@@ -2,18 +2,24 @@
 
 What a kernel computes it can quantise where it stands, so that no cast reads it again. Forward, the bytes go
 along with the tensor; if nobody reads that tensor's values, it has no memory and only carries the gradient.
+Backward, autograd hands a gradient to whatever made a tensor, in that tensor's shape and dtype: so what takes
+its gradient quantised makes two more tensors, of the shapes of bytes and scales and without memory, and their
+gradients are the bytes and scales.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from . import registry
+from .arguments import FP8
+from .quantize import quantize_rows
 from .quantize.op import check_row_q
-from .types import RowQ
+from .types import BLOCK, RowQ
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,9 @@ class States:
     """[..., K]. Beside ``rows`` they may be undefined: what reads only the rows sends its gradient here."""
     rows: RowQ | None = None
     """[M, K], the same quantised, M rows in all."""
+    gradient: RowQ | None = None
+    """Takes the gradient of ``values`` quantised: the one op that reads the values may send it here and none
+    there."""
 
 
 S = TypeVar("S", Tensor, States)
@@ -50,6 +59,44 @@ def reads_rows(precision: str) -> bool:
 def without_memory(like: Tensor) -> Tensor:
     """A tensor of the shape and dtype of ``like`` whose values are not to be read."""
     return like.new_empty(1).expand(like.shape)
+
+
+def takes_rows() -> bool:
+    """Whether gradients can come quantised: a compiler does not see which of two gradients came."""
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def with_places(ctx: Any, wanted: bool, *results: Tensor) -> tuple[Tensor, ...]:
+    """What the forward pass of a function returns: its matrices, and if wanted the bytes and scales, without
+    memory, of the gradient of each.
+    """
+    if not wanted:
+        return results
+    ctx.set_materialize_grads(False)
+    return *results, *(part for y in results for part in _place(y))
+
+
+def _place(y: Tensor) -> tuple[Tensor, Tensor]:
+    rows, columns = y.shape
+    data, scale = (y.new_empty(1, dtype=dtype) for dtype in (FP8, torch.float32))
+    return data.expand(rows, columns), scale.expand(-(-columns // BLOCK), -(-rows // 4) * 4)
+
+
+def received(grad: Tensor | None, data: Tensor | None = None, scale: Tensor | None = None) -> RowQ:
+    """A gradient quantised, as it came or here.
+
+    Raises
+    ------
+    RuntimeError
+        It came in both ways, or in neither.
+    """
+    if data is not None and scale is not None and grad is None:
+        return RowQ(data, scale)
+    if grad is None or data is not None:
+        raise RuntimeError(
+            "a gradient came both quantised and not: only one op may read the values of States"
+        )
+    return quantize_rows(grad.contiguous())
 
 
 def check_states(name: str, x: States) -> None:

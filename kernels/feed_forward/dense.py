@@ -12,7 +12,17 @@ from ..gemm.linear import linear, product_dtype
 from ..gemm.op import gemm
 from ..gemm.weights import deliver_product, quantized_weight
 from ..quantize import quantize_rows, transpose_shift
-from ..states import S, States, as_given, check_states, reads_rows, states_of
+from ..states import (
+    S,
+    States,
+    as_given,
+    check_states,
+    reads_rows,
+    received,
+    states_of,
+    takes_rows,
+    with_places,
+)
 from ..swiglu import swiglu, swiglu_backward_quantize, swiglu_quantize
 from ..types import RowQ
 
@@ -47,25 +57,28 @@ def feed_forward(x: S, gate_up: Tensor, down: Tensor, precision: str = "bf16") -
     check_float("x", values)
     check_states("x", given)
     matrix = values.reshape(-1, values.shape[-1])
-    out: Tensor = _Fp8FeedForward.apply(matrix, given.rows, gate_up, down)  # type: ignore[no-untyped-call]
-    return as_given(x, States(out.to(values.dtype).view(*values.shape[:-1], down.shape[0])))
+    places = isinstance(x, States) and takes_rows()
+    out, *parts = _Fp8FeedForward.apply(matrix, given.rows, places, gate_up, down)  # type: ignore[no-untyped-call]
+    y = out.to(values.dtype).view(*values.shape[:-1], down.shape[0])
+    return as_given(x, States(y, None, RowQ(*parts) if parts else None))
 
 
 class _Fp8FeedForward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: RowQ | None, gate_up: Tensor, down: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, rows: RowQ | None, places: bool, gate_up: Tensor, down: Tensor
+    ) -> tuple[Tensor, ...]:
         rows = quantize_rows(x) if rows is None else rows
         h, out = forward(rows, gate_up, down, product_dtype(x))
         ctx.save_for_backward(rows.data, rows.scale, h, gate_up, down)
         ctx.x_dtype = x.dtype
-        return out
+        return with_places(ctx, places, out)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         data, scale, h, gate_up, down = ctx.saved_tensors
-        grad = quantize_rows(grads[0].contiguous())
-        dx, d_gate_up, d_down = backward(grad, RowQ(data, scale), h, gate_up, down)
-        return dx.to(ctx.x_dtype), None, d_gate_up, d_down
+        dx, d_gate_up, d_down = backward(received(*grads), RowQ(data, scale), h, gate_up, down)
+        return dx.to(ctx.x_dtype), None, None, d_gate_up, d_down
 
 
 def forward(x: RowQ, gate_up: Tensor, down: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,17 @@ from ..permute import combine, permute, permute_rows
 from ..permute.op import gather_sum
 from ..permute.reference import row_weights
 from ..quantize import quantize_rows, transpose_shift
-from ..states import S, States, as_given, check_states, reads_rows, states_of
+from ..states import (
+    S,
+    States,
+    as_given,
+    check_states,
+    reads_rows,
+    received,
+    states_of,
+    takes_rows,
+    with_places,
+)
 from ..swiglu import swiglu, swiglu_backward_quantize, swiglu_quantize
 from ..types import Groups, RowQ, TokQ
 from . import dense
@@ -68,8 +78,9 @@ def expert_feed_forward(
     if reads_rows(precision):
         check_states("x", given)
         weights = (gate_up, down, *(shared or ()))
-        out: Tensor = _Fp8Experts.apply(values, given.rows, p, groups, *weights)  # type: ignore[no-untyped-call]
-        return as_given(x, States(out.to(values.dtype)))
+        places = isinstance(x, States) and takes_rows()
+        out, *parts = _Fp8Experts.apply(values, given.rows, places, p, groups, *weights)  # type: ignore[no-untyped-call]
+        return as_given(x, States(out.to(values.dtype), None, RowQ(*parts) if parts else None))
     h = grouped_linear(permute(values, groups), gate_up, groups, precision)
     y = combine(grouped_linear(swiglu(h), down, groups, precision), p, groups)
     return as_given(x, States(y if shared is None else y + dense.feed_forward(values, *shared, precision)))
@@ -77,21 +88,21 @@ def expert_feed_forward(
 
 class _Fp8Experts(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensor:
-        x, rows, p, groups, gate_up, down, *shared = arguments  # see `gemm.linear`
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
+        x, rows, places, p, groups, gate_up, down, *shared = arguments  # see `gemm.linear`
         rows, dtype = quantize_rows(x) if rows is None else rows, product_dtype(x)
         h = grouped_gemm(permute_rows(rows, groups), quantized_weight(gate_up), groups, out_dtype=dtype)
         y = grouped_gemm(swiglu_quantize(h), quantized_weight(down), groups, out_dtype=dtype)
         shared_h, shared_y = dense.forward(rows, shared[0], shared[1], dtype) if shared else (None, None)
         ctx.save_for_backward(rows.data, rows.scale, p, h, gate_up, down, shared_h, *shared)
         ctx.groups, ctx.x_dtype = groups, x.dtype
-        return gather_sum(y, p, groups, shared_y)
+        return with_places(ctx, places, gather_sum(y, p, groups, shared_y))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         data, scale, p, h, gate_up, down, shared_h, *shared = ctx.saved_tensors
         groups: Groups = ctx.groups
-        rows, grad = RowQ(data, scale), quantize_rows(grads[0].contiguous())
+        rows, grad = RowQ(data, scale), received(*grads)
         ds = grouped_gemm(
             permute_rows(grad, groups), quantized_weight(down), groups, transposed=True, out_dtype=h.dtype
         )
@@ -102,7 +113,7 @@ class _Fp8Experts(torch.autograd.Function):
         shared_dx, *d_shared = dense.backward(grad, rows, shared_h, *shared) if shared else (None,)
         dx = gather_sum(dx, None, groups, shared_dx).to(ctx.x_dtype)
         dp = _of_choices(back.dp, groups).to(p.dtype)
-        return dx, None, dp, None, d_gate_up, d_down, *d_shared
+        return dx, None, None, dp, None, d_gate_up, d_down, *d_shared
 
 
 def _of_choices(rows: Tensor, groups: Groups) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from .. import registry
 from ..arguments import check_float, check_precision, check_same, check_same_device, check_tensor
 from ..quantize import quantize_rows, quantize_tokens, transpose_shift
-from ..states import S, States, as_given, check_states, states_of
+from ..states import S, States, as_given, check_states, received, states_of, takes_rows, with_places
 from ..types import RowQ, TokQ, WeightQ
 from .matmul import PlainLinear
 from .op import OUTPUTS, gemm
@@ -47,7 +47,7 @@ def linear(x: S, w: Tensor, precision: str = "bf16") -> S:
     _check_weight("w", w, given.values)
     check_precision(precision)
     if precision == "fp8":
-        return as_given(x, _fp8_products(given, (w,))[0])
+        return _fp8_products(x, (w,))[0]
     return as_given(x, States(_plain_product(given.values, w, precision)))
 
 
@@ -78,14 +78,21 @@ def joint_linear(x: S, weights: Sequence[Tensor], precision: str = "bf16") -> tu
     _check_input(given)
     for i, w in enumerate(weights):
         _check_weight(f"weights[{i}]", w, given.values)
-    return tuple(as_given(x, y) for y in _fp8_products(given, weights))
+    return _fp8_products(x, weights)
 
 
-def _fp8_products(x: States, weights: Sequence[Tensor]) -> list[States]:
-    values, leading = x.values, x.values.shape[:-1]
+def _fp8_products(x: S, weights: Sequence[Tensor]) -> tuple[S, ...]:
+    given, recipe = states_of(x), registry.wgrad_recipe()
+    values, leading, n = given.values, given.values.shape[:-1], len(weights)
+    # Recipe v3 needs gradients that are not quantised.
+    places = isinstance(x, States) and recipe == "shift" and takes_rows()
     matrix = values.reshape(-1, values.shape[-1])
-    products = _Fp8Linear.apply(matrix, x.rows, registry.wgrad_recipe(), *weights)  # type: ignore[no-untyped-call]
-    return [States(y.to(values.dtype).view(*leading, y.shape[1])) for y in products]
+    made = _Fp8Linear.apply(matrix, given.rows, recipe, places, *weights)  # type: ignore[no-untyped-call]
+    products = [y.to(values.dtype).view(*leading, y.shape[1]) for y in made[:n]]
+    if not places:
+        return tuple(as_given(x, States(y)) for y in products)
+    gradients = [RowQ(*parts) for parts in zip(made[n::2], made[n + 1 :: 2], strict=True)]
+    return tuple(as_given(x, States(y, None, g)) for y, g in zip(products, gradients, strict=True))
 
 
 def _plain_product(x: Tensor, w: Tensor, precision: str) -> Tensor:
@@ -109,46 +116,48 @@ def _check_weight(name: str, w: Tensor, x: Tensor) -> None:
 
 
 class _Fp8Linear(torch.autograd.Function):
-    """Products of one input with any number of weights."""
+    """Products of one input with any number of weights, and if asked for the places of their gradients."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
         # Unpacked here, since dynamo drops the context of a forward that ends in two variable arguments.
-        x, rows, recipe, *weights = arguments
+        x, rows, recipe, places, *weights = arguments
         rows = quantize_rows(x) if rows is None else rows
         ctx.recipe, ctx.x_dtype, ctx.n_weights = recipe, x.dtype, len(weights)
         ctx.quantized = [quantized_weight(w) for w in weights]
         ctx.save_for_backward(*weights, *saved_input(x, rows, recipe))
-        dtype = product_dtype(x)
-        return tuple(gemm(rows, w, out_dtype=dtype) for w in ctx.quantized)
+        ctx.written = product_dtype(x)
+        products = [gemm(rows, w, out_dtype=ctx.written) for w in ctx.quantized]
+        return with_places(ctx, places, *products)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        weights, saved = ctx.saved_tensors[: ctx.n_weights], ctx.saved_tensors[ctx.n_weights :]
-        upstream = [g.contiguous() for g in grads]
-        rows = [quantize_rows(g) for g in upstream]
-        dx = (
-            _input_gradient(rows, ctx.quantized, upstream[0], ctx.x_dtype)
-            if ctx.needs_input_grad[0]
-            else None
-        )
-        gradients: list[Tensor | None] = [None] * len(weights)
-        if any(ctx.needs_input_grad[3:]):
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        n = ctx.n_weights
+        weights, saved, upstream, sent = ctx.saved_tensors[:n], ctx.saved_tensors[n:], grads[:n], grads[n:]
+        tokens, rows = saved[0].shape[0], []
+        for i, w in enumerate(weights):
+            place = sent[2 * i : 2 * i + 2] or (None, None)
+            if upstream[i] is None and place[0] is None:  # an unused product among others
+                place = quantize_rows(saved[1].new_zeros(tokens, w.shape[0])).parts
+            rows.append(received(upstream[i], *place))
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = _input_gradient(rows, ctx.quantized, ctx.written).to(ctx.x_dtype)
+        gradients: list[Tensor | None] = [None] * n
+        if any(ctx.needs_input_grad[4:]):
             x_t = along_tokens(saved, ctx.recipe)
             for i, w in enumerate(weights):
-                if ctx.needs_input_grad[3 + i]:
+                if ctx.needs_input_grad[4 + i]:
                     gradients[i] = _weight_gradient(w, upstream[i], rows[i], x_t, ctx.recipe)
-        return dx, None, None, *gradients
+        return dx, None, None, None, *gradients
 
 
-def _input_gradient(rows: list[RowQ], weights: list[WeightQ], like: Tensor, dtype: torch.dtype) -> Tensor:
-    parts = [
-        gemm(a, w, transposed=True, out_dtype=product_dtype(like)) for a, w in zip(rows, weights, strict=True)
-    ]
+def _input_gradient(rows: list[RowQ], weights: list[WeightQ], dtype: torch.dtype) -> Tensor:
+    parts = [gemm(a, w, transposed=True, out_dtype=dtype) for a, w in zip(rows, weights, strict=True)]
     total = parts[0]
     for part in parts[1:]:
         total += part
-    return total.to(dtype)
+    return total
 
 
 def _weight_gradient(w: Tensor, grad: Tensor, rows: RowQ, x_t: RowQ | TokQ, recipe: str) -> Tensor | None:

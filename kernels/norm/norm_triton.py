@@ -70,14 +70,14 @@ def _rms_norm_forward(
 
 @triton.jit
 def _rms_norm_backward(
-    dy_ptr, x_ptr, w_ptr, r_ptr, dsum_ptr, dx_ptr, dw_ptr, M, D, x_stride,
-    ADD: tl.constexpr, ROWS: tl.constexpr, BD: tl.constexpr,
+    dy_ptr, x_ptr, w_ptr, r_ptr, dsum_ptr, dx_ptr, dw_ptr, q_ptr, s_ptr, M, D, x_stride, s_stride,
+    ADD: tl.constexpr, QUANTIZE: tl.constexpr, ROWS: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """Gradient of what was normed, plus what else flows into it; and a partial gradient of the weight."""
     d = tl.arange(0, BD)
     w = tl.load(w_ptr + d, mask=d < D, other=0.0).to(x_ptr.dtype.element_ty).to(tl.float32)
     dw = tl.zeros((BD,), tl.float32)
-    tiles = tl.cdiv(M, ROWS)
+    tiles = tl.cdiv(s_stride, ROWS)
     for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), num_stages=BACKWARD_STAGES):
         m = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         inside = (m < M)[:, None] & (d < D)[None, :]
@@ -91,7 +91,10 @@ def _rms_norm_backward(
         dx *= tl.load(r_ptr + m, mask=m < M, other=0.0)[:, None]
         if ADD:
             dx += tl.load(dsum_ptr + at, mask=inside, other=0.0).to(tl.float32)
-        tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask=inside)
+        dx = dx.to(dx_ptr.dtype.element_ty)
+        tl.store(dx_ptr + at, dx, mask=inside)
+        if QUANTIZE:
+            _store_quantized(dx, m, d, q_ptr, s_ptr, M, D, s_stride, ROWS, BD)
     tl.store(dw_ptr + tl.program_id(0).to(tl.int64) * D + d, dw, mask=d < D)
 
 
@@ -100,29 +103,38 @@ def rms_norm(x: Tensor, w: Tensor, eps: float) -> Tensor:
     return add_rms_norm(x, None, w, eps)[1]
 
 
-def add_rms_norm(x: Tensor, delta: Tensor | None, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def add_rms_norm(x: Tensor, delta: States | None, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """See ``op.add_rms_norm``."""
-    total, y = _AddRmsNorm.apply(x, delta, w, eps, True, False)  # type: ignore[no-untyped-call]
+    total, y = _apply(x, delta, w, eps, True, False)
     return total, y
 
 
 def add_rms_norm_quantize(
-    x: Tensor, delta: Tensor | None, w: Tensor, eps: float, keep: bool
+    x: Tensor, delta: States | None, w: Tensor, eps: float, keep: bool
 ) -> tuple[Tensor, States]:
     """See ``op.add_rms_norm_quantize``."""
-    total, y, *rows = _AddRmsNorm.apply(x, delta, w, eps, keep, True)  # type: ignore[no-untyped-call]
+    total, y, *rows = _apply(x, delta, w, eps, keep, True)
     return total, States(y, RowQ(*rows))
+
+
+def _apply(
+    x: Tensor, delta: States | None, w: Tensor, eps: float, keep: bool, quantize: bool
+) -> tuple[Tensor, ...]:
+    added = None if delta is None else delta.values
+    place = (None, None) if delta is None or delta.gradient is None else delta.gradient.parts
+    made: tuple[Tensor, ...] = _AddRmsNorm.apply(x, added, *place, w, eps, keep, quantize)  # type: ignore[no-untyped-call]
+    return made
 
 
 class _AddRmsNorm(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, delta: Tensor | None, w: Tensor, eps: float, keep: bool, quantize: bool
-    ) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
+        x, delta, place, _, w, eps, keep, quantize = arguments
         y, r, added, *rows = _add_rms_norm(x, delta, w, eps, keep, quantize)
         total = x if delta is None else added
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(total, w, r)
+        ctx.quantize = place is not None
         if not keep:
             y = without_memory(x)
         if not quantize:
@@ -134,10 +146,13 @@ class _AddRmsNorm(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         total, w, r = ctx.saved_tensors
         dsum, dy = grads[:2]
+        unused = (None,) * 3
         if dy is None:
-            return dsum, dsum if ctx.needs_input_grad[1] else None, None, None, None, None
-        dx, dw = _add_rms_norm_backward(dsum, dy, total, w, r)
-        return dx, dx if ctx.needs_input_grad[1] else None, dw, None, None, None
+            return dsum, dsum if ctx.needs_input_grad[1] else None, None, None, None, *unused
+        dx, dw, data, scale = _add_rms_norm_backward(dsum, dy, total, w, r, ctx.quantize)
+        if ctx.quantize:
+            return dx, None, data, scale, dw, *unused
+        return dx, dx if ctx.needs_input_grad[1] else None, None, None, dw, *unused
 
 
 Five = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -170,23 +185,37 @@ def _add_rms_norm(x: Tensor, delta: Tensor | None, w: Tensor, eps: float, keep: 
     return y, r, total, data, scale
 
 
-@library.op(fake=lambda dsum, dy, total, w, r: (total.new_empty(total.shape), torch.empty_like(w)))
+Four = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def _empty_gradients(
+    dsum: Tensor | None, dy: Tensor, total: Tensor, w: Tensor, r: Tensor, quantize: bool
+) -> Four:
+    quantized = fake_rows(r.shape[0] if quantize else 0, total.shape[-1] if quantize else 0, r.device)
+    return total.new_empty(total.shape), torch.empty_like(w), *quantized
+
+
+@library.op(fake=_empty_gradients)
 def _add_rms_norm_backward(
-    dsum: Tensor | None, dy: Tensor, total: Tensor, w: Tensor, r: Tensor
-) -> tuple[Tensor, Tensor]:
+    dsum: Tensor | None, dy: Tensor, total: Tensor, w: Tensor, r: Tensor, quantize: bool
+) -> Four:
+    """The gradient of the sum and that of the weight; if asked for bytes and scales of the former."""
     size, rows = total.shape[-1], _rows(total)
     tile, block, warps = tile_for(size, backward=True)
+    dx, _, data, scale = _empty_gradients(dsum, dy, total, w, r, quantize)
+    # Scales are written beyond the last row too.
+    count = scale.shape[1] if quantize else rows.shape[0]
     resident = registry.multiprocessors(total.device) * (WARPS_PER_MULTIPROCESSOR // warps)
-    programs = min(triton.cdiv(rows.shape[0], tile), resident)
-    dx = torch.empty(total.shape, dtype=total.dtype, device=total.device)
+    programs = min(triton.cdiv(count, tile), resident)
     partial = torch.empty(programs, size, dtype=torch.float32, device=dx.device)
     added = dy if dsum is None else dsum.contiguous()
     if dx.numel():
         _rms_norm_backward[(programs,)](
-            dy.contiguous(), rows, w, r, added, dx, partial, rows.shape[0], size, rows.stride(0),
-            ADD=dsum is not None, ROWS=tile, BD=block, num_warps=warps,
+            dy.contiguous(), rows, w, r, added, dx, partial, data, scale,
+            rows.shape[0], size, rows.stride(0), count,
+            ADD=dsum is not None, QUANTIZE=quantize, ROWS=tile, BD=block, num_warps=warps,
         )  # fmt: skip
-    return dx, partial.sum(0).to(w.dtype)
+    return dx, partial.sum(0).to(w.dtype), data, scale
 
 
 def _rows(x: Tensor) -> Tensor:

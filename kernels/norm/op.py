@@ -7,7 +7,7 @@ from torch import Tensor
 from .. import registry
 from ..arguments import check_float, check_same_device, check_shape, check_tensor
 from ..quantize import quantize_rows
-from ..states import States
+from ..states import States, states_of
 from . import reference
 
 
@@ -41,7 +41,7 @@ def rms_norm(x: Tensor, w: Tensor, eps: float) -> Tensor:
     return reference.rms_norm(x, w, eps)
 
 
-def add_rms_norm(x: Tensor, delta: Tensor | None, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def add_rms_norm(x: Tensor, delta: Tensor | States | None, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """A residual sum and the norm behind it: ``x + delta`` and ``rms_norm(x + delta, w, eps)``.
 
     The sum is rounded to the dtype of ``x``, and the norm reads it so. Backward adds what flows into the sum
@@ -50,8 +50,9 @@ def add_rms_norm(x: Tensor, delta: Tensor | None, w: Tensor, eps: float) -> tupl
     Parameters
     ----------
     x : Tensor [..., D]
-    delta : Tensor [..., D] in the dtype of ``x``, or None
-        None: nothing is added, and the sum is ``x`` itself.
+    delta : Tensor or States [..., D] in the dtype of ``x``, or None
+        None: nothing is added, and the sum is ``x`` itself. States that take their gradient quantised get it
+        from the kernel that computes it.
     w : Tensor [D]
         Any floating dtype; used in the dtype of ``x``.
     eps : float
@@ -66,16 +67,16 @@ def add_rms_norm(x: Tensor, delta: Tensor | None, w: Tensor, eps: float) -> tupl
         An argument is no floating-point tensor, or they do not fit each other.
     """
     _check(x, w)
-    _check_delta(x, delta)
+    added = _checked(x, delta)
     if registry.backend("norm", x.device, x.dtype) == "triton":
         from .norm_triton import add_rms_norm as fast  # Triton is imported only where it runs
 
-        return fast(x, delta, w, eps)
-    return reference.add_rms_norm(x, delta, w, eps)
+        return fast(x, added, w, eps)
+    return reference.add_rms_norm(x, None if added is None else added.values, w, eps)
 
 
 def add_rms_norm_quantize(
-    x: Tensor, delta: Tensor | None, w: Tensor, eps: float, keep: bool = True
+    x: Tensor, delta: Tensor | States | None, w: Tensor, eps: float, keep: bool = True
 ) -> tuple[Tensor, States]:
     """``add_rms_norm`` for products in FP8: the norm comes quantised by the kernel that computes it.
 
@@ -98,20 +99,23 @@ def add_rms_norm_quantize(
         As ``add_rms_norm``.
     """
     _check(x, w)
-    _check_delta(x, delta)
+    added = _checked(x, delta)
     if registry.backend("norm", x.device, x.dtype) == "triton":
         from .norm_triton import add_rms_norm_quantize as fast  # Triton is imported only where it runs
 
-        return fast(x, delta, w, eps, keep)
-    total, y = reference.add_rms_norm(x, delta, w, eps)
+        return fast(x, added, w, eps, keep)
+    total, y = reference.add_rms_norm(x, None if added is None else added.values, w, eps)
     return total, States(y, quantize_rows(y.detach().reshape(-1, y.shape[-1])))
 
 
-def _check_delta(x: Tensor, delta: Tensor | None) -> None:
-    if delta is not None:
-        check_tensor("delta", delta, dtype=x.dtype)
-        check_shape("delta", delta, x.shape)
-        check_same_device(x=x, delta=delta)
+def _checked(x: Tensor, delta: Tensor | States | None) -> States | None:
+    if delta is None:
+        return None
+    given = states_of(delta)
+    check_tensor("delta", given.values, dtype=x.dtype)
+    check_shape("delta", given.values, x.shape)
+    check_same_device(x=x, delta=given.values)
+    return given
 
 
 def _check(x: Tensor, w: Tensor) -> None:

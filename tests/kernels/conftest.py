@@ -21,6 +21,7 @@ if importlib.util.find_spec("penstock") is None:
     package.__path__ = [str(ROOT / "python" / "penstock")]
     sys.modules["penstock"] = package
 
+sys.path.append(str(Path(__file__).parent))  # for what tests here share
 torch.set_num_threads(1)
 
 

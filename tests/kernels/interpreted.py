@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -10,6 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import conftest  # noqa: F401  (finds penstock.kernels where penstock is not installed)
+import layer_parts
 import torch
 from torch import Tensor
 
@@ -157,6 +159,19 @@ def norms() -> None:
         for expected, found in zip(*results, strict=True):
             expect("add_rms_norm_quantize", relative_error(found, expected), FLOAT32)
         expect_rows("add_rms_norm_quantize", quantized[1], quantized[0])
+
+
+def parts_of_layers() -> None:
+    """Bit for bit: the cast that is wrong here is the same wherever it stands."""
+    os.environ[registry.RECIPE_ENVIRONMENT] = "shift"
+    with ExitStack() as stack:
+        for op in ("norm", "quantize"):
+            stack.enter_context(registry.override(op, "triton"))
+        for name, (part, inputs) in layer_parts.cases(30, 256).items():
+            found, expected = (layer_parts.results(part, inputs, together) for together in (True, False))
+            assert all(map(same_bits, found, expected)), name
+            print(f"{name} agrees")
+    del os.environ[registry.RECIPE_ENVIRONMENT]
 
 
 def expect_rows(name: str, found: RowQ, expected: RowQ) -> None:
@@ -310,6 +325,7 @@ if __name__ == "__main__":
     casts()
     producers()
     norms()
+    parts_of_layers()
     products()
     attentions()
     rest()

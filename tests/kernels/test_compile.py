@@ -143,10 +143,11 @@ def norm_cases() -> Iterator[tuple[ModuleType, str, dict[str, object], dict[str,
     for size, add, direction in product((1280, 512, 2048, 7168), (False, True), ("forward", "backward")):
         rows, block, warps = norm_triton.tile_for(size, direction == "backward")
         constants: dict[str, object] = {"ADD": add, "ROWS": rows, "BD": block}
-        kinds = [(True, False)] if direction == "backward" else [(True, False), (True, True), (False, True)]
-        for keep, quantize in kinds:
-            given = constants if direction == "backward" else constants | {"KEEP": keep, "QUANTIZE": quantize}
-            yield norm_triton, f"_rms_norm_{direction}", given, pointers, warps
+        forms: list[dict[str, object]] = [{"QUANTIZE": False}, {"QUANTIZE": True}]
+        if direction == "forward":
+            forms = [{"KEEP": True, **form} for form in forms] + [{"KEEP": False, "QUANTIZE": True}]
+        for form in forms:
+            yield norm_triton, f"_rms_norm_{direction}", constants | form, pointers, warps
 
 
 def rope_cases() -> Iterator[tuple[ModuleType, str, dict[str, object], dict[str, str], int]]:

@@ -18,13 +18,13 @@ from penstock.kernels.feed_forward import expert_feed_forward, feed_forward
 from penstock.kernels.gemm import accumulate_in_place, linear, pending
 from penstock.kernels.grouped_gemm import grouped_linear
 from penstock.kernels.mla import rotate_heads
-from penstock.kernels.norm import add_rms_norm, add_rms_norm_quantize, rms_norm
+from penstock.kernels.norm import add_rms_norm, rms_norm
 from penstock.kernels.numeric import relative_error, same_bits
 from penstock.kernels.permute import combine, permute
-from penstock.kernels.quantize import quantize_rows, quantize_weight
+from penstock.kernels.quantize import quantize_weight
 from penstock.kernels.route import balance_loss, route, route_tables, router_logits
 from penstock.kernels.swiglu import swiglu
-from penstock.kernels.types import RowQ, WeightQ
+from penstock.kernels.types import WeightQ
 
 pytestmark = pytest.mark.gpu
 
@@ -62,39 +62,6 @@ def test_add_rms_norm(rows: int, size: int) -> None:
     with registry.override("norm", "reference"):
         expected = add_rms_norm(x, delta, w, 1e-6)
     assert same_bits(add_rms_norm(x, delta, w, 1e-6)[0], expected[0])
-
-
-def assert_rows_of(found: RowQ | None, values: Tensor) -> None:
-    """Bytes and scales are those of a cast of its own."""
-    expected = quantize_rows(values.reshape(-1, values.shape[-1]))
-    assert found is not None
-    assert same_bits(found.data, expected.data)
-    assert same_bits(found.scale, expected.scale)
-
-
-@pytest.mark.parametrize("size", [64, 512, 1280, 7168, 100])
-@pytest.mark.parametrize("rows", [1, 3, 5000])
-def test_add_rms_norm_quantize(rows: int, size: int) -> None:
-    x, delta, w = randn(rows, size), randn(rows, size), randn(size, dtype=torch.float32)
-    x[0, 0] = torch.inf
-    for added in (None, delta):
-        plain = add_rms_norm(x, added, w, 1e-6)
-        for keep in (True, False):
-            total, states = add_rms_norm_quantize(x, added, w, 1e-6, keep)
-            assert same_bits(total, plain[0])
-            assert_rows_of(states.rows, plain[1])
-            assert not keep or same_bits(states.values, plain[1])
-
-
-def test_gradients_of_a_norm_that_writes_no_values() -> None:
-    inputs, results = (randn(300, 1280), randn(300, 1280), randn(1280, dtype=torch.float32)), []
-    for keep in (True, False):
-        given = [t.clone().requires_grad_() for t in inputs]
-        total, states = add_rms_norm_quantize(*given, 1e-6, keep)
-        torch.autograd.backward((total, states.values), inputs[:2])
-        results.append([t.grad for t in given])
-    for a, b in zip(*results, strict=True):
-        assert same_bits(a, b)
 
 
 def test_the_norms_gradients_repeat() -> None:

@@ -122,7 +122,7 @@ class MoE(nn.Module):
             block=self._block_rows(x.values),
         )
         y = self.experts(flat, choice.p, groups, self.shared_experts)
-        y = States(y.values.view_as(x.values))
+        y = States(y.values.view_as(x.values), None, y.gradient)
         scores, highest = (t.view(*leading, -1) for t in (choice.scores, choice.highest))
         balance = route.balance_loss(scores, highest, valid)
         return y, RouterLoad(groups.counts, balance)

@@ -1,0 +1,82 @@
+"""What kernels quantise as they compute it, on a GPU: the bytes of a cast of its own, to the last."""
+
+from __future__ import annotations
+
+import layer_parts
+import pytest
+import torch
+from torch import Tensor
+
+from penstock.kernels.norm import add_rms_norm, add_rms_norm_quantize
+from penstock.kernels.numeric import same_bits
+from penstock.kernels.quantize import quantize_rows
+from penstock.kernels.registry import RECIPE_ENVIRONMENT
+from penstock.kernels.types import RowQ
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(autouse=True)
+def _recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RECIPE_ENVIRONMENT, "shift")
+
+
+def randn(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    return torch.randn(shape, device="cuda").to(dtype)
+
+
+def assert_rows_of(found: RowQ | None, values: Tensor) -> None:
+    """Bytes and scales are those of a cast of its own."""
+    expected = quantize_rows(values.reshape(-1, values.shape[-1]))
+    assert found is not None
+    assert same_bits(found.data, expected.data)
+    assert same_bits(found.scale, expected.scale)
+
+
+@pytest.mark.parametrize("size", [64, 512, 1280, 7168, 100])
+@pytest.mark.parametrize("rows", [1, 3, 5000])
+def test_add_rms_norm_quantize(rows: int, size: int) -> None:
+    x, delta, w = randn(rows, size), randn(rows, size), randn(size, dtype=torch.float32)
+    x[0, 0] = torch.inf
+    for added in (None, delta):
+        plain = add_rms_norm(x, added, w, 1e-6)
+        for keep in (True, False):
+            total, states = add_rms_norm_quantize(x, added, w, 1e-6, keep)
+            assert same_bits(total, plain[0])
+            assert_rows_of(states.rows, plain[1])
+            assert not keep or same_bits(states.values, plain[1])
+
+
+def test_gradients_of_a_norm_that_writes_no_values() -> None:
+    inputs, results = (randn(300, 1280), randn(300, 1280), randn(1280, dtype=torch.float32)), []
+    for keep in (True, False):
+        given = [t.clone().requires_grad_() for t in inputs]
+        total, states = add_rms_norm_quantize(*given, 1e-6, keep)
+        torch.autograd.backward((total, states.values), inputs[:2])
+        results.append([t.grad for t in given])
+    for a, b in zip(*results, strict=True):
+        assert same_bits(a, b)
+
+
+@pytest.mark.parametrize("tokens", [1, 130, 4096])
+@pytest.mark.parametrize("name", ["dense", "experts", "joint"])
+def test_parts_of_a_layer(name: str, tokens: int) -> None:
+    with torch.device("cuda"):
+        part, inputs = layer_parts.cases(tokens, 1280)[name]
+    found, expected = (layer_parts.results(part, inputs, together) for together in (True, False))
+    for a, b in zip(found, expected, strict=True):
+        assert a.isfinite().all()
+        assert same_bits(a, b)
+
+
+def test_a_part_of_a_layer_can_be_recorded() -> None:
+    with torch.device("cuda"):
+        part, inputs = layer_parts.cases(256, 1280)["experts"]
+    expected = layer_parts.results(part, inputs, True)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = layer_parts.results(part, inputs, True)
+    graph.replay()
+    for a, b in zip(found, expected, strict=True):
+        assert same_bits(a, b)

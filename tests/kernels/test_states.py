@@ -1,0 +1,68 @@
+"""Gradients that come quantised: taken as they are, and refused where they cannot be added."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from penstock.kernels.gemm import joint_linear, linear
+from penstock.kernels.numeric import same_bits
+from penstock.kernels.quantize import quantize_rows
+from penstock.kernels.registry import RECIPE_ENVIRONMENT, RECIPES
+from penstock.kernels.states import States
+
+UP = torch.randn(6, 48)
+
+
+@pytest.fixture(autouse=True)
+def _recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RECIPE_ENVIRONMENT, "shift")
+
+
+def leaves() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return tuple(torch.randn(n, 32, generator=generator).requires_grad_() for n in (6, 48))
+
+
+def test_a_quantised_gradient_is_worth_the_one_it_was_made_of() -> None:
+    results = []
+    for quantised in (True, False):
+        x, w = leaves()
+        y = linear(States(x), w, "fp8")
+        assert y.gradient is not None
+        if quantised:
+            torch.autograd.backward(y.gradient.parts, quantize_rows(UP).parts)
+        else:
+            y.values.backward(UP)
+        results.append((x.grad, w.grad))
+    for a, b in zip(*results, strict=True):
+        assert same_bits(a, b)
+
+
+def test_one_that_comes_in_both_ways_is_refused() -> None:
+    y = linear(States(leaves()[0]), leaves()[1], "fp8")
+    assert y.gradient is not None
+    with pytest.raises(RuntimeError, match="only one op may read"):
+        torch.autograd.backward((y.values, *y.gradient.parts), (UP, *quantize_rows(UP).parts))
+
+
+def test_a_product_that_nobody_reads_has_no_gradient() -> None:
+    x, w = leaves()
+    other = torch.randn(20, 32).requires_grad_()
+    first, _ = joint_linear(States(x), (w, other), "fp8")
+    first.values.backward(UP)
+    expected = leaves()
+    linear(expected[0], expected[1], "fp8").backward(UP)
+    assert same_bits(x.grad, expected[0].grad)
+    assert not other.grad.any()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_who_takes_gradients_quantised(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RECIPE_ENVIRONMENT, recipe)
+    x, w = leaves()
+    assert (linear(States(x), w, "fp8").gradient is None) == (recipe == "v3")
+    assert linear(States(x), w, "fp32").gradient is None
+    with torch.no_grad():
+        assert linear(States(x), w, "fp8").gradient is None
