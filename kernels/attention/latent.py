@@ -9,6 +9,9 @@ from torch import Tensor
 
 from .. import library, registry
 from ..arguments import check_float, check_same_device, check_shape, check_tensor
+from ..quantize.op import fake_rows
+from ..states import S, States, as_given, states_of
+from ..types import BLOCK, RowQ
 from .documents import Documents
 from .op import attention
 
@@ -16,8 +19,14 @@ _HALVES = (torch.bfloat16, torch.float16)
 
 
 def latent_attention(
-    q: Tensor, q_rope: Tensor, kv: Tensor, k_rope: Tensor, scale: float, documents: Documents | None = None
-) -> Tensor:
+    q: Tensor,
+    q_rope: Tensor,
+    kv: S,
+    k_rope: Tensor,
+    scale: float,
+    documents: Documents | None = None,
+    quantize: bool = False,
+) -> S:
     """Causal softmax attention of ``[q | q_rope]`` to ``[k | k_rope]``, where ``kv`` is ``[k | v]``.
 
     Parameters
@@ -26,7 +35,7 @@ def latent_attention(
         Each head's own part of the queries.
     q_rope : Tensor [B, S, H, R]
         The rotated part.
-    kv : Tensor [B, S, H, D + V]
+    kv : Tensor or States [B, S, H, D + V]
         Each head's own part of the keys, then its values.
     k_rope : Tensor [B, S, R]
         The rotated part of the keys, the same for all heads.
@@ -34,91 +43,117 @@ def latent_attention(
         Multiplies the scores.
     documents : Documents, optional
         A query sees its own document only; without them each row is one.
+    quantize : bool
+        Whether an FP8 product reads the output: states then come with their rows [B * S, H * V], where the
+        kernel can make them (D and V are 128).
 
     Returns
     -------
-    Tensor [B, S, H, V] in the dtype of ``q``; differentiable in the four tensors.
+    The same as ``kv``, [B, S, H, V] in the dtype of ``q``; differentiable in the four tensors.
 
     Raises
     ------
     TypeError, ValueError
         An argument has the wrong type, rank, shape or device.
     """
-    _check(q, q_rope, kv, k_rope, documents)
-    if _has_kernel(q, q_rope, kv):
-        out: Tensor = _Attention.apply(q, q_rope, kv, k_rope, scale, documents)  # type: ignore[no-untyped-call]
-        return out
-    k, v = kv[..., : q.shape[3]], kv[..., q.shape[3] :]
+    given = states_of(kv)
+    _check(q, q_rope, given.values, k_rope, documents)
+    if _has_kernel(q, q_rope, given.values):
+        return as_given(kv, _fused(q, q_rope, given, k_rope, scale, documents, quantize))
+    k, v = given.values[..., : q.shape[3]], given.values[..., q.shape[3] :]
     shared = k_rope[:, :, None].expand(q_rope.shape)
     ids = None if documents is None else documents.ids
-    return attention(torch.cat([q, q_rope], -1), torch.cat([k, shared], -1), v, scale, ids)
+    out = attention(torch.cat([q, q_rope], -1), torch.cat([k, shared], -1), v, scale, ids)
+    return as_given(kv, States(out))
+
+
+def _fused(
+    q: Tensor, q_rope: Tensor, kv: States, k_rope: Tensor, scale: float, documents: Documents | None,
+    quantize: bool,
+) -> States:  # fmt: skip
+    fits = q.shape[3] == kv.values.shape[3] - q.shape[3] == BLOCK  # a head's part is one tile
+    fits &= q.shape[:2].numel() % 4 == 0 and 2 * q.shape[:3].numel() < 2**31
+    fits &= registry.backend("quantize", q.device) == "triton"
+    place = kv.gradient.parts if fits and kv.gradient is not None else (None, None)
+    out, *rows = _Attention.apply(  # type: ignore[no-untyped-call]
+        q, q_rope, kv.values, k_rope, *place, scale, documents, quantize and fits
+    )
+    return States(out, RowQ(*rows) if rows else None)
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        q: Tensor,
-        q_rope: Tensor,
-        kv: Tensor,
-        k_rope: Tensor,
-        scale: float,
-        documents: Documents | None,
-    ) -> Tensor:
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
+        q, q_rope, kv, k_rope, place, _, scale, documents, quantize = arguments
         starts, ends = (None, None) if documents is None else (documents.starts, documents.ends)
-        out, lse = _latent_attention(q, q_rope, kv, k_rope, scale, starts)
+        out, lse, *rows = _latent_attention(q, q_rope, kv, k_rope, scale, starts, quantize)
         ctx.save_for_backward(q, q_rope, kv, k_rope, out, lse, starts, ends)
-        ctx.scale = scale
-        return out
+        ctx.scale, ctx.quantize = scale, place is not None
+        if not quantize:
+            return (out,)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*rows)
+        return out, *rows
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, q_rope, kv, k_rope, out, lse, starts, ends = ctx.saved_tensors
         inputs = (q, q_rope, kv, k_rope)
-        gradients = _latent_attention_backward(
-            grads[0].contiguous(), out, lse, *inputs, ctx.scale, starts, ends
+        dq, dq_rope, dkv, dk_rope, scales = _latent_attention_backward(
+            grads[0].contiguous(), out, lse, *inputs, ctx.scale, starts, ends, ctx.quantize
         )
-        return *gradients, None, None
-
-
-def _fake_output(
-    q: Tensor, q_rope: Tensor, kv: Tensor, k_rope: Tensor, scale: float, starts: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    b, s, h, d = q.shape
-    return q.new_empty(b, s, h, kv.shape[3] - d), q.new_empty(b, h, s, dtype=torch.float32)
-
-
-@library.op(fake=_fake_output)
-def _latent_attention(
-    q: Tensor, q_rope: Tensor, kv: Tensor, k_rope: Tensor, scale: float, starts: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    from . import latent_triton  # Triton is imported only where it runs
-
-    q, q_rope, kv, k_rope = map(_rows_in_one_piece, (q, q_rope, kv, k_rope))
-    return latent_triton.forward(q, q_rope, kv, k_rope, scale, starts)
+        of_kv = (None, dk_rope, dkv, scales) if ctx.quantize else (dkv, dk_rope, None, None)
+        return dq, dq_rope, *of_kv, None, None, None
 
 
 Four = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
+def _fake_output(
+    q: Tensor, q_rope: Tensor, kv: Tensor, k_rope: Tensor, scale: float, starts: Tensor | None, quantize: bool
+) -> Four:
+    b, s, h, d = q.shape
+    v = kv.shape[3] - d
+    rows = fake_rows(b * s, h * v, q.device) if quantize else fake_rows(0, 0, q.device)
+    return q.new_empty(b, s, h, v), q.new_empty(b, h, s, dtype=torch.float32), *rows
+
+
+@library.op(fake=_fake_output)
+def _latent_attention(
+    q: Tensor, q_rope: Tensor, kv: Tensor, k_rope: Tensor, scale: float, starts: Tensor | None, quantize: bool
+) -> Four:
+    """The output, what backward needs, bytes and scales of the output or nothing."""
+    from . import latent_triton  # Triton is imported only where it runs
+
+    q, q_rope, kv, k_rope = map(_rows_in_one_piece, (q, q_rope, kv, k_rope))
+    return latent_triton.forward(q, q_rope, kv, k_rope, scale, starts, quantize)
+
+
+Five = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
 def _fake_gradients(
     grad: Tensor, out: Tensor, lse: Tensor, q: Tensor, q_rope: Tensor, kv: Tensor, k_rope: Tensor,
-    scale: float, starts: Tensor | None, ends: Tensor | None,
-) -> Four:  # fmt: skip
+    scale: float, starts: Tensor | None, ends: Tensor | None, quantize: bool,
+) -> Five:  # fmt: skip
     dq, dq_rope, dkv, dk_rope = (t.new_empty(t.shape) for t in (q, q_rope, kv, k_rope))
-    return dq, dq_rope, dkv, dk_rope
+    if not quantize:
+        return dq, dq_rope, dkv, dk_rope, fake_rows(0, 0, q.device)[1]
+    data, scales = fake_rows(q.shape[:2].numel(), kv.shape[2:].numel(), q.device)
+    return dq, dq_rope, data, dk_rope, scales
 
 
 @library.op(fake=_fake_gradients)
 def _latent_attention_backward(
     grad: Tensor, out: Tensor, lse: Tensor, q: Tensor, q_rope: Tensor, kv: Tensor, k_rope: Tensor,
-    scale: float, starts: Tensor | None, ends: Tensor | None,
-) -> Four:  # fmt: skip
+    scale: float, starts: Tensor | None, ends: Tensor | None, quantize: bool,
+) -> Five:  # fmt: skip
+    """Gradients; that of ``kv`` like it, or as bytes [B * S, H * (D + V)] whose scales come last."""
     from . import latent_triton
 
     q, q_rope, kv, k_rope = map(_rows_in_one_piece, (q, q_rope, kv, k_rope))
     bounds = None if starts is None or ends is None else (starts, ends)
-    return latent_triton.backward(grad, out, lse, q, q_rope, kv, k_rope, scale, bounds)
+    return latent_triton.backward(grad, out, lse, q, q_rope, kv, k_rope, scale, bounds, quantize)
 
 
 def _rows_in_one_piece(t: Tensor) -> Tensor:

@@ -21,6 +21,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..quantize.op import fake_rows
+from ..quantize.quantize_triton import power_of_two_scale, reciprocal
+
 LOG2_E = 1.4426950408889634
 
 
@@ -47,6 +50,18 @@ def _rows(pointer, row, stride, size, D: tl.constexpr, MASKED: tl.constexpr):
     if MASKED:
         return tl.load(at, mask=(row < size)[:, None], other=0.0)
     return tl.load(at)
+
+
+@triton.jit
+def _store_tile(x, q_ptr, at, s_ptr, s_at, inside):
+    """Tiles of 128 columns of several rows, quantised as ``quantize_rows`` does it."""
+    # As ``cast_tiles``, which would spill here: the gradient of keys takes all registers there are.
+    x = x.to(tl.float32)
+    real = tl.abs(x) < float("inf")
+    scale = power_of_two_scale(tl.max(tl.where(real, tl.abs(x), 0.0), 1))
+    q = tl.where(real, x * reciprocal(scale)[:, None], float("nan")).to(tl.float8e4nv)
+    tl.store(q_ptr + at, q, mask=inside[:, None])
+    tl.store(s_ptr + s_at, scale, mask=inside)
 
 
 @triton.jit
@@ -87,10 +102,10 @@ def _attend(
 
 @triton.jit
 def _latent_attention_forward(
-    qn_ptr, qr_ptr, kv_ptr, kr_ptr, o_ptr, lse_ptr, starts_ptr, S, H, scale,
-    qn_stride, qn_head, qr_stride, qr_head, kv_stride, kv_head, kr_stride,
+    qn_ptr, qr_ptr, kv_ptr, kr_ptr, o_ptr, lse_ptr, q_ptr, s_ptr, starts_ptr, S, H, scale,
+    qn_stride, qn_head, qr_stride, qr_head, kv_stride, kv_head, kr_stride, s_stride,
     DN: tl.constexpr, DR: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    DOCUMENTS: tl.constexpr,
+    DOCUMENTS: tl.constexpr, QUANTIZE: tl.constexpr,
 ):  # fmt: skip
     # The last queries of a row see most keys, so they go first.
     m0 = (tl.num_programs(0) - 1 - tl.program_id(0)) * BM
@@ -120,7 +135,10 @@ def _latent_attention_forward(
         kn_ptr, kr_ptr, kn_ptr + DN, kv_stride, kr_stride, S, scale, DN, DR, DV, BN, True)
     # fmt: on
     at = ((token + m) * H + head)[:, None] * DV + tl.arange(0, DV)[None, :]
-    tl.store(o_ptr + at, (acc / total[:, None]).to(o_ptr.dtype.element_ty), mask=(m < S)[:, None])
+    o = (acc / total[:, None]).to(o_ptr.dtype.element_ty)
+    tl.store(o_ptr + at, o, mask=(m < S)[:, None])
+    if QUANTIZE:
+        _store_tile(o, q_ptr, at, s_ptr, head * s_stride + token + m, m < S)
     tl.store(lse_ptr + token * H + head * S + m, largest + tl.log2(total), mask=m < S)
 
 
@@ -163,10 +181,10 @@ def _gather_for_keys(
 
 @triton.jit
 def _latent_attention_backward_keys(
-    qn_ptr, qr_ptr, kv_ptr, kr_ptr, do_ptr, lse_ptr, delta_ptr, ends_ptr, dkv_ptr, dkr_ptr,
-    S, H, scale, qn_stride, qn_head, qr_stride, qr_head, kv_stride, kv_head, kr_stride,
+    qn_ptr, qr_ptr, kv_ptr, kr_ptr, do_ptr, lse_ptr, delta_ptr, ends_ptr, dkv_ptr, dkr_ptr, s_ptr,
+    S, H, scale, qn_stride, qn_head, qr_stride, qr_head, kv_stride, kv_head, kr_stride, s_stride,
     DN: tl.constexpr, DR: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    DOCUMENTS: tl.constexpr,
+    DOCUMENTS: tl.constexpr, QUANTIZE: tl.constexpr,
 ):  # fmt: skip
     n0 = tl.program_id(0) * BN
     head = tl.program_id(1)
@@ -194,13 +212,18 @@ def _latent_attention_backward_keys(
     dkn = tl.zeros((BN, DN), tl.float32)
     dkr = tl.zeros((BN, DR), tl.float32)
     dv = tl.zeros((BN, DV), tl.float32)
+    # Bounds are read again where they are needed: kept, they would spill.
     # fmt: off
     dkn, dkr, dv = _gather_for_keys(
         dkn, dkr, dv, kn, kr, v, n, end, n0, diagonal, qn_ptr, qr_ptr, do_ptr, lse_ptr, delta_ptr,
         qn_stride, qr_stride, H * DV, S, scale, DN, DR, DV, BM, True)
+    if DOCUMENTS:
+        full = tl.maximum(tl.load(ends_ptr + n0) // BM * BM, n0 + BN)
     dkn, dkr, dv = _gather_for_keys(
         dkn, dkr, dv, kn, kr, v, n, end, n0 + BN, full, qn_ptr, qr_ptr, do_ptr, lse_ptr, delta_ptr,
         qn_stride, qr_stride, H * DV, S, scale, DN, DR, DV, BM, False)
+    if DOCUMENTS:
+        last = tl.load(ends_ptr + tl.minimum(n0 + BN, S) - 1)
     dkn, dkr, dv = _gather_for_keys(
         dkn, dkr, dv, kn, kr, v, n, end, full, last, qn_ptr, qr_ptr, do_ptr, lse_ptr, delta_ptr,
         qn_stride, qr_stride, H * DV, S, scale, DN, DR, DV, BM, True)
@@ -209,10 +232,17 @@ def _latent_attention_backward_keys(
     inside = (n < S)[:, None]
     # Scores are in base 2, their gradients are not.
     natural = scale * 0.6931471805599453
-    dtype = dkv_ptr.dtype.element_ty
-    tl.store(dkv_ptr + row * (DN + DV) + tl.arange(0, DN)[None, :], (dkn * natural).to(dtype), mask=inside)
-    tl.store(dkv_ptr + row * (DN + DV) + DN + tl.arange(0, DV)[None, :], dv.to(dtype), mask=inside)
+    dtype = dkr_ptr.dtype.element_ty
     tl.store(dkr_ptr + row * DR + tl.arange(0, DR)[None, :], (dkr * natural).to(dtype), mask=inside)
+    k_at = row * (DN + DV) + tl.arange(0, DN)[None, :]
+    v_at = row * (DN + DV) + DN + tl.arange(0, DV)[None, :]
+    if QUANTIZE:
+        s_at = 2 * head * s_stride + tl.program_id(2) * S + n
+        _store_tile(dv.to(dtype), dkv_ptr, v_at, s_ptr, s_at + s_stride, n < S)
+        _store_tile((dkn * natural).to(dtype), dkv_ptr, k_at, s_ptr, s_at, n < S)
+    else:
+        tl.store(dkv_ptr + k_at, (dkn * natural).to(dtype), mask=inside)
+        tl.store(dkv_ptr + v_at, dv.to(dtype), mask=inside)
 
 
 @triton.jit
@@ -279,46 +309,57 @@ def _latent_attention_backward_queries(
 
 
 def forward(
-    qn: Tensor, qr: Tensor, kv: Tensor, kr: Tensor, scale: float, starts: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Output [B, S, H, Dv] and log-sum-exp in base 2 [B, H, S]; arguments as ``op.latent_attention``'s."""
+    qn: Tensor,
+    qr: Tensor,
+    kv: Tensor,
+    kr: Tensor,
+    scale: float,
+    starts: Tensor | None,
+    quantize: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Output [B, S, H, Dv], log-sum-exp in base 2 [B, H, S], and if asked for bytes and scales of the output;
+    arguments as ``op.latent_attention``'s.
+    """
     b, s, h, dn = qn.shape
     dv = kv.shape[3] - dn
     o = torch.empty(b, s, h, dv, dtype=qn.dtype, device=qn.device)
     lse = torch.empty(b, h, s, dtype=torch.float32, device=qn.device)
+    data, scales = fake_rows(b * s * quantize, h * dv * quantize, qn.device)
     tile = FORWARD
     _latent_attention_forward[(triton.cdiv(s, tile.own), h, b)](
-        qn, qr, kv, kr, o, lse, lse if starts is None else starts, s, h, scale * LOG2_E,
-        *_strides(qn, qr, kv, kr), dn, qr.shape[3], dv, tile.own, tile.met, starts is not None,
-        num_warps=tile.warps, num_stages=tile.stages,
+        qn, qr, kv, kr, o, lse, data, scales, lse if starts is None else starts, s, h, scale * LOG2_E,
+        *_strides(qn, qr, kv, kr), b * s, dn, qr.shape[3], dv, tile.own, tile.met, starts is not None,
+        quantize, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
-    return o, lse
+    return o, lse, data, scales
 
 
 def backward(
     grad: Tensor, o: Tensor, lse: Tensor, qn: Tensor, qr: Tensor, kv: Tensor, kr: Tensor,
-    scale: float, bounds: tuple[Tensor, Tensor] | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of ``qn``, ``qr``, ``kv`` and ``kr``."""
+    scale: float, bounds: tuple[Tensor, Tensor] | None, quantize: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of ``qn``, ``qr``, ``kv`` (or its bytes) and ``kr``, and the scales of such bytes."""
     b, s, h, dn = qn.shape
     dr, dv = qr.shape[3], kv.shape[3] - dn
     delta = torch.empty_like(lse)
     _latent_attention_delta[(triton.cdiv(s, 64), h, b)](o, grad, delta, s, h, dv, 64, num_warps=4)
-    dqn, dqr, dkv = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (qn, qr, kv))
+    dqn, dqr = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (qn, qr))
+    data, scales = fake_rows(b * s * quantize, h * (dn + dv) * quantize, kv.device)
+    dkv = data if quantize else torch.empty(kv.shape, dtype=kv.dtype, device=kv.device)
     dkr = torch.empty(b, s, h, dr, dtype=kr.dtype, device=kr.device)
     starts, ends = bounds or (lse, lse)
     given = (qn, qr, kv, kr, grad, lse, delta)
-    sizes = (s, h, scale * LOG2_E, *_strides(qn, qr, kv, kr), dn, dr, dv)
+    sizes, strides, features = (s, h, scale * LOG2_E), _strides(qn, qr, kv, kr), (dn, dr, dv)
     _latent_attention_backward_keys[(triton.cdiv(s, KEYS.own), h, b)](
-        *given, ends, dkv, dkr, *sizes, KEYS.met, KEYS.own, bounds is not None,
-        num_warps=KEYS.warps, num_stages=KEYS.stages,
+        *given, ends, dkv, dkr, scales, *sizes, *strides, b * s, *features, KEYS.met, KEYS.own,
+        bounds is not None, quantize, num_warps=KEYS.warps, num_stages=KEYS.stages,
     )  # fmt: skip
     _latent_attention_backward_queries[(triton.cdiv(s, QUERIES.own), h, b)](
-        *given, starts, dqn, dqr, *sizes, QUERIES.own, QUERIES.met, bounds is not None,
+        *given, starts, dqn, dqr, *sizes, *strides, *features, QUERIES.own, QUERIES.met, bounds is not None,
         num_warps=QUERIES.warps, num_stages=QUERIES.stages,
     )  # fmt: skip
     # The shared key's gradient comes from all heads.
-    return dqn, dqr, dkv, dkr.sum(2)
+    return dqn, dqr, dkv, dkr.sum(2), scales
 
 
 def _strides(qn: Tensor, qr: Tensor, kv: Tensor, kr: Tensor) -> tuple[int, ...]:

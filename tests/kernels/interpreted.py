@@ -165,9 +165,9 @@ def parts_of_layers() -> None:
     """Bit for bit: the cast that is wrong here is the same wherever it stands."""
     os.environ[registry.RECIPE_ENVIRONMENT] = "shift"
     with ExitStack() as stack:
-        for op in ("norm", "quantize"):
+        for op in ("norm", "quantize", "latent_attention"):
             stack.enter_context(registry.override(op, "triton"))
-        for name, (part, inputs) in layer_parts.cases(30, 256).items():
+        for name, (part, inputs) in layer_parts.cases(30, 256, torch.float16).items():
             found, expected = (layer_parts.results(part, inputs, together) for together in (True, False))
             assert all(map(same_bits, found, expected)), name
             print(f"{name} agrees")
@@ -222,8 +222,8 @@ def attentions() -> None:
         expected = latent_attention(*leaves, 0.2, documents)
         expected.backward(up)
         bounds = None if documents is None else (documents.starts, documents.ends)
-        out, lse = latent_triton.forward(*inputs, 0.2, None if bounds is None else bounds[0])
-        gradients = latent_triton.backward(up, out, lse, *inputs, 0.2, bounds)
+        out, lse, *_ = latent_triton.forward(*inputs, 0.2, None if bounds is None else bounds[0])
+        *gradients, _ = latent_triton.backward(up, out, lse, *inputs, 0.2, bounds)
         expect("latent_attention", relative_error(out, expected), 2e-6)
         for given, leaf in zip(gradients, leaves, strict=True):
             expect("its gradient", relative_error(given, leaf.grad), 2e-6)

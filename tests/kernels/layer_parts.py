@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from penstock.kernels.attention import find_documents, latent_attention
 from penstock.kernels.feed_forward import expert_feed_forward, feed_forward
-from penstock.kernels.gemm import joint_linear
+from penstock.kernels.gemm import joint_linear, linear
 from penstock.kernels.norm import add_rms_norm, add_rms_norm_quantize
 from penstock.kernels.route import route_tables
-from penstock.kernels.states import States
+from penstock.kernels.states import States, states_of
 
 EPS = 1e-6
 
@@ -57,17 +58,43 @@ def joint_part(x: Tensor, w: Tensor, first: Tensor, second: Tensor, *, fused: bo
     return one, *add_rms_norm(total, products[1], w, EPS)
 
 
-def cases(tokens: int, size: int) -> dict[str, tuple[Callable[..., Sequence[Tensor]], list[Tensor]]]:
-    """Each part with inputs, on the default device."""
+def attention_part(
+    x: Tensor, latent: Tensor, w: Tensor, kv_b: Tensor, q: Tensor, q_rope: Tensor, k_rope: Tensor, o: Tensor,
+    w_next: Tensor, *, fused: bool,
+) -> Sequence[Tensor]:  # fmt: skip
+    """From the latent to the norm behind the layer; two documents a row."""
+    _, h = normed(latent, w, False, fused)
+    kv = states_of(linear(h, kv_b, "fp8"))
+    by_head = States(kv.values.unflatten(-1, (q.shape[2], -1)), None, kv.gradient)
+    documents = find_documents((torch.arange(q.shape[1], device=q.device) > 4).long().expand(q.shape[:2]))
+    arguments = (k_rope, 0.09, documents)
+    if fused:
+        mixed = latent_attention(q, q_rope, by_head, *arguments, quantize=True)
+    else:
+        mixed = States(latent_attention(q, q_rope, by_head.values, *arguments))
+    flat = States(mixed.values.flatten(2), mixed.rows)
+    return add_rms_norm(x, linear(flat if fused else flat.values, o, "fp8"), w_next, EPS)
+
+
+def cases(
+    tokens: int, size: int, dtype: torch.dtype = torch.bfloat16
+) -> dict[str, tuple[Callable[..., Sequence[Tensor]], list[Tensor]]]:
+    """Each part with inputs, on the default device; attention has twice the tokens."""
 
     def weight(*shape: int) -> Tensor:
         return torch.randn(shape) / shape[-1] ** 0.5
 
-    x, norms = torch.randn(tokens, size).bfloat16(), [torch.rand(size) + 0.5 for _ in range(2)]
+    x, norms = torch.randn(tokens, size).to(dtype), [torch.rand(size) + 0.5 for _ in range(2)]
     dense = [weight(2 * size, size), weight(size, size)]
     experts = [weight(8, 256, size), weight(8, size, 128)]
     p = torch.rand(tokens, 2)
+    wide = [torch.randn(2, tokens, *shape).to(dtype) for shape in ((size,), (256,), (2, 128), (2, 64), (64,))]
+    projections = [weight(512, 256), weight(size, 256)]
     return {
+        "attention": (
+            attention_part,
+            [*wide[:2], torch.rand(256) + 0.5, projections[0], *wide[2:], projections[1], norms[0]],
+        ),
         "dense": (dense_part, [x, norms[0], *dense, norms[1]]),
         "experts": (experts_part, [x, norms[0], *experts, norms[1], p]),
         "joint": (joint_part, [x, norms[0], weight(192, size), weight(size, size)]),

@@ -296,14 +296,29 @@ def test_a_plain_kernel(
 
 
 @pytest.mark.parametrize("documents", [False, True])
-@pytest.mark.parametrize("name", ["forward", "backward_keys", "backward_queries"])
-def test_attention(name: str, documents: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "quantize"),
+    [(name, q) for name in ("forward", "backward_keys") for q in (False, True)]
+    + [("backward_queries", None)],
+)
+def test_attention(name: str, quantize: bool | None, documents: bool, tmp_path: Path) -> None:
     kernel = getattr(latent_triton, f"_latent_attention_{name}")
     tiles_by_name = {"forward": latent_triton.FORWARD, "backward_keys": latent_triton.KEYS}
     tile = tiles_by_name.get(name, latent_triton.QUERIES)
     rows = (tile.met, tile.own) if name == "backward_keys" else (tile.own, tile.met)
-    constants = {"DN": 128, "DR": 64, "DV": 128, "BM": rows[0], "BN": rows[1], "DOCUMENTS": documents}
-    pointers = dict.fromkeys(("lse", "delta"), FP32) | dict.fromkeys(("starts", "ends"), "i32")
+    constants: dict[str, object] = {
+        "DN": 128,
+        "DR": 64,
+        "DV": 128,
+        "BM": rows[0],
+        "BN": rows[1],
+        "DOCUMENTS": documents,
+    }
+    pointers = dict.fromkeys(("lse", "delta", "s"), FP32) | dict.fromkeys(("starts", "ends"), "i32")
+    pointers["q"] = FP8
+    if quantize is not None:
+        constants["QUANTIZE"] = quantize
+        pointers["dkv"] = FP8 if quantize else BF16
     signature = {
         argument: "constexpr" if argument in constants else argument_type(argument, pointers, BF16)
         for argument in kernel.arg_names

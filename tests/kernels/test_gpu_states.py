@@ -59,7 +59,7 @@ def test_gradients_of_a_norm_that_writes_no_values() -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 130, 4096])
-@pytest.mark.parametrize("name", ["dense", "experts", "joint"])
+@pytest.mark.parametrize("name", ["attention", "dense", "experts", "joint"])
 def test_parts_of_a_layer(name: str, tokens: int) -> None:
     with torch.device("cuda"):
         part, inputs = layer_parts.cases(tokens, 1280)[name]
@@ -69,9 +69,10 @@ def test_parts_of_a_layer(name: str, tokens: int) -> None:
         assert same_bits(a, b)
 
 
-def test_a_part_of_a_layer_can_be_recorded() -> None:
+@pytest.mark.parametrize("name", ["attention", "experts"])
+def test_a_part_of_a_layer_can_be_recorded(name: str) -> None:
     with torch.device("cuda"):
-        part, inputs = layer_parts.cases(256, 1280)["experts"]
+        part, inputs = layer_parts.cases(256, 1280)[name]
     expected = layer_parts.results(part, inputs, True)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()

@@ -126,6 +126,8 @@ def only_on_gpu(m: int, k: int) -> list[tuple[str, Arguments]]:
     idx = torch.zeros(2 * m, 2, dtype=torch.int32)
     flat, gate, logits = x.flatten(0, 1), torch.randn(16, k), scores.flatten(0, 1)
     attended = (q[..., :32], q_rope, kv, shared, 0.1)
+    v = torch.randn(2, m, 3, 128).bfloat16()
+    wide = (v.clone(), q_rope, torch.cat([v, v], -1), shared, 0.1)
     return [
         ("add_rms_norm", (x, None, w, 1e-6, True, False)),
         ("add_rms_norm", (x, x.clone(), w, 1e-6, True, True)),
@@ -143,9 +145,11 @@ def only_on_gpu(m: int, k: int) -> list[tuple[str, Arguments]]:
         ("router_logits", (flat, gate)),
         ("router_logits_backward_input", (logits, gate, flat)),
         ("router_logits_backward_weight", (logits, flat, gate)),
-        ("latent_attention", (*attended, None)),
-        ("latent_attention", (*attended, bounds[0])),
-        ("latent_attention_backward", (out, out.clone(), lse, *attended, *bounds)),
+        ("latent_attention", (*attended, None, False)),
+        ("latent_attention", (*attended, bounds[0], False)),
+        ("latent_attention", (*wide, bounds[0], True)),
+        ("latent_attention_backward", (out, out.clone(), lse, *attended, *bounds, False)),
+        ("latent_attention_backward", (v, v.clone(), lse, *wide, *bounds, True)),
     ]
 
 

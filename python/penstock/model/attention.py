@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from penstock.config import ModelConfig
 from penstock.kernels import attention, gemm, mla
-from penstock.kernels.states import States
+from penstock.kernels.states import States, reads_rows
 from penstock.model.cache import KVCache
 from penstock.model.linear import Linear, Precision, RMSNorm
 from penstock.model.rope import softmax_scale
@@ -71,13 +71,19 @@ class Attention(nn.Module):
         """
         q_nope, q_rope, latent, rope_key = self._heads(x, rows, cache is not None)
         if cache is not None and cache.length > 0:
-            mixed = self._attend_latents(q_nope, q_rope, *cache.append(layer, latent.values, rope_key))
+            mixed = States(
+                self._attend_latents(q_nope, q_rope, *cache.append(layer, latent.values, rope_key))
+            )
         else:
             if cache is not None:
                 cache.append(layer, latent.values, rope_key)
-            kv = self.kv_b_proj(latent).values.unflatten(-1, (self.config.num_attention_heads, -1))
-            mixed = attention.latent_attention(q_nope, q_rope, kv, rope_key, self.scale, rows.documents)
-        out: States = self.o_proj(States(mixed.flatten(2)))
+            kv = self.kv_b_proj(latent)
+            by_head = kv.values.unflatten(-1, (self.config.num_attention_heads, -1))
+            mixed = attention.latent_attention(
+                q_nope, q_rope, States(by_head, None, kv.gradient), rope_key, self.scale, rows.documents,
+                quantize=reads_rows(self.o_proj.precision),
+            )  # fmt: skip
+        out: States = self.o_proj(States(mixed.values.flatten(2), mixed.rows))
         return out
 
     def _heads(self, x: States, rows: Rows, keep: bool) -> tuple[Tensor, Tensor, States, Tensor]:
