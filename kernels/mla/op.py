@@ -6,6 +6,7 @@ from torch import Tensor
 
 from .. import registry
 from ..arguments import check_float, check_same_device, check_shape, check_tensor
+from ..states import States, states_of
 from . import reference
 
 
@@ -44,13 +45,13 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = True) ->
 
 
 def rotate_heads(
-    q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = True
+    q: Tensor | States, k: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Rotate the last R features of every query head, and the key that all heads share, as ``apply_rope``.
 
     Parameters
     ----------
-    q : Tensor [B, S, H, D + R]
+    q : Tensor or States [B, S, H, D + R]
     k : Tensor [B, S, R] in the dtype of ``q``
         Both may be slices of something wider.
     cos, sin : Tensor [B, S, R / 2] or [B, S, R]
@@ -63,13 +64,16 @@ def rotate_heads(
         A view of what was not rotated.
     q_rope : Tensor [B, S, H, R]
     k_rope : Tensor [B, S, R]
-        Differentiable in ``q`` and ``k``; backward writes the gradient of ``q`` in one piece.
+        Differentiable in ``q`` and ``k``; backward writes the gradient of ``q`` in one piece, quantised if
+        ``q`` takes it so.
 
     Raises
     ------
     TypeError, ValueError
         An argument is no tensor of floating point, R is odd, or shapes do not fit each other.
     """
+    given = states_of(q)
+    q = given.values
     check_float("q", q)
     check_tensor("q", q, ndim=4)
     check_tensor("k", k, ndim=3, dtype=q.dtype)
@@ -88,5 +92,5 @@ def rotate_heads(
     if size & (size - 1) == 0 and registry.backend("rope", q.device, q.dtype) == "triton":
         from .rope_triton import rotate_heads as fast  # Triton is imported only where it runs
 
-        return fast(q, k, cos, sin, interleaved)
+        return fast(given, k, cos, sin, interleaved)
     return reference.rotate_heads(q, k, cos, sin, interleaved)

@@ -165,7 +165,7 @@ def parts_of_layers() -> None:
     """Bit for bit: the cast that is wrong here is the same wherever it stands."""
     os.environ[registry.RECIPE_ENVIRONMENT] = "shift"
     with ExitStack() as stack:
-        for op in ("norm", "quantize", "latent_attention"):
+        for op in ("norm", "quantize", "rope", "latent_attention"):
             stack.enter_context(registry.override(op, "triton"))
         for name, (part, inputs) in layer_parts.cases(30, 256, torch.float16).items():
             found, expected = (layer_parts.results(part, inputs, together) for together in (True, False))

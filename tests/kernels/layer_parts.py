@@ -10,6 +10,7 @@ from torch import Tensor
 from penstock.kernels.attention import find_documents, latent_attention
 from penstock.kernels.feed_forward import expert_feed_forward, feed_forward
 from penstock.kernels.gemm import joint_linear, linear
+from penstock.kernels.mla import rotate_heads
 from penstock.kernels.norm import add_rms_norm, add_rms_norm_quantize
 from penstock.kernels.route import route_tables
 from penstock.kernels.states import States, states_of
@@ -59,21 +60,36 @@ def joint_part(x: Tensor, w: Tensor, first: Tensor, second: Tensor, *, fused: bo
 
 
 def attention_part(
-    x: Tensor, latent: Tensor, w: Tensor, kv_b: Tensor, q: Tensor, q_rope: Tensor, k_rope: Tensor, o: Tensor,
+    x: Tensor, w: Tensor, q_proj: Tensor, kv_a: Tensor, w_latent: Tensor, kv_b: Tensor, o: Tensor,
     w_next: Tensor, *, fused: bool,
 ) -> Sequence[Tensor]:  # fmt: skip
-    """From the latent to the norm behind the layer; two documents a row."""
-    _, h = normed(latent, w, False, fused)
-    kv = states_of(linear(h, kv_b, "fp8"))
-    by_head = States(kv.values.unflatten(-1, (q.shape[2], -1)), None, kv.gradient)
-    documents = find_documents((torch.arange(q.shape[1], device=q.device) > 4).long().expand(q.shape[:2]))
+    """A layer of attention between its norms, two heads of 128 + 64 features; two documents a row."""
+    total, h = normed(x, w, False, fused)
+    q, joint = map(states_of, joint_linear(h, (q_proj, kv_a), "fp8"))
+    by_head = States(q.values.unflatten(-1, (2, 192)), None, q.gradient)
+    angles = torch.linspace(0, 3, x.shape[1] * 64, device=x.device).view(1, -1, 64)
+    given = by_head if fused else by_head.values
+    q_nope, q_rope, k_rope = rotate_heads(given, joint.values[..., 128:], angles.cos(), angles.sin())
+    _, latent = normed(joint.values[..., :128], w_latent, False, fused)
+    kv = states_of(linear(latent, kv_b, "fp8"))
+    kv_by_head = States(kv.values.unflatten(-1, (2, 256)), None, kv.gradient)
+    documents = find_documents((torch.arange(x.shape[1], device=x.device) > 4).long().expand(x.shape[:2]))
     arguments = (k_rope, 0.09, documents)
     if fused:
-        mixed = latent_attention(q, q_rope, by_head, *arguments, quantize=True)
+        mixed = latent_attention(q_nope, q_rope, kv_by_head, *arguments, quantize=True)
     else:
-        mixed = States(latent_attention(q, q_rope, by_head.values, *arguments))
+        mixed = States(latent_attention(q_nope, q_rope, kv_by_head.values, *arguments))
     flat = States(mixed.values.flatten(2), mixed.rows)
-    return add_rms_norm(x, linear(flat if fused else flat.values, o, "fp8"), w_next, EPS)
+    return add_rms_norm(total, linear(flat if fused else flat.values, o, "fp8"), w_next, EPS)
+
+
+def rotation_part(x: Tensor, w: Tensor, k: Tensor, *, fused: bool) -> Sequence[Tensor]:
+    """Queries of three heads, whose features do not fill their last tile; pairs of halves."""
+    q = linear(States(x) if fused else x, w, "fp8")
+    by_head = states_of(q).values.unflatten(-1, (3, -1))
+    given = States(by_head, None, q.gradient) if isinstance(q, States) else by_head
+    angles = torch.linspace(0, 3, x.shape[1] * 64, device=x.device).view(1, -1, 64)
+    return rotate_heads(given, k, angles.cos(), angles.sin(), interleaved=False)
 
 
 def cases(
@@ -88,13 +104,11 @@ def cases(
     dense = [weight(2 * size, size), weight(size, size)]
     experts = [weight(8, 256, size), weight(8, size, 128)]
     p = torch.rand(tokens, 2)
-    wide = [torch.randn(2, tokens, *shape).to(dtype) for shape in ((size,), (256,), (2, 128), (2, 64), (64,))]
-    projections = [weight(512, 256), weight(size, 256)]
+    wide, more_norms = torch.randn(2, tokens, size).to(dtype), [torch.rand(n) + 0.5 for n in (128, size)]
+    attention = [weight(384, size), weight(192, size), more_norms[0], weight(512, 128), weight(size, 256)]
     return {
-        "attention": (
-            attention_part,
-            [*wide[:2], torch.rand(256) + 0.5, projections[0], *wide[2:], projections[1], norms[0]],
-        ),
+        "attention": (attention_part, [wide, norms[0], *attention, more_norms[1]]),
+        "rotation": (rotation_part, [wide, weight(576, size), torch.randn(2, tokens, 64).to(dtype)]),
         "dense": (dense_part, [x, norms[0], *dense, norms[1]]),
         "experts": (experts_part, [x, norms[0], *experts, norms[1], p]),
         "joint": (joint_part, [x, norms[0], weight(192, size), weight(size, size)]),

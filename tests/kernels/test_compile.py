@@ -157,6 +157,8 @@ def rope_cases() -> Iterator[tuple[ModuleType, str, dict[str, object], dict[str,
         constants = {"INTERLEAVED": interleaved, "HALF": 32, "ROWS": rope_triton.ROWS}
         yield rope_triton, "_rope_forward", constants, pointers, 4
         yield rope_triton, "_rope_backward", constants | {"BD": 128}, pointers, 4
+        constants = {"INTERLEAVED": interleaved, "D": 128, "ROWS": rope_triton.ROWS}
+        yield rope_triton, "_rope_backward_rows", constants, pointers | {"dq": FP8}, 4
 
 
 KERNELS = [

@@ -59,7 +59,7 @@ def test_gradients_of_a_norm_that_writes_no_values() -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 130, 4096])
-@pytest.mark.parametrize("name", ["attention", "dense", "experts", "joint"])
+@pytest.mark.parametrize("name", ["attention", "rotation", "dense", "experts", "joint"])
 def test_parts_of_a_layer(name: str, tokens: int) -> None:
     with torch.device("cuda"):
         part, inputs = layer_parts.cases(tokens, 1280)[name]

@@ -127,6 +127,7 @@ def only_on_gpu(m: int, k: int) -> list[tuple[str, Arguments]]:
     flat, gate, logits = x.flatten(0, 1), torch.randn(16, k), scores.flatten(0, 1)
     attended = (q[..., :32], q_rope, kv, shared, 0.1)
     v = torch.randn(2, m, 3, 128).bfloat16()
+    wide_angles = torch.randn(1, m, 64), torch.randn(1, m, 64)
     wide = (v.clone(), q_rope, torch.cat([v, v], -1), shared, 0.1)
     return [
         ("add_rms_norm", (x, None, w, 1e-6, True, False)),
@@ -138,6 +139,10 @@ def only_on_gpu(m: int, k: int) -> list[tuple[str, Arguments]]:
         ("swiglu_backward", (x[..., : k // 2].contiguous(), x)),
         ("rotate_heads", (q, shared, angles, angles, True)),
         ("rotate_heads_backward", (q_nope, q_rope, shared, angles, angles, False)),
+        (
+            "rotate_heads_backward_rows",
+            (v, v[..., :64].contiguous(), v[:, :, 0, :64].contiguous(), *wide_angles, True),
+        ),
         ("route", (logits, torch.zeros(16), 4, 2, 2, 2.5, True)),
         ("route_backward", (torch.rand(2 * m, 2), logits.clone(), idx, logits, 2.5, True)),
         ("balance_loss", (scores, idx.view(2, m, 2), valid)),

@@ -94,12 +94,14 @@ class Attention(nn.Module):
         c, precision = self.config, self.kv_b_proj.precision
         first, kv_a = self.q_proj if c.q_lora_rank is None else self.q_a_proj, self.kv_a_proj_with_mqa
         products = gemm.joint_linear(x, (first.weight, kv_a.weight), precision)
-        q, joint = (y.values for y in products)
+        q, joint = products[0], products[1].values
         if c.q_lora_rank is not None:
-            q = self.q_b_proj(self.q_a_layernorm.states(q, None, precision, keep=False)[1]).values
-        q = q.view(*q.shape[:-1], c.num_attention_heads, c.qk_head_dim)
+            q = self.q_b_proj(self.q_a_layernorm.states(q.values, None, precision, keep=False)[1])
+        by_head = q.values.view(*q.values.shape[:-1], c.num_attention_heads, c.qk_head_dim)
         latent, rope_key = joint[..., : c.kv_lora_rank], joint[..., c.kv_lora_rank :]
-        q_nope, q_rope, rope_key = mla.rotate_heads(q, rope_key, rows.cos, rows.sin, c.rope_interleave)
+        q_nope, q_rope, rope_key = mla.rotate_heads(
+            States(by_head, None, q.gradient), rope_key, rows.cos, rows.sin, c.rope_interleave
+        )
         _, normed = self.kv_a_layernorm.states(latent, None, precision, keep)
         return q_nope, q_rope, normed, rope_key
 
