@@ -33,6 +33,9 @@ class States:
     gradient: RowQ | None = None
     """Takes the gradient of ``values`` quantised: the one op that reads the values may send it here and none
     there."""
+    second: Tensor | None = None
+    """Like ``values`` without their memory. Of two readers each may send its gradient to one of the two: what
+    made them adds both where it reads them."""
 
 
 S = TypeVar("S", Tensor, States)

@@ -79,7 +79,9 @@ def expert_feed_forward(
         check_states("x", given)
         weights = (gate_up, down, *(shared or ()))
         places = isinstance(x, States) and takes_rows()
-        out, *parts = _Fp8Experts.apply(values, given.rows, places, p, groups, *weights)  # type: ignore[no-untyped-call]
+        # The router reads the values themselves.
+        reader = values if given.second is None else given.second
+        out, *parts = _Fp8Experts.apply(reader, given.rows, places, p, groups, *weights)  # type: ignore[no-untyped-call]
         return as_given(x, States(out.to(values.dtype), None, RowQ(*parts) if parts else None))
     h = grouped_linear(permute(values, groups), gate_up, groups, precision)
     y = combine(grouped_linear(swiglu(h), down, groups, precision), p, groups)

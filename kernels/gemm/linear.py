@@ -13,7 +13,7 @@ from .. import registry
 from ..arguments import check_float, check_precision, check_same, check_same_device, check_tensor
 from ..quantize import quantize_rows, quantize_tokens, transpose_shift
 from ..states import S, States, as_given, check_states, received, states_of, takes_rows, with_places
-from ..types import RowQ, TokQ, WeightQ
+from ..types import RowQ, TokQ
 from .matmul import PlainLinear
 from .op import OUTPUTS, gemm
 from .weights import deliver_product, quantized_weight
@@ -87,7 +87,10 @@ def _fp8_products(x: S, weights: Sequence[Tensor]) -> tuple[S, ...]:
     # Recipe v3 needs gradients that are not quantised.
     places = isinstance(x, States) and recipe == "shift" and takes_rows()
     matrix = values.reshape(-1, values.shape[-1])
-    made = _Fp8Linear.apply(matrix, given.rows, recipe, places, *weights)  # type: ignore[no-untyped-call]
+    # Each product of two has a place for its part of the gradient, unless rounding waits for their sum.
+    apart = given.second is not None and n == 2 and values.dtype in OUTPUTS
+    second = given.second.reshape(matrix.shape) if apart and given.second is not None else None
+    made = _Fp8Linear.apply(matrix, second, given.rows, recipe, places, *weights)  # type: ignore[no-untyped-call]
     products = [y.to(values.dtype).view(*leading, y.shape[1]) for y in made[:n]]
     if not places:
         return tuple(as_given(x, States(y)) for y in products)
@@ -121,12 +124,12 @@ class _Fp8Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
         # Unpacked here, since dynamo drops the context of a forward that ends in two variable arguments.
-        x, rows, recipe, places, *weights = arguments
+        x, second, rows, recipe, places, *weights = arguments
         rows = quantize_rows(x) if rows is None else rows
         ctx.recipe, ctx.x_dtype, ctx.n_weights = recipe, x.dtype, len(weights)
         ctx.quantized = [quantized_weight(w) for w in weights]
         ctx.save_for_backward(*weights, *saved_input(x, rows, recipe))
-        ctx.written = product_dtype(x)
+        ctx.written, ctx.apart = product_dtype(x), second is not None
         products = [gemm(rows, w, out_dtype=ctx.written) for w in ctx.quantized]
         return with_places(ctx, places, *products)
 
@@ -140,20 +143,22 @@ class _Fp8Linear(torch.autograd.Function):
             if upstream[i] is None and place[0] is None:  # an unused product among others
                 place = quantize_rows(saved[1].new_zeros(tokens, w.shape[0])).parts
             rows.append(received(upstream[i], *place))
-        dx = None
+        dx: Sequence[Tensor | None] = (None, None)
         if ctx.needs_input_grad[0]:
-            dx = _input_gradient(rows, ctx.quantized, ctx.written).to(ctx.x_dtype)
+            quantized = zip(rows, ctx.quantized, strict=True)
+            parts = [gemm(a, w, transposed=True, out_dtype=ctx.written) for a, w in quantized]
+            dx = parts if ctx.apart else [_sum(parts).to(ctx.x_dtype), None]
         gradients: list[Tensor | None] = [None] * n
-        if any(ctx.needs_input_grad[4:]):
+        if any(ctx.needs_input_grad[5:]):
             x_t = along_tokens(saved, ctx.recipe)
             for i, w in enumerate(weights):
-                if ctx.needs_input_grad[4 + i]:
+                if ctx.needs_input_grad[5 + i]:
                     gradients[i] = _weight_gradient(w, upstream[i], rows[i], x_t, ctx.recipe)
-        return dx, None, None, None, *gradients
+        return *dx, None, None, None, *gradients
 
 
-def _input_gradient(rows: list[RowQ], weights: list[WeightQ], dtype: torch.dtype) -> Tensor:
-    parts = [gemm(a, w, transposed=True, out_dtype=dtype) for a, w in zip(rows, weights, strict=True)]
+def _sum(parts: list[Tensor]) -> Tensor:
+    """Of all, in the memory of the first."""
     total = parts[0]
     for part in parts[1:]:
         total += part

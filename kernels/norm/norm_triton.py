@@ -25,9 +25,7 @@ WARPS_PER_MULTIPROCESSOR = 16
 """Of the backward kernel, whose programs stay and keep a partial gradient of the weight each."""
 ELEMENTS = 32
 """Of one operand's tile, in a thread. Backward on an H100, 1280 columns and a residual sum: 0.95 of copy,
-with 16 elements and 24 warps 0.71."""
-BACKWARD_STAGES = tl.constexpr(2)
-"""Tiles under way at once in a program of the backward kernel."""
+with 16 elements and 24 warps 0.71. Where backward quantises, registers suffice for half of them."""
 
 
 @triton.jit
@@ -70,20 +68,27 @@ def _rms_norm_forward(
 
 @triton.jit
 def _rms_norm_backward(
-    dy_ptr, x_ptr, w_ptr, r_ptr, dsum_ptr, dx_ptr, dw_ptr, q_ptr, s_ptr, M, D, x_stride, s_stride,
-    ADD: tl.constexpr, QUANTIZE: tl.constexpr, ROWS: tl.constexpr, BD: tl.constexpr,
+    dy_ptr, more_ptr, x_ptr, w_ptr, r_ptr, dsum_ptr, dx_ptr, dw_ptr, q_ptr, s_ptr, M, D, x_stride, s_stride,
+    ADD: tl.constexpr, JOIN: tl.constexpr, QUANTIZE: tl.constexpr, ROWS: tl.constexpr, BD: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of what was normed, plus what else flows into it; and a partial gradient of the weight."""
+    """Gradient of what was normed, plus what else flows into it; and a partial gradient of the weight.
+
+    If JOIN, the gradient of the norm comes in two parts, whose sum is rounded as it would be in memory.
+    """
     d = tl.arange(0, BD)
     w = tl.load(w_ptr + d, mask=d < D, other=0.0).to(x_ptr.dtype.element_ty).to(tl.float32)
     dw = tl.zeros((BD,), tl.float32)
     tiles = tl.cdiv(s_stride, ROWS)
-    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), num_stages=BACKWARD_STAGES):
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), num_stages=STAGES):
         m = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         inside = (m < M)[:, None] & (d < D)[None, :]
         at = m[:, None] * D + d[None, :]
         x = tl.load(x_ptr + m[:, None] * x_stride + d[None, :], mask=inside, other=0.0).to(tl.float32)
         dy = tl.load(dy_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        if JOIN:
+            dy += tl.load(more_ptr + at, mask=inside, other=0.0).to(tl.float32)
+            dy = dy.to(dx_ptr.dtype.element_ty).to(tl.float32)
         normal = x * tl.load(r_ptr + m, mask=m < M, other=0.0)[:, None]
         dw += tl.sum(dy * normal, 0)
         g = dy * w[None, :]
@@ -103,9 +108,9 @@ def rms_norm(x: Tensor, w: Tensor, eps: float) -> Tensor:
     return add_rms_norm(x, None, w, eps)[1]
 
 
-def add_rms_norm(x: Tensor, delta: States | None, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def add_rms_norm(x: Tensor, delta: Tensor | None, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """See ``op.add_rms_norm``."""
-    total, y = _apply(x, delta, w, eps, True, False)
+    total, y = _AddRmsNorm.apply(x, delta, None, None, w, eps, True, False)  # type: ignore[no-untyped-call]
     return total, y
 
 
@@ -113,17 +118,10 @@ def add_rms_norm_quantize(
     x: Tensor, delta: States | None, w: Tensor, eps: float, keep: bool
 ) -> tuple[Tensor, States]:
     """See ``op.add_rms_norm_quantize``."""
-    total, y, *rows = _apply(x, delta, w, eps, keep, True)
-    return total, States(y, RowQ(*rows))
-
-
-def _apply(
-    x: Tensor, delta: States | None, w: Tensor, eps: float, keep: bool, quantize: bool
-) -> tuple[Tensor, ...]:
     added = None if delta is None else delta.values
     place = (None, None) if delta is None or delta.gradient is None else delta.gradient.parts
-    made: tuple[Tensor, ...] = _AddRmsNorm.apply(x, added, *place, w, eps, keep, quantize)  # type: ignore[no-untyped-call]
-    return made
+    total, y, second, *rows = _AddRmsNorm.apply(x, added, *place, w, eps, keep, True)  # type: ignore[no-untyped-call]
+    return total, States(y, RowQ(*rows), second=second)
 
 
 class _AddRmsNorm(torch.autograd.Function):
@@ -134,22 +132,26 @@ class _AddRmsNorm(torch.autograd.Function):
         total = x if delta is None else added
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(total, w, r)
-        ctx.quantize = place is not None
+        ctx.narrow, ctx.quantize = quantize, place is not None
         if not keep:
             y = without_memory(x)
         if not quantize:
             return total, y
         ctx.mark_non_differentiable(*rows)
-        return total, y, *rows
+        return total, y, without_memory(x), *rows
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         total, w, r = ctx.saved_tensors
-        dsum, dy = grads[:2]
+        dsum, dy, more = grads[0], grads[1], grads[2] if ctx.narrow else None
+        if dy is None:
+            dy, more = more, None
         unused = (None,) * 3
         if dy is None:
             return dsum, dsum if ctx.needs_input_grad[1] else None, None, None, None, *unused
-        dx, dw, data, scale = _add_rms_norm_backward(dsum, dy, total, w, r, ctx.quantize)
+        given = (dsum, dy, more, total, w, r)
+        # The tile hangs on the forward pass alone: a compiler, which sees no places, gets the same sums.
+        dx, dw, data, scale = _add_rms_norm_backward(*given, ctx.narrow, ctx.quantize)
         if ctx.quantize:
             return dx, None, data, scale, dw, *unused
         return dx, dx if ctx.needs_input_grad[1] else None, None, None, dw, *unused
@@ -189,31 +191,33 @@ Four = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def _empty_gradients(
-    dsum: Tensor | None, dy: Tensor, total: Tensor, w: Tensor, r: Tensor, quantize: bool
-) -> Four:
+    dsum: Tensor | None, dy: Tensor, more: Tensor | None, total: Tensor, w: Tensor, r: Tensor,
+    narrow: bool, quantize: bool,
+) -> Four:  # fmt: skip
     quantized = fake_rows(r.shape[0] if quantize else 0, total.shape[-1] if quantize else 0, r.device)
     return total.new_empty(total.shape), torch.empty_like(w), *quantized
 
 
 @library.op(fake=_empty_gradients)
 def _add_rms_norm_backward(
-    dsum: Tensor | None, dy: Tensor, total: Tensor, w: Tensor, r: Tensor, quantize: bool
-) -> Four:
+    dsum: Tensor | None, dy: Tensor, more: Tensor | None, total: Tensor, w: Tensor, r: Tensor,
+    narrow: bool, quantize: bool,
+) -> Four:  # fmt: skip
     """The gradient of the sum and that of the weight; if asked for bytes and scales of the former."""
     size, rows = total.shape[-1], _rows(total)
-    tile, block, warps = tile_for(size, backward=True)
-    dx, _, data, scale = _empty_gradients(dsum, dy, total, w, r, quantize)
+    tile, block, warps, stages = backward_tile_for(size, narrow)
+    dx, _, data, scale = _empty_gradients(dsum, dy, more, total, w, r, narrow, quantize)
     # Scales are written beyond the last row too.
     count = scale.shape[1] if quantize else rows.shape[0]
     resident = registry.multiprocessors(total.device) * (WARPS_PER_MULTIPROCESSOR // warps)
     programs = min(triton.cdiv(count, tile), resident)
     partial = torch.empty(programs, size, dtype=torch.float32, device=dx.device)
-    added = dy if dsum is None else dsum.contiguous()
+    joined, added = (dy if part is None else part.contiguous() for part in (more, dsum))
     if dx.numel():
         _rms_norm_backward[(programs,)](
-            dy.contiguous(), rows, w, r, added, dx, partial, data, scale,
-            rows.shape[0], size, rows.stride(0), count,
-            ADD=dsum is not None, QUANTIZE=quantize, ROWS=tile, BD=block, num_warps=warps,
+            dy.contiguous(), joined, rows, w, r, added, dx, partial, data, scale,
+            rows.shape[0], size, rows.stride(0), count, ADD=dsum is not None, JOIN=more is not None,
+            QUANTIZE=quantize, ROWS=tile, BD=block, STAGES=stages, num_warps=warps,
         )  # fmt: skip
     return dx, partial.sum(0).to(w.dtype), data, scale
 
@@ -224,10 +228,19 @@ def _rows(x: Tensor) -> Tensor:
     return rows if rows.stride(1) == 1 else rows.contiguous()
 
 
-def tile_for(size: int, backward: bool = False) -> tuple[int, int, int]:
+def tile_for(size: int) -> tuple[int, int, int]:
     """Rows and columns of a tile, and warps: eight columns a thread, so that a column stays in one."""
     block = max(BLOCK, triton.next_power_of_2(size))
     warps = min(16, max(1, block // 256))
+    return max(1, ELEMENTS * 32 * warps // block), block, warps
+
+
+def backward_tile_for(size: int, narrow: bool) -> tuple[int, int, int, int]:
+    """The same for the backward kernel, and how many tiles of a program are under way at once.
+
+    ``narrow`` leaves registers to quantise with.
+    """
+    rows, block, warps = tile_for(size)
     # Wide rows leave a thread more than eight columns, and backward fewer registers.
-    elements = ELEMENTS // 2 if backward and block > 4096 else ELEMENTS
-    return max(1, elements * 32 * warps // block), block, warps
+    wide = block > 4096
+    return max(1, rows // 2 if wide or narrow else rows), block, warps, 2 if wide or not narrow else 3

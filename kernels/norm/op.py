@@ -41,7 +41,7 @@ def rms_norm(x: Tensor, w: Tensor, eps: float) -> Tensor:
     return reference.rms_norm(x, w, eps)
 
 
-def add_rms_norm(x: Tensor, delta: Tensor | States | None, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def add_rms_norm(x: Tensor, delta: Tensor | None, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """A residual sum and the norm behind it: ``x + delta`` and ``rms_norm(x + delta, w, eps)``.
 
     The sum is rounded to the dtype of ``x``, and the norm reads it so. Backward adds what flows into the sum
@@ -50,9 +50,8 @@ def add_rms_norm(x: Tensor, delta: Tensor | States | None, w: Tensor, eps: float
     Parameters
     ----------
     x : Tensor [..., D]
-    delta : Tensor or States [..., D] in the dtype of ``x``, or None
-        None: nothing is added, and the sum is ``x`` itself. States that take their gradient quantised get it
-        from the kernel that computes it.
+    delta : Tensor [..., D] in the dtype of ``x``, or None
+        None: nothing is added, and the sum is ``x`` itself.
     w : Tensor [D]
         Any floating dtype; used in the dtype of ``x``.
     eps : float
@@ -67,12 +66,12 @@ def add_rms_norm(x: Tensor, delta: Tensor | States | None, w: Tensor, eps: float
         An argument is no floating-point tensor, or they do not fit each other.
     """
     _check(x, w)
-    added = _checked(x, delta)
+    _check_delta(x, delta)
     if registry.backend("norm", x.device, x.dtype) == "triton":
         from .norm_triton import add_rms_norm as fast  # Triton is imported only where it runs
 
-        return fast(x, added, w, eps)
-    return reference.add_rms_norm(x, None if added is None else added.values, w, eps)
+        return fast(x, delta, w, eps)
+    return reference.add_rms_norm(x, delta, w, eps)
 
 
 def add_rms_norm_quantize(
@@ -82,8 +81,10 @@ def add_rms_norm_quantize(
 
     Parameters
     ----------
-    x, delta, w, eps
+    x, w, eps
         As for ``add_rms_norm``.
+    delta : Tensor or States [..., D] in the dtype of ``x``, or None
+        States that take their gradient quantised get it so from the kernel that computes it.
     keep : bool
         Whether something else reads the norm's values. If not they may be undefined, and are not written on
         a GPU.
@@ -99,23 +100,22 @@ def add_rms_norm_quantize(
         As ``add_rms_norm``.
     """
     _check(x, w)
-    added = _checked(x, delta)
+    added = None if delta is None else states_of(delta)
+    values = None if added is None else added.values
+    _check_delta(x, values)
     if registry.backend("norm", x.device, x.dtype) == "triton":
         from .norm_triton import add_rms_norm_quantize as fast  # Triton is imported only where it runs
 
         return fast(x, added, w, eps, keep)
-    total, y = reference.add_rms_norm(x, None if added is None else added.values, w, eps)
+    total, y = reference.add_rms_norm(x, values, w, eps)
     return total, States(y, quantize_rows(y.detach().reshape(-1, y.shape[-1])))
 
 
-def _checked(x: Tensor, delta: Tensor | States | None) -> States | None:
-    if delta is None:
-        return None
-    given = states_of(delta)
-    check_tensor("delta", given.values, dtype=x.dtype)
-    check_shape("delta", given.values, x.shape)
-    check_same_device(x=x, delta=given.values)
-    return given
+def _check_delta(x: Tensor, delta: Tensor | None) -> None:
+    if delta is not None:
+        check_tensor("delta", delta, dtype=x.dtype)
+        check_shape("delta", delta, x.shape)
+        check_same_device(x=x, delta=delta)
 
 
 def _check(x: Tensor, w: Tensor) -> None:

@@ -139,15 +139,19 @@ TABLES = {"row_token": "i32", "token_pos": "i32"}
 
 def norm_cases() -> Iterator[tuple[ModuleType, str, dict[str, object], dict[str, str], int]]:
     """The residual stream's norm, a latent's, and that of the widest models."""
-    pointers = dict.fromkeys(("x", "delta", "sum", "y", "dy", "dsum", "dx"), BF16) | {"q": FP8}
-    for size, add, direction in product((1280, 512, 2048, 7168), (False, True), ("forward", "backward")):
-        rows, block, warps = norm_triton.tile_for(size, direction == "backward")
-        constants: dict[str, object] = {"ADD": add, "ROWS": rows, "BD": block}
-        forms: list[dict[str, object]] = [{"QUANTIZE": False}, {"QUANTIZE": True}]
-        if direction == "forward":
-            forms = [{"KEEP": True, **form} for form in forms] + [{"KEEP": False, "QUANTIZE": True}]
-        for form in forms:
-            yield norm_triton, f"_rms_norm_{direction}", constants | form, pointers, warps
+    names = ("x", "delta", "sum", "y", "dy", "more", "dsum", "dx")
+    pointers = dict.fromkeys(names, BF16) | {"q": FP8}
+    for size, add in product((1280, 512, 2048, 7168), (False, True)):
+        rows, block, warps = norm_triton.tile_for(size)
+        for keep, quantize in ((True, False), (True, True), (False, True)):
+            constants = {"ADD": add, "KEEP": keep, "QUANTIZE": quantize, "ROWS": rows, "BD": block}
+            yield norm_triton, "_rms_norm_forward", constants, pointers, warps
+        for narrow, join, quantize in product((False, True), repeat=3):
+            if not narrow and (join or quantize):
+                continue
+            rows, block, warps, stages = norm_triton.backward_tile_for(size, narrow)
+            constants = {"ADD": add, "JOIN": join, "QUANTIZE": quantize, "ROWS": rows, "BD": block}
+            yield norm_triton, "_rms_norm_backward", constants | {"STAGES": stages}, pointers, warps
 
 
 def rope_cases() -> Iterator[tuple[ModuleType, str, dict[str, object], dict[str, str], int]]:

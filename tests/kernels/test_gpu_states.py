@@ -66,7 +66,7 @@ def test_parts_of_a_layer(name: str, tokens: int) -> None:
     found, expected = (layer_parts.results(part, inputs, together) for together in (True, False))
     for a, b in zip(found, expected, strict=True):
         assert a.isfinite().all()
-        assert same_bits(a, b)
+        assert layer_parts.same(a, b)
 
 
 @pytest.mark.parametrize("name", ["attention", "experts"])

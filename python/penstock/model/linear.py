@@ -58,7 +58,7 @@ class RMSNorm(nn.Module):
 
     def add(self, x: Tensor, delta: States | None) -> tuple[Tensor, Tensor]:
         """``x + delta`` and its norm; with None, ``x`` and its norm."""
-        return norm.add_rms_norm(x, delta, self.weight, self.eps)
+        return norm.add_rms_norm(x, None if delta is None else delta.values, self.weight, self.eps)
 
     def states(
         self, x: Tensor, delta: States | None, precision: Precision, keep: bool

@@ -113,7 +113,8 @@ class MoE(nn.Module):
             ``[B, S, H]`` to be added to the residual stream, and where the tokens went.
         """
         c = self.config
-        leading, flat = x.values.shape[:2], States(x.values.flatten(0, 1), x.rows)
+        leading, second = x.values.shape[:2], None if x.second is None else x.second.flatten(0, 1)
+        flat = States(x.values.flatten(0, 1), x.rows, second=second)
         choice = self.gate(flat.values)
         groups = route.route_tables(
             choice.idx,
