@@ -76,10 +76,11 @@ def with_places(ctx: Any, wanted: bool, *results: Tensor) -> tuple[Tensor, ...]:
     if not wanted:
         return results
     ctx.set_materialize_grads(False)
-    return *results, *(part for y in results for part in _place(y))
+    return *results, *(part for y in results for part in place_of(y))
 
 
-def _place(y: Tensor) -> tuple[Tensor, Tensor]:
+def place_of(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Bytes and scales, without memory, of the gradient of a matrix."""
     rows, columns = y.shape
     data, scale = (y.new_empty(1, dtype=dtype) for dtype in (FP8, torch.float32))
     return data.expand(rows, columns), scale.expand(-(-columns // BLOCK), -(-rows // 4) * 4)

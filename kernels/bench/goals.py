@@ -44,6 +44,7 @@ GOALS = [
     Goal("SwiGLU backward, quantised", ("swiglu_backward_quantize",), "triton", "copy", 0.75, 0.88),
     Goal("SwiGLU, quantised", ("swiglu_quantize",), "triton", "copy", 0.95, 0.97),
     Goal("RMSNorm (alone)", ("rms_norm",), "triton", "copy", 0.95, 0.98),
+    Goal("RMSNorm, quantised", ("rms_norm_quantize",), "triton", "copy", 0.95, 0.98),
     Goal("attention, whole rows", ("attention",), "triton", WHOLE_ROWS, 0.90, 0.90),
     Goal("attention, documents", ("attention_documents",), "triton", WHOLE_ROWS, 1 / 1.1),
     Goal("linear and cross-entropy", ("loss",), SMALL_CHUNKS, "torch.compile", 1 / 1.05, 1 / 0.95, 1.0),

@@ -11,9 +11,11 @@ from torch.nn import functional as F
 from ..adamw import adamw_step
 from ..mla import rotate_heads
 from ..mla.reference import rotate_heads as plain_rotate_heads
-from ..norm import add_rms_norm, rms_norm
+from ..norm import add_rms_norm, add_rms_norm_quantize, rms_norm
 from ..quantize import dequantize
+from ..states import States, place_of
 from ..swiglu import swiglu, swiglu_backward_quantize, swiglu_quantize
+from ..types import RowQ
 from .case import (
     ATTENTION_GATE,
     ROUNDED_GATE,
@@ -56,6 +58,35 @@ def sum_and_norm(rows: int, columns: int) -> Case:
         return torch.autograd.grad(plain(x, delta, w), (x, delta, w), ups)
 
     return moving(16.0 * x.numel(), 12.0 * x.numel(), "norm", both, both, ROUNDED_GATE, compiled(peer))
+
+
+def norm_cast(rows: int, columns: int) -> Case:
+    """Residual sum and the norm behind it as bytes alone, forward."""
+    x, delta, w = randn(rows, columns), randn(rows, columns), torch.ones(columns)
+    call = partial(add_rms_norm_quantize, x, delta, w, _EPS, keep=False)
+
+    def value() -> Tensor:
+        rows_q = call()[1].rows
+        assert rows_q is not None
+        return dequantize(rows_q)
+
+    # A last bit of the sum of squares may move a value to the neighbouring FP8 number.
+    return moving(7.0 * x.numel(), 7.0 * x.numel(), "norm", call, value, ATTENTION_GATE)
+
+
+def sum_and_norm_cast(rows: int, columns: int) -> Case:
+    """The same with its backward pass, which quantises the gradient of ``delta``."""
+    x, delta = (randn(rows, columns).requires_grad_() for _ in range(2))
+    w = torch.ones(columns, requires_grad=True)
+    place = RowQ(*(t.requires_grad_() for t in place_of(delta.detach())))
+    ups = [randn(rows, columns) for _ in range(2)]
+
+    def both() -> Tensor:
+        total, states = add_rms_norm_quantize(x, States(delta, None, place), w, _EPS, keep=False)
+        inputs = (x, w, *place.parts)
+        return torch.autograd.grad((total, states.values), inputs, ups, allow_unused=True)[0]
+
+    return moving(16.0 * x.numel(), 15.0 * x.numel(), "norm", both, both, ROUNDED_GATE)
 
 
 def plain_swiglu(rows: int, width: int) -> Case:

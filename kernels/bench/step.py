@@ -23,9 +23,12 @@ from ..embedding import embedding
 from ..feed_forward import expert_feed_forward, feed_forward
 from ..gemm import accumulate_in_place, joint_linear, linear
 from ..mla import rotate_heads
-from ..norm import add_rms_norm, rms_norm
+from ..norm import add_rms_norm, add_rms_norm_quantize, rms_norm
+from ..quantize import quantize_rows
 from ..registry import RECIPE_ENVIRONMENT, RECIPES
 from ..route import balance_loss, route, route_tables, router_logits
+from ..states import States, place_of, reads_rows, states_of, without_memory
+from ..types import RowQ
 from .shapes import SHAPES, Shape
 from .timing import time_burst
 
@@ -48,13 +51,13 @@ def pieces(shape: Shape, tokens: int, row_tokens: int = ROW_TOKENS) -> Iterator[
     """One after the other, so that each can be freed before the next; on the default device."""
     layers = shape.moe_layers + shape.dense_layers
     yield _embedding(shape, tokens)
-    yield _norms(shape, tokens, 2 * layers)
+    for keep in (False, True):
+        yield _norms(shape, tokens, layers, keep)
     yield _projections(shape, tokens, layers)
     yield _core(shape, tokens, row_tokens, layers)
     yield _router(shape, tokens, row_tokens)
     yield _experts(shape, tokens)
-    dense = _feed_forward(shape.hidden, shape.dense_width)
-    yield _piece("GEMM, SwiGLU, casts", "dense layer", shape.dense_layers, dense, _rows(tokens, shape))
+    yield _dense(shape, tokens)
     yield _head(shape, tokens)
     yield _optimizer(shape)
 
@@ -130,32 +133,75 @@ def _weight(*shape: int) -> Tensor:
     return w
 
 
-def _piece(part: str, name: str, count: float, forward: Callable[..., Tensor], inputs: list[Tensor]) -> Piece:
-    """``forward`` of ``inputs`` and its backward pass, from a gradient made beforehand."""
-    with torch.no_grad():
-        up = torch.randn_like(forward(*inputs))
+def _piece(
+    part: str,
+    name: str,
+    count: float,
+    forward: Callable[..., Sequence[Tensor | States]],
+    inputs: list[Tensor],
+) -> Piece:
+    """``forward`` of ``inputs`` and its backward pass, from gradients made beforehand.
+
+    A gradient comes quantised where the model's would. Inputs are leaves.
+    """
+    ups = [up for y in forward(*inputs) for up in _gradients_of(y)]
 
     def call() -> None:
         for t in inputs:
             t.grad = None
-        forward(*inputs).backward(up)  # type: ignore[no-untyped-call]
+        ends = [end for y in forward(*inputs) for end in _ends_of(y)]
+        torch.autograd.backward(ends, ups)
 
     return Piece(part, name, count, call)
 
 
+def _ends_of(y: Tensor | States) -> Sequence[Tensor]:
+    given = states_of(y)
+    return (given.values,) if given.gradient is None else given.gradient.parts
+
+
+def _gradients_of(y: Tensor | States) -> Sequence[Tensor]:
+    given = states_of(y)
+    up = torch.randn_like(given.values)
+    return (up,) if given.gradient is None else quantize_rows(up.view(-1, up.shape[-1])).parts
+
+
+def _states(x: Tensor) -> tuple[list[Tensor], Callable[..., States]]:
+    """The leaves of normed states as FP8 products read them, and what makes states of those leaves."""
+    if not reads_rows("fp8"):
+        return [x], States
+    rows = quantize_rows(x.detach())
+    return [x, without_memory(x.detach()).requires_grad_()], lambda x, second: States(x, rows, None, second)
+
+
+def _taken(y: Tensor) -> tuple[list[Tensor], Callable[..., States]]:
+    """The leaves of a product's result, whose gradient is taken quantised if FP8 products do."""
+    if not reads_rows("fp8"):
+        return [y], States
+    matrix = y.detach().view(*y.shape[:-2], -1).flatten(0, -2) if y.ndim == 4 else y.detach()
+    place = [t.requires_grad_() for t in place_of(matrix)]
+    return [y, *place], lambda y, data, scale: States(y, None, RowQ(data, scale))
+
+
 def _embedding(shape: Shape, tokens: int) -> Piece:
     w, ids = _weight(shape.vocabulary, shape.hidden), torch.randint(0, shape.vocabulary, (tokens,))
-    return _piece("embedding", "embedding", 1, lambda: embedding(ids, w, torch.bfloat16), [])
+    return _piece("embedding", "embedding", 1, lambda: [embedding(ids, w, torch.bfloat16)], [])
 
 
-def _norms(shape: Shape, tokens: int, count: int) -> Piece:
+def _norms(shape: Shape, tokens: int, count: int, keep: bool) -> Piece:
+    """The sum and norm before attention, or before experts, whose router reads the norm's values."""
     w = torch.ones(shape.hidden, requires_grad=True)
+    x = _activation(tokens, shape.hidden)
+    inputs, summand = _taken(_activation(tokens, shape.hidden))
 
-    def forward(x: Tensor, delta: Tensor) -> Tensor:
-        return torch.stack(add_rms_norm(x, delta, w, 1e-6))
+    def forward(x: Tensor, *delta: Tensor) -> Sequence[Tensor]:
+        if not reads_rows("fp8"):
+            return add_rms_norm(x, delta[0], w, 1e-6)
+        total, states = add_rms_norm_quantize(x, summand(*delta), w, 1e-6, keep)
+        return total, states.values, *([] if states.second is None else [states.second])
 
-    inputs = [*_rows(tokens, shape), *_rows(tokens, shape)]
-    return _piece("norms, residual", "residual sum and norm", count, forward, inputs)
+    name = "residual sum and norm" + (", kept" if keep else "")
+    return _piece("norms, residual", name, count, forward, [x, *inputs])
 
 
 def _projections(shape: Shape, tokens: int, layers: int) -> Piece:
@@ -166,29 +212,35 @@ def _projections(shape: Shape, tokens: int, layers: int) -> Piece:
     norm = torch.ones(shape.latent, requires_grad=True)
     angle = torch.rand(1, tokens, shape.rope)
     cos, sin = angle.cos(), angle.sin()
+    inputs, normed = _states(_activation(tokens, d))
+    mixed = _activation(tokens, heads * shape.value)
+    rows = quantize_rows(mixed.detach()) if reads_rows("fp8") else None
 
-    def forward(x: Tensor, mixed: Tensor) -> Tensor:
-        q, joint = joint_linear(x, (q_w, a_w), "fp8")
-        latent, key = torch.split(joint, [shape.latent, shape.rope], -1)
-        parts = rotate_heads(q.view(1, -1, heads, head), key[None], cos, sin)
-        kv = linear(rms_norm(latent, norm, 1e-6), b_w, "fp8")
-        out = linear(mixed, o_w, "fp8")
-        return torch.cat([*(t.reshape(tokens, -1) for t in parts), kv, out], -1)
+    def forward(mixed: Tensor, *x: Tensor) -> Sequence[Tensor | States]:
+        q, joint = joint_linear(normed(*x), (q_w, a_w), "fp8")
+        latent, key = torch.split(joint.values, [shape.latent, shape.rope], -1)
+        by_head = States(q.values.view(1, -1, heads, head), None, q.gradient)
+        parts = rotate_heads(by_head, key[None], cos, sin)
+        if rows is None:
+            of_latent = States(rms_norm(latent, norm, 1e-6))
+        else:
+            _, of_latent = add_rms_norm_quantize(latent, None, norm, 1e-6, keep=False)
+        return *parts, linear(of_latent, b_w, "fp8"), linear(States(mixed, rows), o_w, "fp8")
 
-    inputs = [_activation(tokens, d), _activation(tokens, heads * shape.value)]
-    return _piece("GEMM, SwiGLU, casts", "attention projections, RoPE", layers, forward, inputs)
+    name = "attention projections, RoPE"
+    return _piece("GEMM, SwiGLU, casts", name, layers, forward, [mixed, *inputs])
 
 
 def _core(shape: Shape, tokens: int, row_tokens: int, layers: int) -> Piece:
     rows, heads = (tokens // row_tokens, row_tokens), shape.heads
-    inputs = [_activation(*rows, heads, size) for size in (shape.nope, shape.rope, shape.nope + shape.value)]
-    inputs.append(_activation(*rows, shape.rope))
-    scale = (shape.nope + shape.rope) ** -0.5
+    q, q_rope = (_activation(*rows, heads, size) for size in (shape.nope, shape.rope))
+    k_rope, scale = _activation(*rows, shape.rope), (shape.nope + shape.rope) ** -0.5
+    inputs, taken = _taken(_activation(*rows, heads, shape.nope + shape.value))
 
-    def forward(q: Tensor, q_rope: Tensor, kv: Tensor, k_rope: Tensor) -> Tensor:
-        return latent_attention(q, q_rope, kv, k_rope, scale)
+    def forward(q: Tensor, q_rope: Tensor, k_rope: Tensor, *kv: Tensor) -> Sequence[Tensor]:
+        return (latent_attention(q, q_rope, taken(*kv), k_rope, scale, quantize=reads_rows("fp8")).values,)
 
-    return _piece("attention core", "attention core", layers, forward, inputs)
+    return _piece("attention core", "attention core", layers, forward, [q, q_rope, k_rope, *inputs])
 
 
 def _router(shape: Shape, tokens: int, row_tokens: int) -> Piece:
@@ -196,10 +248,10 @@ def _router(shape: Shape, tokens: int, row_tokens: int) -> Piece:
     bias = torch.zeros(shape.experts)
     rows = (tokens // row_tokens, row_tokens, -1)
 
-    def forward(x: Tensor) -> Tensor:
+    def forward(x: Tensor) -> Sequence[Tensor]:
         choice = route(router_logits(x, w), bias, shape.groups, shape.kept_groups, shape.chosen, 1.0)
         route_tables(choice.idx, shape.experts)
-        return choice.p + balance_loss(choice.scores.view(rows), choice.highest.view(rows)).sum()
+        return [choice.p + balance_loss(choice.scores.view(rows), choice.highest.view(rows)).sum()]
 
     return _piece("routing", "router, tables, balance", shape.moe_layers, forward, _rows(tokens, shape))
 
@@ -214,17 +266,24 @@ def _experts(shape: Shape, tokens: int) -> Piece:
     width = shape.shared * shape.width
     shared = _weight(2 * width, shape.hidden), _weight(shape.hidden, width)
 
-    def forward(x: Tensor, p: Tensor) -> Tensor:
-        return expert_feed_forward(x, p, gate_up, down, groups, "fp8", shared)
+    inputs, normed = _states(_activation(tokens, shape.hidden))
+
+    def forward(p: Tensor, *x: Tensor) -> Sequence[States]:
+        return [expert_feed_forward(normed(*x), p, gate_up, down, groups, "fp8", shared)]
 
     p = torch.rand(tokens, shape.chosen, requires_grad=True)
-    inputs = [*_rows(tokens, shape), p]
-    return _piece("GEMM, SwiGLU, casts", "routed and shared experts", shape.moe_layers, forward, inputs)
+    name = "routed and shared experts"
+    return _piece("GEMM, SwiGLU, casts", name, shape.moe_layers, forward, [p, *inputs])
 
 
-def _feed_forward(hidden: int, width: int) -> Callable[[Tensor], Tensor]:
-    gate_up, down = _weight(2 * width, hidden), _weight(hidden, width)
-    return lambda x: feed_forward(x, gate_up, down, "fp8")
+def _dense(shape: Shape, tokens: int) -> Piece:
+    gate_up, down = _weight(2 * shape.dense_width, shape.hidden), _weight(shape.hidden, shape.dense_width)
+    inputs, normed = _states(_activation(tokens, shape.hidden))
+
+    def forward(*x: Tensor) -> Sequence[States]:
+        return [feed_forward(normed(*x), gate_up, down, "fp8")]
+
+    return _piece("GEMM, SwiGLU, casts", "dense layer", shape.dense_layers, forward, inputs)
 
 
 def _head(shape: Shape, tokens: int) -> Piece:
@@ -234,7 +293,7 @@ def _head(shape: Shape, tokens: int) -> Piece:
         "head",
         "output layer and loss",
         1,
-        lambda x: linear_cross_entropy(x, w, target, precision="fp8"),
+        lambda x: [linear_cross_entropy(x, w, target, precision="fp8")],
         _rows(tokens, shape),
     )
 

@@ -98,7 +98,7 @@ class Attention(nn.Module):
         if c.q_lora_rank is not None:
             q = self.q_b_proj(self.q_a_layernorm.states(q.values, None, precision, keep=False)[1])
         by_head = q.values.view(*q.values.shape[:-1], c.num_attention_heads, c.qk_head_dim)
-        latent, rope_key = joint[..., : c.kv_lora_rank], joint[..., c.kv_lora_rank :]
+        latent, rope_key = torch.split(joint, [c.kv_lora_rank, c.qk_rope_head_dim], -1)
         q_nope, q_rope, rope_key = mla.rotate_heads(
             States(by_head, None, q.gradient), rope_key, rows.cos, rows.sin, c.rope_interleave
         )
