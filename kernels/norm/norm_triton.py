@@ -32,8 +32,9 @@ with 16 elements and 24 warps 0.71. Where backward quantises, registers suffice 
 def _store_quantized(x, m, d, q_ptr, s_ptr, M, D, s_stride, ROWS: tl.constexpr, BD: tl.constexpr):
     """Bytes and scales of whole rows, as ``quantize_rows`` makes them of what is stored of x."""
     q, scale = cast_tiles(tl.reshape(x.to(tl.float32), (ROWS, BD // 128, 128)))
-    q = tl.reshape(q, (ROWS, BD))
-    tl.store(q_ptr + m[:, None] * D + d[None, :], q, mask=(m < M)[:, None] & (d < D)[None, :])
+    # Eight bytes a thread, as it has columns: else the whole kernel would take sixteen.
+    at = tl.max_contiguous(m[:, None] * D + d[None, :], (1, 8))
+    tl.store(q_ptr + at, tl.reshape(q, (ROWS, BD)), mask=(m < M)[:, None] & (d < D)[None, :])
     block = tl.arange(0, BD // 128)
     kept = (m < s_stride)[:, None] & (block < tl.cdiv(D, 128))[None, :]
     tl.store(s_ptr + block[None, :] * s_stride + m[:, None], scale, mask=kept)
@@ -243,4 +244,5 @@ def backward_tile_for(size: int, narrow: bool) -> tuple[int, int, int, int]:
     rows, block, warps = tile_for(size)
     # Wide rows leave a thread more than eight columns, and backward fewer registers.
     wide = block > 4096
-    return max(1, rows // 2 if wide or narrow else rows), block, warps, 2 if wide or not narrow else 3
+    stages = 2 if wide or not narrow else 4 if block > 512 else 3
+    return max(1, rows // 2 if wide or narrow else rows), block, warps, stages
