@@ -17,8 +17,10 @@ from ..types import BLOCK, RowQ, SwiGLUGradients, TokQ
 ROW_TILE = (8, 256)
 """Rows and columns a program of the forward pass handles."""
 BACKWARD_ROWS, BACKWARD_WARPS, BACKWARD_REGISTERS = 32, 8, 128
-"""Rows handled at a time. With 128 registers a thread, two programs share a multiprocessor: on an H100 0.75
-of copy speed, where 16 rows and three programs reach 0.68."""
+"""Rows handled at a time. With 128 registers a thread, two programs share a multiprocessor: on an H100 0.85
+of copy speed, where 16 rows and three programs reach 0.81."""
+BACKWARD_STAGES = tl.constexpr(3)
+"""Rows under way; without what runs ahead 0.75."""
 
 
 @triton.jit
@@ -92,7 +94,7 @@ def _swiglu_backward_quantize(
     top_s = tl.zeros((ROWS,), tl.float32)
     top_gate = tl.zeros((ROWS,), tl.float32)
     top_up = tl.zeros((ROWS,), tl.float32)
-    for start in range(0, 128, ROWS):
+    for start in tl.range(0, 128, ROWS, num_stages=BACKWARD_STAGES):
         r = start + tl.arange(0, ROWS)
         inside = (r < rows)[:, None]
         kept = row + r < s_stride
