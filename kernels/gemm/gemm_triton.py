@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import triton
 import triton.language as tl
@@ -14,10 +15,27 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from ..types import BLOCK
 from .product import Product
 
-BLOCK_ROWS, WARPS, STAGES = 128, 8, 4
-"""As shares of cuBLAS on an H100 (8192 x 4096 x 7168, 8192 x 7168 x 2048, 8192 x 1280 x 1280): 0.76,
-0.96, 1.10; 64 rows, 4 warps and 3 stages 0.65, 0.92, 1.21."""
-GROUP = 8
+
+class Tile(NamedTuple):
+    """Rows of a tile of 128 columns, and who computes it."""
+
+    rows: int
+    warps: int
+    stages: int
+    group: int
+    """Rows of tiles that are walked together."""
+
+
+LARGE, SMALL = Tile(128, 8, 4, 16), Tile(64, 4, 3, 8)
+"""A large tile reads fewer bytes a product; of small ones three share a multiprocessor, and one is multiplied
+while another begins or ends."""
+_LONG = 2048
+"""Summands from which on few tiles begin or end."""
+
+
+def tile_for(summands: int) -> Tile:
+    """For products of rows of that many."""
+    return LARGE if summands >= _LONG else SMALL
 
 
 @triton.jit
@@ -127,12 +145,12 @@ def launch(products: Sequence[Product]) -> None:
 
 
 def _launch(product: Product) -> None:
-    rows, columns, _ = product.size
-    tiles = triton.cdiv(rows, BLOCK_ROWS) * triton.cdiv(columns, BLOCK)
-    if product.kind == "tokens":
-        tiles *= product.n_experts
+    rows, columns, summands = product.size
+    copies = product.n_experts if product.kind == "tokens" else 1
+    tile = tile_for(summands // copies)
+    tiles = copies * triton.cdiv(rows, tile.rows) * triton.cdiv(columns, BLOCK)
     block_scaled_gemm[(tiles,)](
-        TensorDescriptor.from_tensor(product.a, [BLOCK_ROWS, BLOCK]),
+        TensorDescriptor.from_tensor(product.a, [tile.rows, BLOCK]),
         TensorDescriptor.from_tensor(product.b, [BLOCK, BLOCK]),
         product.c,
         product.a_scale,
@@ -143,8 +161,8 @@ def _launch(product: Product) -> None:
         SCALES=product.scales,
         KIND=product.kind,
         ADD=product.add,
-        GROUP=GROUP,
-        BM=BLOCK_ROWS,
-        num_warps=WARPS,
-        num_stages=STAGES,
+        GROUP=tile.group,
+        BM=tile.rows,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
     )

@@ -335,19 +335,21 @@ def test_attention(name: str, quantize: bool | None, documents: bool, tmp_path: 
     assert spilled_bytes(compiled.asm["ptx"], tmp_path) == 0
 
 
+@pytest.mark.parametrize("tile", [gemm_triton.LARGE, gemm_triton.SMALL])
 @pytest.mark.parametrize(("kind", "scales", "add", "out"), PRODUCTS)
-def test_the_fallback_product(kind: str, scales: str, add: bool, out: str, tmp_path: Path) -> None:
+def test_the_fallback_product(
+    kind: str, scales: str, add: bool, out: str, tile: gemm_triton.Tile, tmp_path: Path
+) -> None:
     kernel = gemm_triton.block_scaled_gemm
-    rows = gemm_triton.BLOCK_ROWS
-    constants = {"SCALES": scales, "KIND": kind, "ADD": add, "GROUP": 8, "BM": rows}
-    types = {"a_desc": f"tensordesc<fp8e4nv[{rows}, 128]>", "b_desc": "tensordesc<fp8e4nv[128, 128]>"}
+    constants = {"SCALES": scales, "KIND": kind, "ADD": add, "GROUP": tile.group, "BM": tile.rows}
+    types = {"a_desc": f"tensordesc<fp8e4nv[{tile.rows}, 128]>", "b_desc": "tensordesc<fp8e4nv[128, 128]>"}
     pointers = {"c": out, "sa": "fp32", "sb": "fp32"}
     signature = {
         name: "constexpr" if name in constants else types.get(name) or argument_type(name, pointers, "i32")
         for name in kernel.arg_names
     }
     source = plain_source(kernel, signature, constants)
-    options = {"num_warps": gemm_triton.WARPS, "num_stages": gemm_triton.STAGES}
+    options = {"num_warps": tile.warps, "num_stages": tile.stages}
     compiled = triton.compile(source, target=HOPPER, options=options)
     assert compiled.metadata.shared <= tiles.SHARED_MEMORY_BYTES
     assert spilled_bytes(compiled.asm["ptx"], tmp_path) == 0
