@@ -29,7 +29,7 @@ class Tile(NamedTuple):
 LARGE, SMALL = Tile(128, 8, 4, 16), Tile(64, 4, 3, 8)
 """A large tile reads fewer bytes a product; of small ones three share a multiprocessor, and one is multiplied
 while another begins or ends."""
-_LONG = 2048
+_LONG = 4096
 """Summands from which on few tiles begin or end."""
 
 
