@@ -24,7 +24,7 @@ from ..states import (
     with_places,
 )
 from ..swiglu import swiglu, swiglu_backward_quantize, swiglu_quantize
-from ..types import RowQ
+from ..types import BLOCK, RowQ
 
 
 def feed_forward(x: S, gate_up: Tensor, down: Tensor, precision: str = "bf16") -> S:
@@ -37,8 +37,8 @@ def feed_forward(x: S, gate_up: Tensor, down: Tensor, precision: str = "bf16") -
         Master weights, float32, gate first.
     down : Tensor [D, I]
     precision : {"fp32", "bf16", "fp8"}
-        As for ``gemm.linear``. In FP8 with recipe ``shift`` nothing is cast that a product wrote: SwiGLU
-        quantises what it computes, in every layout that is needed later.
+        As for ``gemm.linear``. In FP8 with recipe ``shift`` and I a multiple of 128 nothing is cast that a
+        product wrote: SwiGLU quantises what it computes, in every layout that is needed later.
 
     Returns
     -------
@@ -54,6 +54,9 @@ def feed_forward(x: S, gate_up: Tensor, down: Tensor, precision: str = "bf16") -
     if not reads_rows(precision):
         y = linear(swiglu(linear(values, gate_up, precision)), down, precision)
         return as_given(x, States(y))
+    if down.shape[-1] % BLOCK:  # a block would hold both gate and up
+        h = linear(given, gate_up, precision)
+        return as_given(x, linear(States(swiglu(h.values)), down, precision))
     check_float("x", values)
     check_states("x", given)
     matrix = values.reshape(-1, values.shape[-1])

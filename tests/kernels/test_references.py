@@ -212,8 +212,10 @@ def test_fp8_layers_are_close_to_exact_ones(
         assert 0.03 < relative_error(found, exact) < 0.045  # two roundings to E4M3, each 0.0266
 
 
-@pytest.mark.parametrize("experts", [False, True])
-def test_fp8_feed_forward_errs_as_its_roundings_do(experts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("experts", "width"), [(False, 128), (True, 128), (False, 192)])
+def test_fp8_feed_forward_errs_as_its_roundings_do(
+    experts: bool, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Recipe shift runs from one end to the other in FP8, and errs no more than casting anew every time."""
     idx = torch.stack([torch.randperm(6)[:2] for _ in range(300)]).int()
     groups = route_tables(idx, 6, torch.rand(300) > 0.1)
@@ -221,8 +223,8 @@ def test_fp8_feed_forward_errs_as_its_roundings_do(experts: bool, monkeypatch: p
     given = (
         torch.randn(300, 256),
         torch.rand(300, 2),
-        torch.randn(*stack, 256, 256) / 16,
-        torch.randn(*stack, 256, 128) / 11,
+        torch.randn(*stack, 2 * width, 256) / 16,
+        torch.randn(*stack, 256, width) / 11,
     )
     up = torch.randn(300, 256)
 
