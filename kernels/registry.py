@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
+from typing import Any
+
 import torch
 
 BACKENDS = ("gluon", "triton", "torch", "reference")
@@ -79,6 +81,14 @@ def multiprocessors(device: torch.device) -> int:
     if device.type != "cuda":
         return 1
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def shared_memory_bytes(device: torch.device) -> int:
+    """What one program may use of a GPU; 0 for a CPU, where kernels run in Triton's interpreter."""
+    if device.type != "cuda":
+        return 0
+    properties: Any = torch.cuda.get_device_properties(device)  # its stub lacks this
+    return int(properties.shared_memory_per_block_optin)
 
 
 def ops() -> tuple[str, ...]:

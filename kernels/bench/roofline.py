@@ -124,6 +124,8 @@ def _draw_roof(axes: Any, roof: Roofs, shown: Sequence[Point]) -> None:
 def _scatter(axes: Any, shown: Sequence[Point]) -> None:
     for (kind, _), color in zip(_KINDS.items(), _COLORS, strict=True):
         mine, peers = ([p for p in shown if p.kind == kind and p.ours is own] for own in (True, False))
+        if not mine:
+            continue
         axes.scatter(*_xy(peers), s=30, facecolors="none", edgecolors=color, linewidths=0.9)
         axes.scatter(*_xy(mine), s=26, color=color, label=kind, zorder=3)
     axes.scatter([], [], facecolors="none", edgecolors=_FAINT, label="the peer of each")

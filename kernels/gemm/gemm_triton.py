@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from .. import registry
 from ..types import BLOCK
 from .product import Product
 
@@ -31,11 +32,13 @@ LARGE, SMALL = Tile(128, 8, 4, 16), Tile(64, 4, 3, 8)
 while another begins or ends."""
 _LONG = 4096
 """Summands from which on few tiles begin or end."""
+_LARGE_BYTES = LARGE.stages * (LARGE.rows + BLOCK) * BLOCK + 1024
+"""Of shared memory that a large tile takes: 129 KB, where consumer cards have 99."""
 
 
-def tile_for(summands: int) -> Tile:
-    """For products of rows of that many."""
-    return LARGE if summands >= _LONG else SMALL
+def tile_for(summands: int, shared_memory_bytes: int) -> Tile:
+    """For products of rows of that many, on a GPU that has so much for a program."""
+    return LARGE if summands >= _LONG and shared_memory_bytes >= _LARGE_BYTES else SMALL
 
 
 @triton.jit
@@ -147,7 +150,7 @@ def launch(products: Sequence[Product]) -> None:
 def _launch(product: Product) -> None:
     rows, columns, summands = product.size
     copies = product.n_experts if product.kind == "tokens" else 1
-    tile = tile_for(summands // copies)
+    tile = tile_for(summands // copies, registry.shared_memory_bytes(product.c.device))
     tiles = copies * triton.cdiv(rows, tile.rows) * triton.cdiv(columns, BLOCK)
     block_scaled_gemm[(tiles,)](
         TensorDescriptor.from_tensor(product.a, [tile.rows, BLOCK]),
