@@ -13,7 +13,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-
 from typing import Any
 
 import torch
