@@ -1,9 +1,5 @@
-//! The only unsafe code of this crate: vector instructions, prefetching, huge pages and memory filled by several threads.
+//! The only unsafe code of this crate: vector instructions, prefetching and huge pages.
 //! Without them all is the same, but slower.
-
-use std::mem::MaybeUninit;
-use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 /// Bytes classified at once.
 pub(crate) const BLOCK_BYTES: usize = 64;
@@ -249,7 +245,8 @@ const LEAST_HUGE_BYTES: usize = 4 << 20;
 /// An empty vector with room for `capacity` items, on huge pages if there is enough of it: page faults and address
 /// look-ups cost a sixth of encoding otherwise.
 #[allow(unsafe_code)]
-pub(crate) fn with_huge_pages<T>(capacity: usize) -> Vec<T> {
+#[must_use]
+pub fn with_huge_pages<T>(capacity: usize) -> Vec<T> {
     let mut items = Vec::with_capacity(capacity);
     let bytes = capacity * size_of::<T>();
     if bytes >= LEAST_HUGE_BYTES {
@@ -268,56 +265,9 @@ pub(crate) fn with_huge_pages<T>(capacity: usize) -> Vec<T> {
     items
 }
 
-/// The `parts`, one behind the other, copied by `threads` threads: new memory costs more than the copy, and each thread
-/// pays for what it fills.
-#[allow(unsafe_code)]
-pub(crate) fn joined<T: Copy + Send + Sync>(parts: &[&[T]], threads: usize) -> Vec<T> {
-    let len = parts.iter().map(|part| part.len()).sum();
-    let mut items = with_huge_pages(len);
-    let mut spare: &mut [MaybeUninit<T>] = &mut items.spare_capacity_mut()[..len];
-    let mut copies = Vec::with_capacity(parts.len());
-    for part in parts {
-        let (place, rest) = spare.split_at_mut(part.len());
-        copies.push((part, place));
-        spare = rest;
-    }
-    let copies = Mutex::new(copies);
-    let work = || {
-        loop {
-            // The guard must be gone before the copy.
-            let next = copies.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let Some((part, place)) = next else { return };
-            for (item, place) in part.iter().zip(place) {
-                place.write(*item);
-            }
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 1..threads.min(parts.len()) {
-            // A thread that cannot be started leaves its copies to the others.
-            _ = thread::Builder::new().spawn_scoped(scope, work);
-        }
-        work();
-    });
-    // SAFETY: the places are the first `len` of the vector, and each was written: none is left in `copies`, whoever took
-    // one wrote it whole, and a thread that had panicked would have ended the scope with a panic.
-    unsafe { items.set_len(len) };
-    items
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn joining_keeps_the_order() {
-        let parts: Vec<Vec<u32>> = (0..40).map(|len| (len..len + len % 7).collect()).collect();
-        let slices: Vec<&[u32]> = parts.iter().map(Vec::as_slice).collect();
-        for threads in [0, 1, 3, 64] {
-            assert_eq!(joined(&slices, threads), parts.concat(), "{threads}");
-        }
-        assert!(joined::<u32>(&[], 2).is_empty());
-    }
 
     struct Classify<'a>(&'a [u8; BLOCK_BYTES]);
 

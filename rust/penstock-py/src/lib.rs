@@ -10,6 +10,7 @@ mod error;
 mod files;
 mod ids;
 mod job;
+mod text;
 mod tokenizer;
 mod training;
 

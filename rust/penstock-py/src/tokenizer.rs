@@ -6,11 +6,12 @@ use numpy::{IntoPyArray, PyArray1};
 use penstock_bpe::{Allowed, Chance, Unit, Variation};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyString};
 
 use crate::boundary::guarded;
 use crate::error::Fault;
 use crate::ids::Ids;
+use crate::text::{Text, Unread, characters};
 
 /// A tokenizer; immutable and shared between threads.
 #[pyclass(frozen, module = "penstock._core")]
@@ -77,28 +78,32 @@ impl Tokenizer {
     fn encode<'py>(
         &self,
         py: Python<'py>,
-        text: &str,
+        text: Bound<'py, PyString>,
         allowed: Option<Vec<String>>,
     ) -> PyResult<Bound<'py, PyArray1<u32>>> {
-        let allowed = allowed_special(allowed);
-        let ids = guarded::<_, Fault>(py, || Ok(self.0.encode(text, &allowed)))?;
+        let (allowed, text) = (allowed_special(allowed), Text::of(text)?);
+        let ids = guarded::<_, Fault>(py, || Ok(self.0.encode(&text, &allowed)))?;
         Ok(ids.into_pyarray(py))
     }
 
-    /// CPython's own UTF-8 of each text, which it keeps: a nanosecond a byte of Chinese, once. To make it here from
-    /// UCS-4 and throw it away was no faster cold, and a fifth slower for texts that come again.
+    /// The calling thread makes the UTF-8 of the texts, for which it needs the GIL, while others encode the first of them.
     fn encode_batch<'py>(
         &self,
         py: Python<'py>,
-        texts: Vec<PyBackedStr>,
+        texts: Vec<Bound<'py, PyString>>,
         allowed: Option<Vec<String>>,
         threads: Option<usize>,
     ) -> PyResult<IdsAndOffsets<'py>> {
         let allowed = allowed_special(allowed);
-        let (ids, offsets) = guarded::<_, Fault>(py, || {
-            let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
-            Ok(self.0.encode_batch(&texts, &allowed, threads.unwrap_or(0)))
+        let expected_bytes = texts.iter().map(characters).sum();
+        let texts: Vec<Unread> = texts.into_iter().map(Unread::new).collect();
+        let feed = |take: &mut dyn FnMut(_)| {
+            Python::attach(|py| texts.iter().try_for_each(|text| text.read(py).map(&mut *take)))
+        };
+        let encoded = guarded::<_, Fault>(py, || {
+            Ok(self.0.encode_fed(expected_bytes, &allowed, threads.unwrap_or(0), feed))
         })?;
+        let (ids, offsets) = encoded?;
         Ok((ids.into_pyarray(py), offsets.into_pyarray(py)))
     }
 

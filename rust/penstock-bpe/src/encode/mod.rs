@@ -6,6 +6,7 @@ mod block;
 mod cache;
 pub(crate) mod chain;
 pub(crate) mod cuts;
+mod exchange;
 mod lanes;
 mod long;
 pub(crate) mod merge;
