@@ -20,8 +20,9 @@ import penstock
 MAX_MEMORY = 256 << 20
 
 TRAIN = """
-import json, pathlib, sys, warnings
+import json, pathlib, signal, sys, warnings
 import penstock
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs this in the background may ignore it
 warnings.simplefilter("ignore")
 tok = penstock.Tokenizer.train(
     [sys.argv[1]], 20_000, max_memory=int(sys.argv[2]), spill_folder=sys.argv[3], threads=int(sys.argv[4])

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from penstock.interop import load_hf
+from penstock.kernels.states import States
 from penstock.model import KVCache, LossParts, Transformer
 from penstock.model.moe import MoE
 
@@ -46,9 +47,9 @@ def test_logits_and_loss(references: Path, name: str) -> None:
     assert mean_loss(model, expected["input_ids"]) == pytest.approx(expected["loss"].item(), abs=TOLERANCE)
 
 
-def stream(x: Tensor, delta: Tensor | None) -> Tensor:
+def stream(x: Tensor, delta: States | None) -> Tensor:
     """The residual stream as a layer gets it, the last sum not made yet."""
-    return x if delta is None else x + delta
+    return x if delta is None else x + delta.values
 
 
 @pytest.mark.parametrize("name", ["base", "yarn"])
