@@ -43,15 +43,13 @@ def loss_and_gradients(model: Transformer, tokens: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("changes", [{}, {"q_lora_rank": None, "kv_lora_rank": 128, "hidden_size": 256}])
-@pytest.mark.parametrize("recipe", registry.RECIPES)
 def test_the_bits_are_those_of_a_cast_of_its_own(
-    recipe: str,
     changes: dict[str, int],
     make_model: Callable[..., Transformer],
     make_tokens: Callable[..., Tensor],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv(registry.RECIPE_ENVIRONMENT, recipe)
+    monkeypatch.setenv(registry.RECIPE_ENVIRONMENT, "shift")
     model, tokens = make_model("fp8", **changes), make_tokens(2, 19)
     with monkeypatch.context() as patch:
         patch.setattr(norm, "add_rms_norm_quantize", unwritten_norm)
@@ -62,3 +60,16 @@ def test_the_bits_are_those_of_a_cast_of_its_own(
     assert len(found) == len(expected) == 1 + len(list(model.parameters()))
     for a, b in zip(found, expected, strict=True):
         assert torch.equal(a, b)
+
+
+def test_recipe_v3_reads_values(
+    make_model: Callable[..., Transformer],
+    make_tokens: Callable[..., Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("quantised, though the gradient of the weight reads values")
+
+    monkeypatch.setenv(registry.RECIPE_ENVIRONMENT, "v3")
+    monkeypatch.setattr(norm, "add_rms_norm_quantize", never)
+    assert len(loss_and_gradients(make_model("fp8"), make_tokens(2, 19))) > 1
