@@ -81,8 +81,8 @@ def block_scaled_gemm(
 
     A line of arguments is a problem: descriptors of A, B, C and of the scales of A and B, and pointers to
     those scales and to C; the lines from PROBLEMS on are None. A tuple of descriptors cannot be launched. The
-    strides are those of "row_block", of which there is one problem. ADD adds to C in place of writing it: it is
-    contiguous and no other problem's, since half of each tile is read and written.
+    strides are those of "row_block", of which there is one problem. ADD adds to C in place of writing it:
+    then C is contiguous and no other problem's, since half of each tile is read and written.
     """
     # fmt: on
     BM: gl.constexpr = 256 if TALL else 128
