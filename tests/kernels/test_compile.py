@@ -142,10 +142,11 @@ def norm_cases() -> Iterator[tuple[ModuleType, str, dict[str, object], dict[str,
     names = ("x", "delta", "sum", "y", "dy", "more", "dsum", "dx")
     pointers = dict.fromkeys(names, BF16) | {"q": FP8}
     for size, add in product((1280, 512, 2048, 7168), (False, True)):
-        rows, block, warps = norm_triton.tile_for(size)
+        tile = norm_triton.tile_for(size)
         for keep, quantize in ((True, False), (True, True), (False, True)):
-            constants = {"ADD": add, "KEEP": keep, "QUANTIZE": quantize, "ROWS": rows, "BD": block}
-            yield norm_triton, "_rms_norm_forward", constants, pointers, warps
+            constants = {"ADD": add, "KEEP": keep, "QUANTIZE": quantize}
+            constants |= {"ROWS": tile.rows, "COLUMNS": tile.columns, "CHUNKS": tile.chunks}
+            yield norm_triton, "_rms_norm_forward", constants, pointers, tile.warps
         for narrow, join, quantize in product((False, True), repeat=3):
             if not narrow and (join or quantize):
                 continue
