@@ -13,12 +13,13 @@ A launch takes up to ``tiles.LONGEST_LIST`` dense products, whose tiles are numb
 other: small ones fill the card together. Each has a loop of its own, since to choose a descriptor for each
 tile takes more registers than there are.
 
-A thread block stays on its multiprocessor and works through tiles. One warp, the producer, copies operands by
-TMA into a ring of STAGES stages; two warpgroups, the consumers, own two accumulators of 64x128 each. Tensor
-cores add in less than float32, so a product starts from zero every 128 of K and is promoted: scaled and added
-to float32 registers. That addition is what limits the kernel. The partial sum of the second accumulator
-therefore takes over the registers of the first one's, which the extra ``warpgroup_mma_wait`` makes visible to
-the compiler: without it, both live at once and spill.
+A thread block stays on its multiprocessor and works through tiles. They come in turns, but those of "tokens",
+which differ in length: there each block takes the next one that nobody has. One warp, the producer, copies
+operands by TMA into a ring of STAGES stages; two warpgroups, the consumers, own two accumulators of 64x128
+each. Tensor cores add in less than float32, so a product starts from zero every 128 of K and is promoted:
+scaled and added to float32 registers. That addition is what limits the kernel. The partial sum of the second
+accumulator therefore takes over the registers of the first one's, which the extra ``warpgroup_mma_wait``
+makes visible to the compiler: without it, both live at once and spill.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -38,7 +39,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from .tiles_gluon import measure, place, scale_strides
+from .tiles_gluon import announce, heard, measure, place, scale_strides, take
 
 
 @builtin
@@ -63,6 +64,7 @@ def block_scaled_gemm(
     a7, b7, c7, sa7, sb7, scales7,
     offsets_ptr,
     expert_ptr,
+    taken_ptr,
     E,
     sb_stride_expert,
     sb_stride_n,
@@ -81,8 +83,9 @@ def block_scaled_gemm(
 
     A line of arguments is a problem: descriptors of A, B, C and of the scales of A and B, and pointers to
     those scales and to C; the lines from PROBLEMS on are None. A tuple of descriptors cannot be launched. The
-    strides are those of "row_block", of which there is one problem. ADD adds to C in place of writing it:
-    then C is contiguous and no other problem's, since half of each tile is read and written.
+    strides are those of "row_block", of which there is one problem. ``taken_ptr`` is where tiles of "tokens"
+    are counted, from zero. ADD adds to C in place of writing it: then C is contiguous and no other problem's,
+    since half of each tile is read and written.
     """
     # fmt: on
     BM: gl.constexpr = 256 if TALL else 128
@@ -95,6 +98,7 @@ def block_scaled_gemm(
     )
     sb_s = gl.allocate_shared_memory(gl.float32, [STAGES if SCALES == "row_row" else 1, BN], sb0.layout)
     c_s = gl.allocate_shared_memory(c0.dtype, [2, 64, 128], c0.layout)
+    upcoming_s = gl.allocate_shared_memory(gl.int32, [STAGES, 1], mbarrier.MBarrierLayout())
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     for stage in gl.static_range(STAGES):
@@ -107,7 +111,7 @@ def block_scaled_gemm(
     sbs = (sb0, sb1, sb2, sb3, sb4, sb5, sb6, sb7)
     pointers = (scales0, scales1, scales2, scales3, scales4, scales5, scales6, scales7)
     strides = (sb_stride_expert, sb_stride_n, sb_stride_k)
-    ring = (a_s, b_s, sa_s, sb_s, full, empty)
+    ring = (a_s, b_s, sa_s, sb_s, upcoming_s, full, empty)
     tables = (offsets_ptr, expert_ptr, E)
     # fmt: off
     gl.warp_specialize(
@@ -116,7 +120,7 @@ def block_scaled_gemm(
                          PROBLEMS, SCALES, KIND, TALL, ADD, STAGES, GROUP, PROGRAMS)),
             (_consumer, (1, as_, cs, c_s, pointers, strides, tables, ring,
                          PROBLEMS, SCALES, KIND, TALL, ADD, STAGES, GROUP, PROGRAMS)),
-            (_producer, (as_, bs, cs, sas, sbs, strides, tables, ring,
+            (_producer, (as_, bs, cs, sas, sbs, strides, tables, ring, taken_ptr,
                          PROBLEMS, SCALES, KIND, TALL, STAGES, GROUP, PROGRAMS)),
         ],
         [4, 1],
@@ -144,6 +148,7 @@ def _producer(
     strides,
     tables,
     ring,
+    taken_ptr,
     PROBLEMS: gl.constexpr,
     SCALES: gl.constexpr,
     KIND: gl.constexpr,
@@ -157,7 +162,7 @@ def _producer(
     BN: gl.constexpr = 128 if TALL else 256
     A_SCALE_BYTES: gl.constexpr = 0 if SCALES == "block_block" else BM * 4
     B_SCALE_BYTES: gl.constexpr = BN * 4 if SCALES == "row_row" else 0
-    a_s, b_s, sa_s, sb_s, full, empty = ring
+    a_s, b_s, sa_s, sb_s, upcoming_s, full, empty = ring
     stage = 0
     phase = 1
     tile = gl.program_id(0)
@@ -173,9 +178,19 @@ def _producer(
             b_row = column
             if KIND == "rows":
                 b_row += expert * size[1]
+            upcoming = tile + PROGRAMS
+            if KIND == "tokens":
+                upcoming = take(taken_ptr) + PROGRAMS
+                if blocks == 0:  # a stage without operands, for what it says
+                    mbarrier.wait(empty.index(stage), phase)
+                    announce(upcoming_s.index(stage), upcoming)
+                    mbarrier.arrive(full.index(stage), count=1)
+                    stage, phase = _next(stage, phase, STAGES)
             for k in range(first, first + blocks):
                 mbarrier.wait(empty.index(stage), phase)
                 bar = full.index(stage)
+                if KIND == "tokens":
+                    announce(upcoming_s.index(stage), upcoming)
                 mbarrier.expect(bar, (BM + BN) * 128 + A_SCALE_BYTES + B_SCALE_BYTES)
                 for i in gl.static_range(BM // 64):
                     a_part = a_s.index(stage * (BM // 64) + i)
@@ -189,7 +204,7 @@ def _producer(
                     at = [k * sb_stride_k + column]
                     tma.async_copy_global_to_shared(sb_desc, at, bar, sb_s.index(stage))
                 stage, phase = _next(stage, phase, STAGES)
-            tile += PROGRAMS
+            tile = upcoming
         tile -= tiles
 
 
@@ -219,7 +234,7 @@ def _consumer(
     RIGHT: gl.constexpr = 0 if TALL else 1
     A0: gl.constexpr = wg * 2 if TALL else wg
     mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], warps_per_cta=[4, 1], instr_shape=[16, 128, 32])
-    a_s, b_s, _sa_s, sb_s, full, empty = ring
+    a_s, b_s, _sa_s, sb_s, upcoming_s, full, empty = ring
     zero = gl.zeros([64, 128], gl.float32, mma)
     stage = 0
     phase = 0
@@ -235,6 +250,13 @@ def _consumer(
             a_scale, b_scale0, b_scale1 = _scale_rows(expert, row, column, scales, size, SCALES, RIGHT)
             acc0 = gl.zeros([64, 128], gl.float32, mma)
             acc1 = gl.zeros([64, 128], gl.float32, mma)
+            upcoming = tile + PROGRAMS
+            if KIND == "tokens":
+                mbarrier.wait(full.index(stage), phase)
+                upcoming = heard(upcoming_s.index(stage))
+                if blocks == 0:
+                    mbarrier.arrive(empty.index(stage), count=1)
+                    stage, phase = _next(stage, phase, STAGES)
             for k in range(first, first + blocks):
                 mbarrier.wait(full.index(stage), phase)
                 a0 = a_s.index(stage * A_PARTS + A0)
@@ -264,7 +286,7 @@ def _consumer(
                     acc0 += _standing(pointers[problem][2], expert, row, column, size, mma)
                 _store(c_desc, c_part, acc0, expert, row, column, size, KIND, False)
                 _store(c_desc, c_part, acc1, expert, row + DOWN * 64, column + RIGHT * 128, size, KIND, ADD)
-            tile += PROGRAMS
+            tile = upcoming
         tile -= tiles
     tma.store_wait(0)
 
@@ -300,7 +322,7 @@ def _scales(
 ):
     """Factors of one partial product: for its rows (or all of it), and for its columns."""
     sa_ptr, sb_ptr, _, _, _, sb_stride_k = scales
-    _, _, sa_s, sb_s, _, _ = ring
+    _, _, sa_s, sb_s, _, _, _ = ring
     if SCALES == "block_block":
         down = gl.load(sa_ptr + a_scale + k) * gl.load(sb_ptr + b_scale + k)
         across = down

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
@@ -35,6 +36,7 @@ def _launch(products: Sequence[Product]) -> None:
         *problems,
         *[None] * (LONGEST_LIST * len(problems) // len(products) - len(problems)),
         *one.tables,
+        one.c.new_zeros(1, dtype=torch.int32) if one.kind == "tokens" else one.c,  # else not read
         one.n_experts,
         *one.strides[1:],
         PROBLEMS=len(products),

@@ -1,4 +1,4 @@
-"""Which tile comes next: device code of the Hopper kernel."""
+"""Which tile comes next, and how consumers hear of it: device code of the Hopper kernel."""
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 # Device code: a kernel's arguments have no Python types.
@@ -69,3 +69,34 @@ def place(tile, tables, size, KIND: gl.constexpr, TALL: gl.constexpr, GROUP: gl.
     if KIND == "rows":
         expert = gl.load(tables[1] + row * (BM // 128))
     return expert, row * BM, column * BN, first, blocks
+
+
+@gluon.jit
+def take(taken_ptr):
+    """How many tiles others have taken before this one; one lane of the producer counts, all learn of it."""
+    return gl.inline_asm_elementwise(
+        """{
+        .reg .pred elected;
+        .reg .b32 lane, taken;
+        elect.sync lane|elected, 0xffffffff;
+        @elected atom.global.add.u32 taken, [$1], 1;
+        shfl.sync.idx.b32 $0, taken, lane, 0x1f, 0xffffffff;
+        }""",
+        "=r,l",
+        [taken_ptr.to(gl.int64)],
+        dtype=gl.int32,
+        is_pure=False,
+        pack=1,
+    )
+
+
+@gluon.jit
+def announce(slot, tile):
+    """Tell the consumers which tile comes after the one that this stage belongs to."""
+    slot.store(gl.full([1], tile, gl.int32, gl.BlockedLayout([1], [32], [1], [0])))
+
+
+@gluon.jit
+def heard(slot):
+    """The number in ``slot``, for all threads of a consumer."""
+    return gl.max(slot.load(gl.BlockedLayout([1], [32], [4], [0])), 0)

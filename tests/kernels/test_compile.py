@@ -110,8 +110,7 @@ def compile_for_hopper(
     types = [
         *problem * problems,
         *["constexpr"] * unused,
-        "*i32",
-        "*i32",
+        *["*i32"] * 3,
         *["i32"] * 4,
         *["constexpr"] * len(constants),
     ]

@@ -251,3 +251,24 @@ def test_grouped_wgrad_is_within_the_gate_and_repeats(n: int, k: int, recipe: st
     assert not out[-1].any(), "an expert without tokens has no gradient"
     assert relative_error(once, w + expected) < FP32_GATE
     assert same_bits(once, twice)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_grouped_wgrad_takes_every_tile_once(seed: int) -> None:
+    """Experts of very different sizes, most of them empty, and more tiles than multiprocessors."""
+    torch.manual_seed(seed)
+    busy = torch.randint(0, 256, (20,), device="cuda")
+    idx = busy[torch.randint(0, 20, (1500, 1), device="cuda")].int()
+    groups = route_tables(idx, 256)
+    x, g = (
+        permute(torch.randn(1500, size, device="cuda", dtype=torch.bfloat16), groups) for size in (384, 640)
+    )
+    g_q, x_q = (transpose_shift(quantize_rows(t)) for t in (g, x))
+    with registry.override("grouped_wgrad", "reference"):
+        expected = grouped_wgrad(g_q, x_q, groups)
+    start = torch.randn_like(expected)
+    with registry.override("grouped_wgrad", "gluon"):
+        out = grouped_wgrad(g_q, x_q, groups, torch.full_like(expected, float("nan")))
+        added = grouped_wgrad(g_q, x_q, groups, start.clone(), accumulate=True)
+    assert relative_error(out, expected) < FP32_GATE
+    assert relative_error(added, start + expected) < FP32_GATE
