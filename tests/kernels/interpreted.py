@@ -20,7 +20,7 @@ from penstock.kernels.adamw import adamw_step
 from penstock.kernels.attention import find_documents, latent_attention, latent_triton
 from penstock.kernels.cross_entropy import joint_cross_entropy
 from penstock.kernels.embedding import embedding
-from penstock.kernels.gemm import gemm, wgrad
+from penstock.kernels.gemm import gemm, gemm_triton, wgrad
 from penstock.kernels.grouped_gemm import grouped_gemm, grouped_wgrad
 from penstock.kernels.mla import rotate_heads
 from penstock.kernels.norm import add_rms_norm, add_rms_norm_quantize, rms_norm
@@ -196,12 +196,21 @@ def products() -> None:
         both(f"grouped_gemm {transposed}", ("grouped_gemm",), call)
     for name, cast in (("v3", quantize_tokens), ("shift", lambda t: transpose_shift(quantize_rows(t)))):
         for add in (False, True):
-            dense = (cast(g), cast(x))
+            dense = (cast(torch.cat((g, g, g))), cast(torch.cat((x, -x, x))))
             call = lambda: wgrad(*dense, start.clone(), add)  # noqa: E731, B023
             both(f"wgrad {name} {add}", ("wgrad",), call)
             grouped = (cast(spread), cast(gathered), groups)
             call = lambda: grouped_wgrad(*grouped, total.clone(), add)  # noqa: E731, B023
             both(f"grouped_wgrad {name} {add}", ("grouped_wgrad",), call)
+
+
+def products_by_every_tile() -> None:
+    """Sizes that leave a second half partly outside. Scales of columns have no wide tile."""
+    gemm_triton._pinned = lambda acc: acc  # the interpreter knows no assembly
+    for tile in (gemm_triton.LARGE, gemm_triton.WIDE, gemm_triton.SMALL):
+        narrow = gemm_triton.LARGE if tile.wide else tile
+        gemm_triton.tile_for = lambda p, t=tile, n=narrow: n if p.scales == "row_row" else t
+        products()
 
 
 def attentions() -> None:
@@ -326,6 +335,6 @@ if __name__ == "__main__":
     producers()
     norms()
     parts_of_layers()
-    products()
+    products_by_every_tile()
     attentions()
     rest()

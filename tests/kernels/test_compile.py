@@ -8,15 +8,17 @@ import subprocess
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
 
 triton = pytest.importorskip("triton", reason="the kernels are written in Triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 from triton.experimental.gluon._runtime import GluonASTSource  # noqa: E402
 
+from penstock.kernels import registry  # noqa: E402
 from penstock.kernels.adamw import adamw_triton  # noqa: E402
 from penstock.kernels.attention import latent_triton  # noqa: E402
 from penstock.kernels.cross_entropy import cross_entropy_triton  # noqa: E402
@@ -335,13 +337,21 @@ def test_attention(name: str, quantize: bool | None, documents: bool, tmp_path: 
     assert spilled_bytes(compiled.asm["ptx"], tmp_path) == 0
 
 
-@pytest.mark.parametrize("tile", [gemm_triton.LARGE, gemm_triton.SMALL])
-@pytest.mark.parametrize(("kind", "scales", "add", "out"), PRODUCTS)
+FALLBACKS = [
+    (*case, tile)
+    for case in PRODUCTS
+    for tile in (gemm_triton.SMALL, gemm_triton.LARGE, gemm_triton.WIDE)
+    if not tile.wide or case[1] != "row_row"  # these would spill, and are never chosen
+]
+
+
+@pytest.mark.parametrize(("kind", "scales", "add", "out", "tile"), FALLBACKS)
 def test_the_fallback_product(
     kind: str, scales: str, add: bool, out: str, tile: gemm_triton.Tile, tmp_path: Path
 ) -> None:
     kernel = gemm_triton.block_scaled_gemm
-    constants = {"SCALES": scales, "KIND": kind, "ADD": add, "GROUP": tile.group, "BM": tile.rows}
+    constants = {"SCALES": scales, "KIND": kind, "ADD": add}
+    constants |= {"GROUP": tile.group, "BM": tile.rows, "WIDE": tile.wide}
     types = {"a_desc": f"tensordesc<fp8e4nv[{tile.rows}, 128]>", "b_desc": "tensordesc<fp8e4nv[128, 128]>"}
     pointers = {"c": out, "sa": "fp32", "sb": "fp32"}
     signature = {
@@ -351,11 +361,40 @@ def test_the_fallback_product(
     source = plain_source(kernel, signature, constants)
     options = {"num_warps": tile.warps, "num_stages": tile.stages}
     compiled = triton.compile(source, target=HOPPER, options=options)
-    # A GPU is given a tile that fits it: 99 KB are what consumer cards have.
-    room = gemm_triton._LARGE_BYTES if tile == gemm_triton.LARGE else 99 << 10
-    assert compiled.metadata.shared <= room
-    assert gemm_triton.tile_for(8192, room) == tile
+    # Loads of the blocks to come are on their way: every stage has operands of its own.
+    operands = tile.stages * (tile.rows + tile.columns) * 128
+    assert operands <= compiled.metadata.shared <= tile.shared_memory_bytes
+    assert tile != gemm_triton.SMALL or compiled.metadata.shared <= 99 << 10  # as consumer cards have
     assert spilled_bytes(compiled.asm["ptx"], tmp_path) == 0
+
+
+@pytest.mark.parametrize(
+    ("scales", "size", "copies", "shared_memory_bytes", "tile"),
+    [
+        ("row_block", (8192, 4096, 7168), 1, 227 << 10, "WIDE"),
+        ("row_row", (8192, 4096, 7168), 1, 227 << 10, "LARGE"),
+        ("row_block", (8192, 1280, 4096), 1, 227 << 10, "LARGE"),  # 320 wide tiles fill 2.4 turns
+        ("row_block", (8192, 24576, 1536), 1, 227 << 10, "WIDE"),
+        ("row_block", (8192, 1280, 1280), 1, 227 << 10, "SMALL"),
+        ("block_block", (1280, 640, 64 * 1024), 64, 227 << 10, "SMALL"),
+        ("block_block", (1280, 640, 64 * 1536), 64, 227 << 10, "WIDE"),
+        ("row_block", (8192, 4096, 7168), 1, 163 << 10, "LARGE"),
+        ("row_block", (8192, 4096, 7168), 1, 99 << 10, "SMALL"),
+    ],
+)
+def test_the_fallback_takes_a_tile_that_fits(
+    scales: str,
+    size: tuple[int, int, int],
+    copies: int,
+    shared_memory_bytes: int,
+    tile: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry, "multiprocessors", lambda _: 132)
+    monkeypatch.setattr(registry, "shared_memory_bytes", lambda _: shared_memory_bytes)
+    kind = "dense" if copies == 1 else "tokens"
+    case = SimpleNamespace(scales=scales, size=size, n_experts=copies, kind=kind, c=torch.empty(0))
+    assert gemm_triton.tile_for(case) == getattr(gemm_triton, tile)
 
 
 def test_the_kernels_are_as_short_as_promised() -> None:

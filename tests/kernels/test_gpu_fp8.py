@@ -178,6 +178,17 @@ def test_wgrad_is_within_the_gate_and_repeats(n: int, k: int, tokens: int, recip
     assert same_bits(once, twice)
 
 
+@pytest.mark.parametrize("name", ["SMALL", "LARGE", "WIDE"])
+def test_the_fallback_agrees_by_every_tile(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from penstock.kernels.gemm import gemm_triton
+
+    monkeypatch.setattr(gemm_triton, "tile_for", lambda *_: getattr(gemm_triton, name))
+    for m, n, k in PRODUCTS:
+        test_gemm_is_within_the_gate(m, n, k, "triton")
+    for n, k, tokens in ((576, 1280, 300), (96, 64, 130)):
+        test_wgrad_is_within_the_gate_and_repeats(n, k, tokens, "shift", "triton")
+
+
 LISTS = [
     [(1280, 1280, 512)] * 6,
     [(576, 1280, 300), (128, 128, 1), (2496, 640, 4096), (100, 64, 130), (30, 20, 130)],
