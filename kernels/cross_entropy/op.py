@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import library, registry
 from ..arguments import check_float, check_precision, check_same, check_same_device, check_shape, check_tensor
 from ..gemm.matmul import write_weight_gradient
-from ..gemm.weights import cast_weight, deliver_gradient
+from ..gemm.weights import cast_weight, deliver_gradient, is_written_in_place
 from . import reference
 
 
@@ -69,7 +69,8 @@ def joint_cross_entropy(
 
     Returns
     -------
-    Losses, float32 (float64 if the states are); differentiable in states and ``w``, once.
+    Losses, float32 (float64 if the states are); differentiable in states and ``w``, once: a second backward
+    pass through them raises a RuntimeError.
 
     Raises
     ------
@@ -167,8 +168,13 @@ class _JointCrossEntropy(torch.autograd.Function):
             else:
                 torch.mul(dw, grad.to(dw.dtype), out=out)
 
-        weight_gradient = None if dw is None else deliver_gradient(w, write)
-        return weight_gradient, None, None, None, *(None if d is None else d * grad.to(d.dtype) for d in dx)
+        # What was saved is scaled where it lies, which autograd notices if it is asked a second time.
+        scaled = (None if d is None else d.mul_(grad.to(d.dtype)) for d in dx)
+        if dw is None or is_written_in_place(w):
+            weight_gradient = None if dw is None else deliver_gradient(w, write)
+        else:
+            weight_gradient = dw.mul_(grad.to(dw.dtype))
+        return weight_gradient, None, None, None, *scaled
 
 
 def _fake_sums(

@@ -153,9 +153,14 @@ def _check_untouched(w: Tensor) -> None:
         )
 
 
+def is_written_in_place(w: Tensor) -> bool:
+    """Whether gradients of ``w`` go straight into ``.grad``."""
+    return not torch.compiler.is_compiling() and w in _in_place
+
+
 def deliver_gradient(w: Tensor, write: Callable[[Tensor, bool], None]) -> Tensor | None:
     """Have ``write(out, accumulate)`` make the gradient of ``w``: in ``w.grad`` (None), or a fresh tensor."""
-    if torch.compiler.is_compiling() or w not in _in_place:
+    if not is_written_in_place(w):
         fresh = torch.empty(w.shape, dtype=torch.promote_types(w.dtype, torch.float32), device=w.device)
         write(fresh, False)
         return fresh
@@ -173,11 +178,7 @@ def deliver_product(w: Tensor, g: RowQ | TokQ, x: RowQ | TokQ) -> Tensor | None:
     """
 
     def write(out: Tensor, accumulate: bool) -> None:
-        if (
-            torch.compiler.is_compiling()
-            or w not in _in_place
-            or not pending.make_later(g, x, out, accumulate)
-        ):
+        if not is_written_in_place(w) or not pending.make_later(g, x, out, accumulate):
             wgrad(g, x, out, accumulate)
 
     return deliver_gradient(w, write)
