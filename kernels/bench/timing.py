@@ -19,7 +19,8 @@ import torch
 
 ROUNDS = 3
 _FLUSH_BYTES = 256 << 20
-"""Five times the L2 cache of an H200."""
+"""Five times the L2 cache of an H200. They are read, not written: the cache would have to write back what was
+written on the time of the contender, and more of it if that one writes little itself."""
 _PAUSE_SECONDS = 0.1
 """In which clocks recover from the sustained runs of the round before."""
 _SLEEP_CYCLES = 200_000
@@ -39,7 +40,7 @@ class Timing:
 
 def time_in_turns(calls: Sequence[Callable[[], object]], seconds: float) -> list[Timing]:
     """Time each of ``calls`` in three rounds; a sustained run lasts ``seconds``."""
-    flush = torch.empty(_FLUSH_BYTES, dtype=torch.int8, device="cuda")
+    flush = torch.zeros(_FLUSH_BYTES // 4, device="cuda")
     visits: list[list[Timing]] = [[] for _ in calls]
     for start in range(ROUNDS):
         turns = [(start + i) % len(calls) for i in range(len(calls))]
@@ -59,7 +60,7 @@ def time_burst(call: Callable[[], object]) -> float:
         for _ in range(2):
             call()
     torch.cuda.current_stream().wait_stream(side)
-    flush = torch.empty(_FLUSH_BYTES, dtype=torch.int8, device="cuda")
+    flush = torch.zeros(_FLUSH_BYTES // 4, device="cuda")
     return _burst(_recorded(call), flush)
 
 
@@ -111,7 +112,7 @@ def _event() -> torch.cuda.Event:
 def _burst(call: Callable[[], object], flush: torch.Tensor, count: int = 9) -> float:
     events = [[_event() for _ in range(2)] for _ in range(count)]
     for start, end in events:
-        flush.zero_()
+        flush.amax()
         torch.cuda._sleep(_SLEEP_CYCLES)  # type: ignore[no-untyped-call]
         start.record()
         call()

@@ -149,6 +149,7 @@ class _JointCrossEntropy(torch.autograd.Function):
                 if dw is not None:
                     write_weight_gradient(dw, logits, rows, accumulate=started)
                     started = True
+                del logits  # before those of the next chunk are made
         if dw is not None and not started:
             dw.zero_()
         ctx.save_for_backward(w, dw, *dx)
