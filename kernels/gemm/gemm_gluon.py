@@ -14,12 +14,13 @@ other: small ones fill the card together. Each has a loop of its own, since to c
 tile takes more registers than there are.
 
 A thread block stays on its multiprocessor and works through tiles. They come in turns, but those of "tokens",
-which differ in length: there each block takes the next one that nobody has. One warp, the producer, copies
-operands by TMA into a ring of STAGES stages; two warpgroups, the consumers, own two accumulators of 64x128
-each. Tensor cores add in less than float32, so a product starts from zero every 128 of K and is promoted:
-scaled and added to float32 registers. That addition is what limits the kernel. The partial sum of the second
-accumulator therefore takes over the registers of the first one's, which the extra ``warpgroup_mma_wait``
-makes visible to the compiler: without it, both live at once and spill.
+which differ in length: there each block takes the next one that nobody has. In the last turn of a weight
+gradient PARTS blocks share a tile and its summands, and add to it one after the other. One warp, the
+producer, copies operands by TMA into a ring of STAGES stages; two warpgroups, the consumers, own two
+accumulators of 64x128 each. Tensor cores add in less than float32, so a product starts from zero every 128 of
+K and is promoted: scaled and added to float32 registers. That addition is what limits the kernel. The partial
+sum of the second accumulator therefore takes over the registers of the first one's, which the extra
+``warpgroup_mma_wait`` makes visible to the compiler: without it, both live at once and spill.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -39,7 +40,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from .tiles_gluon import announce, heard, measure, place, scale_strides, take
+from .tiles_gluon import announce, await_parts, count_part, heard, measure, place, scale_strides, take
 
 
 @builtin
@@ -64,7 +65,7 @@ def block_scaled_gemm(
     a7, b7, c7, sa7, sb7, scales7,
     offsets_ptr,
     expert_ptr,
-    taken_ptr,
+    counts_ptr,
     E,
     sb_stride_expert,
     sb_stride_n,
@@ -77,15 +78,16 @@ def block_scaled_gemm(
     STAGES: gl.constexpr,
     GROUP: gl.constexpr,
     PROGRAMS: gl.constexpr,
+    PARTS: gl.constexpr,
     REGISTERS: gl.constexpr,
 ):
     """C [M, N] from A [M, K] and B [N, K]; for "tokens" C [E, M, N], for "rows" B [E, N, K].
 
     A line of arguments is a problem: descriptors of A, B, C and of the scales of A and B, and pointers to
     those scales and to C; the lines from PROBLEMS on are None. A tuple of descriptors cannot be launched. The
-    strides are those of "row_block", of which there is one problem. ``taken_ptr`` is where tiles of "tokens"
-    are counted, from zero. ADD adds to C in place of writing it: then C is contiguous and no other problem's,
-    since half of each tile is read and written.
+    strides are those of "row_block", of which there is one problem. ``counts_ptr`` is where tiles of "tokens"
+    or parts of shared tiles are counted, from zero. ADD adds to C in place of writing it: then C is
+    contiguous and no other problem's, since half of each tile is read and written.
     """
     # fmt: on
     BM: gl.constexpr = 256 if TALL else 128
@@ -112,16 +114,16 @@ def block_scaled_gemm(
     pointers = (scales0, scales1, scales2, scales3, scales4, scales5, scales6, scales7)
     strides = (sb_stride_expert, sb_stride_n, sb_stride_k)
     ring = (a_s, b_s, sa_s, sb_s, upcoming_s, full, empty)
-    tables = (offsets_ptr, expert_ptr, E)
+    tables = (offsets_ptr, expert_ptr, E, counts_ptr)
     # fmt: off
     gl.warp_specialize(
         [
             (_consumer, (0, as_, cs, c_s, pointers, strides, tables, ring,
-                         PROBLEMS, SCALES, KIND, TALL, ADD, STAGES, GROUP, PROGRAMS)),
+                         PROBLEMS, SCALES, KIND, TALL, ADD, STAGES, GROUP, PROGRAMS, PARTS)),
             (_consumer, (1, as_, cs, c_s, pointers, strides, tables, ring,
-                         PROBLEMS, SCALES, KIND, TALL, ADD, STAGES, GROUP, PROGRAMS)),
-            (_producer, (as_, bs, cs, sas, sbs, strides, tables, ring, taken_ptr,
-                         PROBLEMS, SCALES, KIND, TALL, STAGES, GROUP, PROGRAMS)),
+                         PROBLEMS, SCALES, KIND, TALL, ADD, STAGES, GROUP, PROGRAMS, PARTS)),
+            (_producer, (as_, bs, cs, sas, sbs, strides, tables, ring,
+                         PROBLEMS, SCALES, KIND, TALL, STAGES, GROUP, PROGRAMS, PARTS)),
         ],
         [4, 1],
         [REGISTERS, 24],
@@ -148,7 +150,6 @@ def _producer(
     strides,
     tables,
     ring,
-    taken_ptr,
     PROBLEMS: gl.constexpr,
     SCALES: gl.constexpr,
     KIND: gl.constexpr,
@@ -156,6 +157,7 @@ def _producer(
     STAGES: gl.constexpr,
     GROUP: gl.constexpr,
     PROGRAMS: gl.constexpr,
+    PARTS: gl.constexpr,
 ):
     """Keeps the ring full."""
     BM: gl.constexpr = 256 if TALL else 128
@@ -171,16 +173,17 @@ def _producer(
         b_desc = b_descs[problem]
         sa_desc = sa_descs[problem]
         sb_desc = sb_descs[problem]
-        size, tiles = measure(a_desc, c_descs[problem], tables, KIND, TALL)
+        size, tiles = measure(a_desc, c_descs[problem], tables, KIND, TALL, PROGRAMS, PARTS)
         sa_stride, _, _, sb_stride_k = scale_strides(a_desc, size, strides, SCALES)
         while tile < tiles:
-            expert, row, column, first, blocks = place(tile, tables, size, KIND, TALL, GROUP)
+            found = place(tile, tables, size, KIND, TALL, GROUP, PROGRAMS, PARTS)
+            expert, row, column, first, blocks, _, _ = found
             b_row = column
             if KIND == "rows":
                 b_row += expert * size[1]
             upcoming = tile + PROGRAMS
             if KIND == "tokens":
-                upcoming = take(taken_ptr) + PROGRAMS
+                upcoming = take(tables[3]) + PROGRAMS
                 if blocks == 0:  # a stage without operands, for what it says
                     mbarrier.wait(empty.index(stage), phase)
                     announce(upcoming_s.index(stage), upcoming)
@@ -226,6 +229,7 @@ def _consumer(
     STAGES: gl.constexpr,
     GROUP: gl.constexpr,
     PROGRAMS: gl.constexpr,
+    PARTS: gl.constexpr,
 ):
     """Warpgroup ``wg``: two accumulators, one below the other (TALL) or side by side."""
     A_PARTS: gl.constexpr = 4 if TALL else 2
@@ -241,11 +245,12 @@ def _consumer(
     tile = gl.program_id(0)
     for problem in gl.static_range(PROBLEMS):
         c_desc = c_descs[problem]
-        size, tiles = measure(a_descs[problem], c_desc, tables, KIND, TALL)
+        size, tiles = measure(a_descs[problem], c_desc, tables, KIND, TALL, PROGRAMS, PARTS)
         sa_stride, stride_expert, stride_n, stride_k = scale_strides(a_descs[problem], size, strides, SCALES)
         scales = (pointers[problem][0], pointers[problem][1], sa_stride, stride_expert, stride_n, stride_k)
         while tile < tiles:
-            expert, row, column, first, blocks = place(tile, tables, size, KIND, TALL, GROUP)
+            found = place(tile, tables, size, KIND, TALL, GROUP, PROGRAMS, PARTS)
+            expert, row, column, first, blocks, part, shared = found
             row += A0 * 64
             a_scale, b_scale0, b_scale1 = _scale_rows(expert, row, column, scales, size, SCALES, RIGHT)
             acc0 = gl.zeros([64, 128], gl.float32, mma)
@@ -282,10 +287,19 @@ def _consumer(
             # An expert without rows has nothing to add.
             if not ADD or blocks > 0:
                 c_part = c_s.index(wg)
-                if ADD:
-                    acc0 += _standing(pointers[problem][2], expert, row, column, size, mma)
-                _store(c_desc, c_part, acc0, expert, row, column, size, KIND, False)
-                _store(c_desc, c_part, acc1, expert, row + DOWN * 64, column + RIGHT * 128, size, KIND, ADD)
+                row1 = row + DOWN * 64
+                column1 = column + RIGHT * 128
+                if PARTS > 1 and part > 0:
+                    await_parts(tables[3] + shared * 2 + wg, part)
+                    _store(c_desc, c_part, acc0, expert, row, column, size, KIND, True)
+                    _store(c_desc, c_part, acc1, expert, row1, column1, size, KIND, True)
+                else:
+                    if ADD:
+                        acc0 += _standing(pointers[problem][2], expert, row, column, size, mma)
+                    _store(c_desc, c_part, acc0, expert, row, column, size, KIND, False)
+                    _store(c_desc, c_part, acc1, expert, row1, column1, size, KIND, ADD)
+                if PARTS > 1 and shared >= 0:
+                    count_part(tables[3] + shared * 2 + wg)
             tile = upcoming
         tile -= tiles
     tma.store_wait(0)

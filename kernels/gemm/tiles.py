@@ -21,6 +21,9 @@ _RESERVED_BYTES = 768
 _MAX_STAGES = 4
 """A fifth stage has never helped."""
 
+_SHORTEST = 1024
+"""Summands below which a part of a tile is not worth its end."""
+
 LONGEST_LIST = 8
 """Products of one launch."""
 _FULL = 0.9
@@ -74,6 +77,23 @@ def hopper_tile(kind: str, scales: str, rows: Sequence[int], out_bytes: int) -> 
     staging_bytes = 64 * 128 * out_bytes * 2
     room = SHARED_MEMORY_BYTES - _RESERVED_BYTES - staging_bytes
     return Tile(tall=tall, stages=min(_MAX_STAGES, room // stage_bytes))
+
+
+def parts_of_last(size: tuple[int, int, int], tile: Tile, multiprocessors: int) -> int:
+    """How many multiprocessors share each tile of the last turn: as many as would else be idle, up to four.
+
+    Parameters
+    ----------
+    size : tuple of int
+        Rows and columns of the result, and summands.
+    tile : Tile
+    multiprocessors : int
+    """
+    rows, columns, summands = size
+    last = -(-rows // tile.rows) * -(-columns // tile.columns) % multiprocessors
+    room = multiprocessors // last if last else 1
+    most = max(1, min(room, summands // _SHORTEST))
+    return 4 if most >= 4 else min(2, most)
 
 
 def fills(sizes: Iterable[tuple[int, int]], device: torch.device) -> bool:

@@ -16,8 +16,16 @@ def _here(x):
 
 
 @gluon.jit
-def measure(a_desc, c_desc, tables, KIND: gl.constexpr, TALL: gl.constexpr):
-    """M, N, K of a problem, and its number of tiles."""
+def measure(
+    a_desc,
+    c_desc,
+    tables,
+    KIND: gl.constexpr,
+    TALL: gl.constexpr,
+    PROGRAMS: gl.constexpr,
+    PARTS: gl.constexpr,
+):
+    """M, N, K of a problem, and its number of tiles, where each part of a shared one counts."""
     BM: gl.constexpr = 256 if TALL else 128
     BN: gl.constexpr = 128 if TALL else 256
     rows = _here(a_desc.shape[0])
@@ -27,6 +35,8 @@ def measure(a_desc, c_desc, tables, KIND: gl.constexpr, TALL: gl.constexpr):
     tiles = gl.cdiv(rows, BM) * gl.cdiv(columns, BN)
     if KIND == "tokens":
         tiles *= tables[2]
+    if PARTS > 1:
+        tiles += tiles % PROGRAMS * (PARTS - 1)
     return (rows, columns, _here(a_desc.shape[1])), tiles
 
 
@@ -44,8 +54,18 @@ def scale_strides(a_desc, size, weight_strides, SCALES: gl.constexpr):
 
 
 @gluon.jit
-def place(tile, tables, size, KIND: gl.constexpr, TALL: gl.constexpr, GROUP: gl.constexpr):
-    """Number of a tile -> its expert, first row, first column, first block of K and number of blocks of K.
+def place(
+    tile,
+    tables,
+    size,
+    KIND: gl.constexpr,
+    TALL: gl.constexpr,
+    GROUP: gl.constexpr,
+    PROGRAMS: gl.constexpr,
+    PARTS: gl.constexpr,
+):
+    """Number of a tile -> its expert, first row, first column, first block of K and number of blocks of K; if
+    it is a part of a shared tile also which part, and the number of that tile among those, else -1.
 
     GROUP rows of tiles are walked column by column, so that what they share is still in the L2 cache.
     """
@@ -61,6 +81,16 @@ def place(tile, tables, size, KIND: gl.constexpr, TALL: gl.constexpr, GROUP: gl.
         tile = tile % (rows * columns)
         first = gl.load(tables[0] + expert) // 128
         blocks = gl.load(tables[0] + expert + 1) // 128 - first
+    part = 0
+    shared = -1
+    if PARTS > 1:
+        whole = rows * columns // PROGRAMS * PROGRAMS
+        if tile >= whole:
+            part = (tile - whole) % PARTS
+            shared = (tile - whole) // PARTS
+            tile = whole + shared
+            first = blocks * part // PARTS
+            blocks = blocks * (part + 1) // PARTS - first
     width = GROUP * columns
     top = tile // width * GROUP
     height = gl.minimum(rows - top, GROUP)
@@ -68,7 +98,7 @@ def place(tile, tables, size, KIND: gl.constexpr, TALL: gl.constexpr, GROUP: gl.
     column = tile % width // height
     if KIND == "rows":
         expert = gl.load(tables[1] + row * (BM // 128))
-    return expert, row * BM, column * BN, first, blocks
+    return expert, row * BM, column * BN, first, blocks, part, shared
 
 
 @gluon.jit
@@ -100,3 +130,48 @@ def announce(slot, tile):
 def heard(slot):
     """The number in ``slot``, for all threads of a consumer."""
     return gl.max(slot.load(gl.BlockedLayout([1], [32], [4], [0])), 0)
+
+
+@gluon.jit
+def count_part(count_ptr):
+    """Say that this consumer's part of a shared tile is in memory: each of its threads counts one.
+
+    Only the thread that sent it waits for something, but none can tell that it is not the one.
+    """
+    gl.inline_asm_elementwise(
+        """{
+        cp.async.bulk.wait_group 0;
+        red.release.gpu.global.add.u32 [$1], 1;
+        mov.b32 $0, 0;
+        }""",
+        "=r,l",
+        [count_ptr.to(gl.int64)],
+        dtype=gl.int32,
+        is_pure=False,
+        pack=1,
+    )
+
+
+@gluon.jit
+def await_parts(count_ptr, parts):
+    """Wait until the consumers of as many earlier parts have counted theirs; then TMA may add to them.
+
+    They come from blocks of lower number in the same turn, which started no later.
+    """
+    gl.inline_asm_elementwise(
+        """{
+        .reg .pred less;
+        .reg .b32 seen;
+        again:
+        ld.acquire.gpu.global.u32 seen, [$1];
+        setp.lt.u32 less, seen, $2;
+        @less bra again;
+        fence.proxy.async;
+        mov.b32 $0, seen;
+        }""",
+        "=r,l,r",
+        [count_ptr.to(gl.int64), parts * 128],
+        dtype=gl.int32,
+        is_pure=False,
+        pack=1,
+    )

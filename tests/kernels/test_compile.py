@@ -83,8 +83,18 @@ def test_the_hopper_kernel_for_lists(scales: str, rows: int, problems: int, tmp_
     compile_for_hopper("dense", scales, True, rows, "fp32", problems, tmp_path)
 
 
+@pytest.mark.parametrize("parts", [2, 4])
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("rows", [256, 128])
+@pytest.mark.parametrize("scales", ["row_row", "block_block"])
+def test_the_hopper_kernel_with_shared_tiles(
+    scales: str, rows: int, add: bool, parts: int, tmp_path: Path
+) -> None:
+    compile_for_hopper("dense", scales, add, rows, "fp32", 1, tmp_path, parts)
+
+
 def compile_for_hopper(
-    kind: str, scales: str, add: bool, rows: int, out: str, problems: int, folder: Path
+    kind: str, scales: str, add: bool, rows: int, out: str, problems: int, folder: Path, parts: int = 1
 ) -> None:
     tile = tiles.hopper_tile(kind, scales, [rows], 2 if out == "bf16" else 4)
     bytes_, words = launch_gluon.SWIZZLED[1], launch_gluon.SWIZZLED[2 if out == "bf16" else 4]
@@ -105,6 +115,7 @@ def compile_for_hopper(
         "STAGES": tile.stages,
         "GROUP": tile.group,
         "PROGRAMS": 132,
+        "PARTS": parts,
         "REGISTERS": tile.registers,
     }
     kernel = gemm_gluon.block_scaled_gemm
@@ -123,7 +134,8 @@ def compile_for_hopper(
     compiled = triton.compile(source, target=HOPPER, options={"num_warps": 4})
     assert compiled.metadata.shared <= tiles.SHARED_MEMORY_BYTES
     assert tile.stages >= 3
-    assert ("cp.reduce.async.bulk.tensor.2d.global.shared::cta.add" in compiled.asm["ptx"]) == add
+    adds = "cp.reduce.async.bulk.tensor.2d.global.shared::cta.add" in compiled.asm["ptx"]
+    assert adds == (add or parts > 1)
     assert spilled_bytes(compiled.asm["ptx"], folder) == 0
 
 

@@ -160,7 +160,8 @@ def test_gemm_is_within_the_gate(m: int, n: int, k: int, backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("recipe", ["v3", "shift"])
 @pytest.mark.parametrize(
-    ("n", "k", "tokens"), [(128, 128, 1), (576, 1280, 300), (1280, 640, 4096), (96, 64, 130)]
+    ("n", "k", "tokens"),
+    [(128, 128, 1), (576, 1280, 300), (1280, 640, 4096), (96, 64, 130), (1280, 1280, 8192), (500, 300, 4500)],
 )
 def test_wgrad_is_within_the_gate_and_repeats(n: int, k: int, tokens: int, recipe: str, backend: str) -> None:
     g, x = torch.randn(tokens, n, device="cuda"), torch.randn(tokens, k, device="cuda")
@@ -176,6 +177,15 @@ def test_wgrad_is_within_the_gate_and_repeats(n: int, k: int, tokens: int, recip
         once, twice = (wgrad(g_q, x_q, start.clone(), accumulate=True) for _ in range(2))
     assert relative_error(once, start + expected) < FP32_GATE
     assert same_bits(once, twice)
+
+
+def test_shared_tiles_are_added_in_one_order() -> None:
+    """Whoever of those that share a tile is ready first."""
+    g, x = (transpose_shift(quantize_rows(torch.randn(4096, n, device="cuda"))) for n in (1280, 1536))
+    start = torch.randn(1280, 1536, device="cuda")
+    with registry.override("wgrad", "gluon"):
+        results = [wgrad(g, x, start.clone(), accumulate=True) for _ in range(50)]
+    assert all(same_bits(results[0], other) for other in results[1:])
 
 
 @pytest.mark.parametrize("name", ["SMALL", "LARGE", "WIDE"])
