@@ -66,6 +66,7 @@ def bench(arguments: list[str]) -> None:
     """A benchmark by name."""
     names = {
         "encode": ["benches/encode.py"],
+        "instructions": ["benches/instructions.py"],
         "decode": ["benches/decode.py"],
         "training": ["benches/training.py"],
         "training-options": ["benches/training_options.py"],
