@@ -19,26 +19,35 @@ impl Tokenizer {
     ///
     /// [`Error::UnknownId`] for an id that the vocabulary does not have.
     pub fn decode_bytes(&self, ids: &[u32]) -> Result<Vec<u8>> {
-        self.decode_with(ids, |_| ())
+        let mut bytes = self.room_for(ids, ids.len())?;
+        self.decode_onto(ids, &mut bytes, |_| ())?;
+        Ok(bytes)
     }
 
-    /// [`decode_bytes`](Self::decode_bytes), showing them to `look` little by little, while they are near.
+    /// Room for the bytes of `count` ids, which begin with these.
     ///
     /// # Errors
     ///
-    /// As there.
-    pub fn decode_with(&self, ids: &[u32], mut look: impl FnMut(&[u8])) -> Result<Vec<u8>> {
-        let first = &ids[..ids.len().min(FIRST_IDS)];
-        let expected = self.decoded_len(first)? * ids.len().div_ceil(FIRST_IDS);
-        let mut bytes = with_huge_pages(expected + expected / 8 + WIDE_BYTES);
+    /// As [`decode_bytes`](Self::decode_bytes).
+    pub fn room_for(&self, first: &[u32], count: usize) -> Result<Vec<u8>> {
+        let first = &first[..first.len().min(FIRST_IDS)];
+        let expected = self.decoded_len(first)? * count.div_ceil(FIRST_IDS);
+        Ok(with_huge_pages(expected + expected / 8 + WIDE_BYTES))
+    }
+
+    /// Puts the bytes of `ids` behind those that are there, and shows them to `look` little by little, while they are near.
+    ///
+    /// # Errors
+    ///
+    /// As [`decode_bytes`](Self::decode_bytes); some of the bytes are there then.
+    pub fn decode_onto(&self, ids: &[u32], bytes: &mut Vec<u8>, mut look: impl FnMut(&[u8])) -> Result<()> {
         self.each_block(ids, |spans, len| {
             let start = bytes.len();
             bytes.resize(start + len + WIDE_BYTES, 0);
             self.copy(spans, &mut bytes[start..], |byte| byte);
             bytes.truncate(start + len);
             look(&bytes[start..]);
-        })?;
-        Ok(bytes)
+        })
     }
 
     /// How many bytes [`decode_bytes`](Self::decode_bytes) gives.

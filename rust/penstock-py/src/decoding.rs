@@ -4,15 +4,19 @@ use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
 use std::{ptr, slice};
 
-use penstock_bpe::{Tokenizer, ask_for_huge_pages};
+use penstock_bpe::{Error, Tokenizer, ask_for_huge_pages};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyString};
+use pyo3::types::{PyBytes, PyList, PyString};
 
 use crate::boundary::guarded;
 use crate::error::Fault;
-use crate::ids::Ids;
+use crate::ids::{Ids, read};
 use crate::long_text::{LONG_BYTES, Shape, long_text};
+
+/// Ids of a list that are read, with the GIL, before they are decoded without it: a megabyte of memory instead of one that
+/// is as large as the text.
+const PART_IDS: usize = 1 << 18;
 
 #[allow(unsafe_code)]
 pub(crate) fn to_bytes<'py>(
@@ -41,24 +45,56 @@ pub(crate) fn to_bytes<'py>(
 
 /// The text of `ids`; `errors` as in `bytes.decode`.
 pub(crate) fn to_str<'py>(
-    py: Python<'py>,
     tokenizer: &Tokenizer,
-    ids: Ids<'py>,
+    ids: &Bound<'py, PyAny>,
     errors: &str,
 ) -> PyResult<Bound<'py, PyString>> {
-    let given = ids.as_slice()?;
-    let (bytes, shape) = guarded(py, || {
-        let mut shape = Shape::default();
-        let bytes = tokenizer.decode_with(given, |new| shape.add(new))?;
-        Ok::<_, Fault>((bytes, shape))
-    })?;
-    drop(ids);
+    let py = ids.py();
+    let mut decoded = Decoded::default();
+    if let Ok(list) = ids.cast::<PyList>() {
+        let len = list.len();
+        let mut part = Vec::with_capacity(len.min(PART_IDS));
+        for start in (0..len).step_by(PART_IDS) {
+            read(list, start..len.min(start + PART_IDS), &mut part)?;
+            guarded(py, || decoded.add(tokenizer, &part, len))?;
+        }
+    } else {
+        let ids: Ids<'_> = ids.extract()?;
+        let ids = ids.as_slice()?;
+        guarded(py, || decoded.add(tokenizer, ids, ids.len()))?;
+    }
+    let Decoded { bytes, shape, .. } = decoded;
     if bytes.len() >= LONG_BYTES
         && let Some(text) = long_text(py, &bytes, &shape)?
     {
         return Ok(text);
     }
     text_of(py, &bytes, &CString::new(errors)?)
+}
+
+/// The bytes of the first ids.
+#[derive(Default)]
+struct Decoded {
+    ids: usize,
+    bytes: Vec<u8>,
+    shape: Shape,
+}
+
+impl Decoded {
+    /// Takes more of `count` ids.
+    fn add(&mut self, tokenizer: &Tokenizer, ids: &[u32], count: usize) -> penstock_bpe::Result<()> {
+        if self.ids == 0 {
+            self.bytes = tokenizer.room_for(ids, count)?;
+        }
+        let done = self.ids;
+        self.ids += ids.len();
+        tokenizer.decode_onto(ids, &mut self.bytes, |new| self.shape.add(new)).map_err(|error| match error {
+            Error::UnknownId { id, index, vocab_size } => {
+                Error::UnknownId { id, index: done + index, vocab_size }
+            }
+            other => other,
+        })
+    }
 }
 
 /// `bytes.decode("utf-8", errors)`

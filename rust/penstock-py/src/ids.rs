@@ -1,5 +1,6 @@
 //! Ids from Python, and back as lists.
 
+use std::ops::Range;
 use std::ptr;
 use std::sync::Mutex;
 
@@ -23,7 +24,11 @@ impl<'py> FromPyObject<'_, 'py> for Ids<'py> {
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         match object.cast::<PyList>() {
-            Ok(list) => read(&list).map(Self::List),
+            Ok(list) => {
+                let mut ids = with_huge_pages(list.len());
+                read(&list, 0..list.len(), &mut ids)?;
+                Ok(Self::List(ids))
+            }
             Err(_) => Ok(Self::Array(object.extract()?)),
         }
     }
@@ -41,16 +46,16 @@ impl Ids<'_> {
 /// Items of a list that are asked for before the first of them is looked at.
 const BLOCK_ITEMS: usize = 256;
 
-/// The ids in `list`. Reading the numbers from memory is most of the time.
+/// Puts the ids in this part of `list` into `ids`. Reading the numbers from memory is most of the time.
 #[allow(unsafe_code)]
-fn read(list: &Bound<'_, PyList>) -> PyResult<Vec<u32>> {
-    let len = list.len();
-    let mut ids = with_huge_pages(len);
+pub(crate) fn read(list: &Bound<'_, PyList>, part: Range<usize>, ids: &mut Vec<u32>) -> PyResult<()> {
+    ids.clear();
     let mut items = [ptr::null_mut(); BLOCK_ITEMS];
     with_critical_section(list, || {
-        while ids.len() < len {
-            let items = &mut items[..BLOCK_ITEMS.min(len - ids.len())];
-            for (index, item) in (ids.len()..).zip(&mut *items) {
+        while ids.len() < part.len() {
+            let start = part.start + ids.len();
+            let items = &mut items[..BLOCK_ITEMS.min(part.end - start)];
+            for (index, item) in (start..).zip(&mut *items) {
                 // SAFETY: `list` is a list, whose items are asked for by place, out of range giving null.
                 *item = unsafe { ffi::PyList_GetItem(list.as_ptr(), index as ffi::Py_ssize_t) };
                 prefetch(*item);
@@ -67,14 +72,14 @@ fn read(list: &Bound<'_, PyList>) -> PyResult<Vec<u32>> {
                     }
                 };
                 let Ok(id) = u32::try_from(id) else {
-                    ids.push(read_one(list, ids.len())?);
+                    ids.push(read_one(list, part.start + ids.len())?);
                     // That may have run anything, so the others are asked for again.
                     break;
                 };
                 ids.push(id);
             }
         }
-        Ok(ids)
+        Ok(())
     })
 }
 

@@ -149,8 +149,8 @@ impl Tokenizer {
         decoding::to_bytes(py, &self.0, ids.as_slice()?)
     }
 
-    fn decode<'py>(&self, py: Python<'py>, ids: Ids<'py>, errors: &str) -> PyResult<Bound<'py, PyString>> {
-        decoding::to_str(py, &self.0, ids, errors)
+    fn decode<'py>(&self, ids: &Bound<'py, PyAny>, errors: &str) -> PyResult<Bound<'py, PyString>> {
+        decoding::to_str(&self.0, ids, errors)
     }
 
     fn token_to_id(&self, token: &[u8]) -> Option<u32> {

@@ -244,6 +244,20 @@ def test_what_is_no_id_is_named_with_its_place(
             tokenizer.decode_batch([ids, form])
 
 
+@pytest.mark.parametrize("at", [2**18 - 1, 2**18, 2**18 + 300, 2**19])
+@pytest.mark.parametrize(
+    ("wrong", "message"), [(600, "token {}: .*600"), (-1, "token {}: -1"), ("1", "token {}: '1'")]
+)
+def test_what_is_no_id_in_a_long_list_is_named_with_its_place(
+    tokenizer: Tokenizer, at: int, wrong: Any, message: str
+) -> None:
+    """Lists are read in parts."""
+    ids = [1] * at + [wrong] + [1] * 10
+    for call in (tokenizer.decode_bytes, tokenizer.decode):
+        with pytest.raises(TokenizerError, match=message.format(at)):
+            call(ids)
+
+
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
