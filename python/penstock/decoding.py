@@ -37,13 +37,11 @@ def decode_text(core: _core.Tokenizer, ids: Ids, errors: Errors = "replace", pla
     """
     try:
         checked = as_ids(ids)
-        data = core.decode_bytes(checked)
+        return core.decode(checked, errors)
     except TokenizerError as error:
         if place:
             raise TokenizerError(f"{place}{error}") from None
         raise
-    try:
-        return data.decode("utf-8", errors)
     except UnicodeDecodeError as error:
         sizes = (len(core.id_to_bytes(i) or b"") for i in map(int, checked))
         index = next(i for i, end in enumerate(accumulate(sizes)) if end > error.start)

@@ -1,7 +1,16 @@
 //! Ids to bytes and text.
 
+use std::mem::MaybeUninit;
+
 use crate::error::{Error, Result};
+use crate::machine::with_huge_pages;
 use crate::tokenizer::Tokenizer;
+use crate::vocab::WIDE_BYTES;
+
+/// Tokens that are looked up, and their bytes asked for, before the first of them is copied.
+const BLOCK_IDS: usize = 256;
+/// From the length of so many tokens that of all is guessed.
+const FIRST_IDS: usize = 1 << 12;
 
 impl Tokenizer {
     /// The bytes of `ids`, one token behind the other.
@@ -10,9 +19,35 @@ impl Tokenizer {
     ///
     /// [`Error::UnknownId`] for an id that the vocabulary does not have.
     pub fn decode_bytes(&self, ids: &[u32]) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; self.decoded_len(ids)?];
-        self.decode_into(ids, &mut bytes);
+        let mut bytes = self.room_for(ids, ids.len())?;
+        self.decode_onto(ids, &mut bytes, |_| ())?;
         Ok(bytes)
+    }
+
+    /// Room for the bytes of `count` ids, which begin with these.
+    ///
+    /// # Errors
+    ///
+    /// As [`decode_bytes`](Self::decode_bytes).
+    pub fn room_for(&self, first: &[u32], count: usize) -> Result<Vec<u8>> {
+        let first = &first[..first.len().min(FIRST_IDS)];
+        let expected = self.decoded_len(first)? * count.div_ceil(FIRST_IDS);
+        Ok(with_huge_pages(expected + expected / 8 + WIDE_BYTES))
+    }
+
+    /// Puts the bytes of `ids` behind those that are there, and shows them to `look` little by little, while they are near.
+    ///
+    /// # Errors
+    ///
+    /// As [`decode_bytes`](Self::decode_bytes); some of the bytes are there then.
+    pub fn decode_onto(&self, ids: &[u32], bytes: &mut Vec<u8>, mut look: impl FnMut(&[u8])) -> Result<()> {
+        self.each_block(ids, |spans, len| {
+            let start = bytes.len();
+            bytes.resize(start + len + WIDE_BYTES, 0);
+            self.copy(spans, &mut bytes[start..], |byte| byte);
+            bytes.truncate(start + len);
+            look(&bytes[start..]);
+        })
     }
 
     /// How many bytes [`decode_bytes`](Self::decode_bytes) gives.
@@ -21,10 +56,10 @@ impl Tokenizer {
     ///
     /// As there.
     pub fn decoded_len(&self, ids: &[u32]) -> Result<usize> {
-        let vocab_size = self.vocab_size();
+        let (vocab, vocab_size) = (&self.model().vocab, self.vocab_size());
         let mut total = 0_usize;
         for (index, &id) in ids.iter().enumerate() {
-            let (_, len) = self.model().vocab.span(id);
+            let (_, len) = vocab.span(id);
             if len == 0 || id as usize >= vocab_size {
                 return Err(Error::UnknownId { id, index, vocab_size });
             }
@@ -33,14 +68,53 @@ impl Tokenizer {
         Ok(total)
     }
 
-    /// [`decode_bytes`](Self::decode_bytes) into memory of exactly [`decoded_len`](Self::decoded_len) bytes.
+    /// [`decode_bytes`](Self::decode_bytes) into memory of [`decoded_len`](Self::decoded_len) bytes; returns their number.
+    ///
+    /// # Errors
+    ///
+    /// As there.
     ///
     /// # Panics
     ///
     /// There are fewer.
-    pub fn decode_into(&self, ids: &[u32], bytes: &mut [u8]) {
+    pub fn decode_into(&self, ids: &[u32], bytes: &mut [MaybeUninit<u8>]) -> Result<usize> {
+        let mut start = 0;
+        self.each_block(ids, |spans, len| {
+            self.copy(spans, &mut bytes[start..], MaybeUninit::new);
+            start += len;
+        })?;
+        Ok(start)
+    }
+
+    /// Hands over where the bytes of some tokens are, and how many in all, then those of the next.
+    #[inline]
+    fn each_block(&self, ids: &[u32], mut take: impl FnMut(&[(u32, u32)], usize)) -> Result<()> {
+        let (vocab, vocab_size) = (&self.model().vocab, self.vocab_size());
+        let mut spans = [(0, 0); BLOCK_IDS];
+        let mut done = 0;
+        for ids in ids.chunks(BLOCK_IDS) {
+            let mut total = 0;
+            for (span, &id) in spans.iter_mut().zip(ids) {
+                let (start, len) = vocab.span(id);
+                if len == 0 || id as usize >= vocab_size {
+                    let place = ids.iter().take_while(|&&other| other != id).count();
+                    return Err(Error::UnknownId { id, index: done + place, vocab_size });
+                }
+                vocab.prefetch(start);
+                *span = (start as u32, len as u32);
+                total += len;
+            }
+            take(&spans[..ids.len()], total);
+            done += ids.len();
+        }
+        Ok(())
+    }
+
+    fn copy<T: Copy>(&self, spans: &[(u32, u32)], bytes: &mut [T], wrap: impl Fn(u8) -> T) {
         let vocab = &self.model().vocab;
-        ids.iter().fold(0, |at, &id| vocab.copy(id, bytes, at));
+        spans
+            .iter()
+            .fold(0, |at, &(start, len)| vocab.copy((start as usize, len as usize), bytes, at, &wrap));
     }
 
     /// A decoder for ids that come one by one.

@@ -27,7 +27,7 @@ pub use decode::StreamDecoder;
 pub use encode::pairs::Merge;
 pub use encode::{Allowed, Encoder};
 pub use error::{CountsFileError, Error, PatternError, Result};
-pub use machine::with_huge_pages;
+pub use machine::{ask_for_huge_pages, with_huge_pages};
 pub use offsets::Unit;
 pub use pattern::{CustomPattern, Pattern};
 pub use progress::{Cancelled, Progress};

@@ -244,25 +244,32 @@ const LEAST_HUGE_BYTES: usize = 4 << 20;
 
 /// An empty vector with room for `capacity` items, on huge pages if there is enough of it: page faults and address
 /// look-ups cost a sixth of encoding otherwise.
-#[allow(unsafe_code)]
 #[must_use]
 pub fn with_huge_pages<T>(capacity: usize) -> Vec<T> {
-    let mut items = Vec::with_capacity(capacity);
-    let bytes = capacity * size_of::<T>();
+    let items = Vec::with_capacity(capacity);
+    ask_for_huge_pages(items.as_ptr(), capacity);
+    items
+}
+
+/// Asks for huge pages for `len` items of new memory, if that is enough of it. Changes nothing but time.
+#[allow(unsafe_code)]
+pub fn ask_for_huge_pages<T>(start: *const T, len: usize) {
+    let bytes = len * size_of::<T>();
     if bytes >= LEAST_HUGE_BYTES {
         #[cfg(target_os = "linux")]
         {
             const PAGE_BYTES: usize = 1 << 12;
-            let start: *mut T = items.as_mut_ptr();
-            let start = start.cast::<u8>();
-            let skipped = start.align_offset(PAGE_BYTES).min(bytes);
-            let len = (bytes - skipped) & !(PAGE_BYTES - 1);
-            // SAFETY: the range lies within the vector's own memory, and this advice changes no content. Where the
-            // kernel refuses it, or has other pages, nothing happens.
-            unsafe { libc::madvise(start.add(skipped).cast(), len, libc::MADV_HUGEPAGE) };
+            // From the start of the first page, which an allocator shares: else the first huge page would not fit.
+            let skipped = start.addr() % PAGE_BYTES;
+            let first = start.wrapping_byte_sub(skipped).cast_mut().cast();
+            let len = (skipped + bytes) & !(PAGE_BYTES - 1);
+            // SAFETY: this advice changes no content, whatever lies there. Where the kernel refuses it, or has other
+            // pages, nothing happens.
+            unsafe { libc::madvise(first, len, libc::MADV_HUGEPAGE) };
         }
+        #[cfg(not(target_os = "linux"))]
+        let _ = start;
     }
-    items
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use foldhash::fast::RandomState;
 
 use crate::error::{Error, Result, show};
+use crate::machine::prefetch;
 
 /// Ids below this only: far beyond any real vocabulary, small enough for tables by id.
 pub(crate) const MAX_ID: u32 = (1 << 23) - 1;
@@ -14,7 +15,7 @@ pub(crate) const MAX_TOKEN_BYTES: usize = 1 << 12;
 
 const FREE: u32 = u32::MAX;
 /// A token of at most so many bytes is copied as so many, which costs one instruction instead of a call.
-const WIDE_BYTES: usize = 16;
+pub(crate) const WIDE_BYTES: usize = 16;
 
 /// The tokens: bytes of each id, and the id of given bytes.
 #[derive(Debug)]
@@ -130,22 +131,34 @@ impl Vocab {
         }
     }
 
-    /// Writes the bytes of `id` to `out[at..]`, and perhaps some that mean nothing behind them; returns their end.
+    /// Asks for the bytes that begin at `start`.
+    #[inline]
+    pub(crate) fn prefetch(&self, start: usize) {
+        prefetch(&self.bytes, start);
+    }
+
+    /// Writes the bytes of a [`span`](Self::span), as what `wrap` makes of them, to `out[at..]`, and perhaps some that
+    /// mean nothing behind them; returns their end.
     ///
     /// # Panics
     ///
     /// `out` is too short for them.
     #[inline]
-    pub(crate) fn copy(&self, id: u32, out: &mut [u8], at: usize) -> usize {
-        let (start, len) = self.span(id);
+    pub(crate) fn copy<T: Copy>(
+        &self,
+        (start, len): (usize, usize),
+        out: &mut [T],
+        at: usize,
+        wrap: impl Fn(u8) -> T,
+    ) -> usize {
         let rest = &mut out[at..];
         if len <= WIDE_BYTES
             && let Some(place) = rest.first_chunk_mut::<WIDE_BYTES>()
-            && let Some(wide) = self.bytes[start..].first_chunk()
+            && let Some(wide) = self.bytes[start..].first_chunk::<WIDE_BYTES>()
         {
-            *place = *wide;
+            *place = wide.map(wrap);
         } else {
-            rest[..len].copy_from_slice(&self.bytes[start..start + len]);
+            copy_slowly(&self.bytes[start..start + len], &mut rest[..len], wrap);
         }
         at + len
     }
@@ -155,6 +168,15 @@ impl Vocab {
     pub(crate) fn find(&self, token: &[u8]) -> Option<u32> {
         let id = self.slots[self.slot_of(token)];
         (id != FREE).then_some(id)
+    }
+}
+
+/// On its own, so that the common way stays short.
+#[cold]
+#[inline(never)]
+fn copy_slowly<T>(bytes: &[u8], out: &mut [T], wrap: impl Fn(u8) -> T) {
+    for (place, &byte) in out.iter_mut().zip(bytes) {
+        *place = wrap(byte);
     }
 }
 

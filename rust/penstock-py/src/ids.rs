@@ -1,8 +1,11 @@
 //! Ids from Python, and back as lists.
 
+use std::ops::Range;
+use std::ptr;
 use std::sync::Mutex;
 
 use numpy::PyReadonlyArray1;
+use penstock_bpe::with_huge_pages;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
@@ -21,7 +24,11 @@ impl<'py> FromPyObject<'_, 'py> for Ids<'py> {
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         match object.cast::<PyList>() {
-            Ok(list) => read(&list).map(Self::List),
+            Ok(list) => {
+                let mut ids = with_huge_pages(list.len());
+                read(&list, 0..list.len(), &mut ids)?;
+                Ok(Self::List(ids))
+            }
             Err(_) => Ok(Self::Array(object.extract()?)),
         }
     }
@@ -36,37 +43,65 @@ impl Ids<'_> {
     }
 }
 
-/// The ids in `list`. Reading the numbers from memory is most of the time.
+/// Items of a list that are asked for before the first of them is looked at.
+const BLOCK_ITEMS: usize = 256;
+
+/// Puts the ids in this part of `list` into `ids`. Reading the numbers from memory is most of the time.
 #[allow(unsafe_code)]
-fn read(list: &Bound<'_, PyList>) -> PyResult<Vec<u32>> {
-    let mut ids = Vec::with_capacity(list.len());
+pub(crate) fn read(list: &Bound<'_, PyList>, part: Range<usize>, ids: &mut Vec<u32>) -> PyResult<()> {
+    ids.clear();
+    let mut items = [ptr::null_mut(); BLOCK_ITEMS];
     with_critical_section(list, || {
-        for index in 0..list.len() {
-            // SAFETY: `list` is a list, whose items are asked for by place, out of range giving null. The borrowed
-            // item lives as long as nothing changes the list, and nothing runs meanwhile: no other thread, by the
-            // lock of the interpreter or the list, and no code of Python, since the item is exactly an `int`.
-            let id = unsafe {
-                let item = ffi::PyList_GetItem(list.as_ptr(), index as ffi::Py_ssize_t);
-                if !item.is_null() && ffi::Py_TYPE(item) == &raw mut ffi::PyLong_Type {
-                    ffi::PyLong_AsUnsignedLongLong(item)
-                } else {
-                    u64::MAX
-                }
-            };
-            ids.push(match u32::try_from(id) {
-                Ok(id) => id,
-                Err(_) => read_one(list, index)?,
-            });
+        while ids.len() < part.len() {
+            let start = part.start + ids.len();
+            let items = &mut items[..BLOCK_ITEMS.min(part.end - start)];
+            for (index, item) in (start..).zip(&mut *items) {
+                // SAFETY: `list` is a list, whose items are asked for by place, out of range giving null.
+                *item = unsafe { ffi::PyList_GetItem(list.as_ptr(), index as ffi::Py_ssize_t) };
+                prefetch(*item);
+            }
+            for &item in &*items {
+                // SAFETY: a borrowed item lives as long as nothing changes the list, and nothing runs from where it was
+                // asked for: no other thread, by the lock of the interpreter or the list, and no code of Python, since
+                // every item before was exactly an `int`.
+                let id = unsafe {
+                    if !item.is_null() && ffi::Py_TYPE(item) == &raw mut ffi::PyLong_Type {
+                        ffi::PyLong_AsUnsignedLongLong(item)
+                    } else {
+                        u64::MAX
+                    }
+                };
+                let Ok(id) = u32::try_from(id) else {
+                    ids.push(read_one(list, part.start + ids.len())?);
+                    // That may have run anything, so the others are asked for again.
+                    break;
+                };
+                ids.push(id);
+            }
         }
-        Ok(ids)
+        Ok(())
     })
+}
+
+/// Asks for an object to be brought near. Changes nothing but time.
+#[inline]
+#[allow(unsafe_code)]
+fn prefetch(object: *const ffi::PyObject) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: SSE is part of x86-64, and a prefetch reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(object.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = object;
 }
 
 /// The id at `index`, which is no small `int`, but perhaps something that stands for one, as numpy's numbers do.
 #[cold]
 fn read_one(list: &Bound<'_, PyList>, index: usize) -> PyResult<u32> {
     let py = list.py();
-    // Of the first look, if that failed.
+    // Of the first look, and of items asked for beyond the end.
     drop(PyErr::take(py));
     let item = list.get_item(index)?;
     let id = if item.is_instance_of::<PyBool>() { None } else { item.extract().ok() };

@@ -6,10 +6,12 @@
 mod boundary;
 mod buffer;
 mod data;
+mod decoding;
 mod error;
 mod files;
 mod ids;
 mod job;
+mod long_text;
 mod text;
 mod tokenizer;
 mod training;

@@ -9,6 +9,7 @@ use pyo3::pybacked::PyBackedStr;
 use pyo3::types::{PyBytes, PyString};
 
 use crate::boundary::guarded;
+use crate::decoding;
 use crate::error::Fault;
 use crate::ids::Ids;
 use crate::text::{Text, Unread, characters};
@@ -145,14 +146,11 @@ impl Tokenizer {
     }
 
     fn decode_bytes<'py>(&self, py: Python<'py>, ids: Ids<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let ids = ids.as_slice()?;
-        let len = guarded(py, || self.0.decoded_len(ids))?;
-        PyBytes::new_with(py, len, |bytes| {
-            guarded::<_, Fault>(py, || {
-                self.0.decode_into(ids, bytes);
-                Ok(())
-            })
-        })
+        decoding::to_bytes(py, &self.0, ids.as_slice()?)
+    }
+
+    fn decode<'py>(&self, ids: &Bound<'py, PyAny>, errors: &str) -> PyResult<Bound<'py, PyString>> {
+        decoding::to_str(&self.0, ids, errors)
     }
 
     fn token_to_id(&self, token: &[u8]) -> Option<u32> {

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import pickle
 import random
+import sys
 from array import array
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -242,6 +244,20 @@ def test_what_is_no_id_is_named_with_its_place(
             tokenizer.decode_batch([ids, form])
 
 
+@pytest.mark.parametrize("at", [2**18 - 1, 2**18, 2**18 + 300, 2**19])
+@pytest.mark.parametrize(
+    ("wrong", "message"), [(600, "token {}: .*600"), (-1, "token {}: -1"), ("1", "token {}: '1'")]
+)
+def test_what_is_no_id_in_a_long_list_is_named_with_its_place(
+    tokenizer: Tokenizer, at: int, wrong: Any, message: str
+) -> None:
+    """Lists are read in parts."""
+    ids = [1] * at + [wrong] + [1] * 10
+    for call in (tokenizer.decode_bytes, tokenizer.decode):
+        with pytest.raises(TokenizerError, match=message.format(at)):
+            call(ids)
+
+
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
@@ -268,9 +284,74 @@ def test_a_list_that_changes_while_it_is_read(tokenizer: Tokenizer) -> None:
             ids.clear()
             return 1
 
-    ids: list[Any] = [*[1] * 100, Clearing(), *[1] * 100]
-    with pytest.raises(IndexError):
-        tokenizer.decode_bytes(ids)
+    for after in (0, 1, 100, 1000):
+        ids: list[Any] = [*[1] * 100, Clearing(), *[1] * after]
+        expected = pytest.raises(IndexError) if after else nullcontext()
+        with expected:
+            assert tokenizer.decode_bytes(ids) == tokenizer.decode_bytes([1] * 101)
+
+    class Growing(Clearing):
+        def __index__(self) -> int:
+            ids[:] = [2] * 10_000
+            return 1
+
+    ids = [*[1] * 300, Growing(), *[1] * 300]
+    assert tokenizer.decode_bytes(ids) == tokenizer.decode_bytes([*[1] * 301, *[2] * 300])
+
+
+CHARACTERS = ("a", "é", "汉", "😀", "\u0100", "\uffff", "\U0010ffff")
+"""Of each width in UTF-8 and in a str."""
+BROKEN = (b"\x80", b"\xff", b"\xc0\x80", b"\xe6\xb1", b"\xed\xa0\x80", b"\xf0\x9f\x98", b"\x80" * 5)
+
+
+def first_error(raw: bytearray) -> int | None:
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        return error.start
+    return None
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kinds=st.lists(st.sampled_from(CHARACTERS), min_size=1, max_size=3),
+    odd=st.lists(st.tuples(st.sampled_from(BROKEN), st.integers(0, 400_000)), max_size=2),
+    wide=st.lists(st.tuples(st.sampled_from(CHARACTERS), st.integers(0, 400_000)), max_size=2),
+    size=st.integers(2**18 - 2, 2**18 + 2**15),
+    whole=st.booleans(),
+    errors=st.sampled_from(["replace", "ignore", "strict"]),
+)
+def test_a_long_text_decodes_as_its_bytes(
+    tokenizer: Tokenizer,
+    kinds: list[str],
+    odd: list[tuple[bytes, int]],
+    wide: list[tuple[str, int]],
+    size: int,
+    whole: bool,
+    errors: Errors,
+) -> None:
+    """From 256 KiB on a text is made in slices; its ends lie at any place of a character."""
+    raw = bytearray(("".join(kinds).encode() * size)[:size])
+    for part, place in [*odd, *((character.encode(), place) for character, place in wide)]:
+        at = place % size
+        while at < size and raw[at] & 0xC0 == 0x80:
+            at += 1
+        raw[at:at] = part
+    if whole:
+        raw = bytearray(raw.decode("utf-8", "ignore").encode())
+    ids = np.array([tokenizer.token_to_id(bytes([i])) for i in range(256)], np.uint32)[raw]
+    for form in (ids, ids.tolist()):
+        assert tokenizer.decode_bytes(form) == raw
+        start = first_error(raw) if errors == "strict" else None
+        if start is not None:
+            with pytest.raises(DecodeError) as raised:
+                tokenizer.decode(form, errors)
+            assert (raised.value.token_index, raised.value.byte_offset) == (start, start)
+            continue
+        text, expected = tokenizer.decode(form, errors), raw.decode("utf-8", errors)
+        assert text == expected
+        # As large as CPython's own: no character stored more widely than need be.
+        assert (sys.getsizeof(text), hash(text)) == (sys.getsizeof(expected), hash(expected))
 
 
 def test_lists_of_ids_are_those_of_numpy(tokenizer: Tokenizer) -> None:

@@ -12,16 +12,16 @@ pub(crate) const SHORT_TOKENS: usize = 4;
 /// The longest piece of the table of middling ones, and the most tokens of its entries.
 const MIDDLING_BYTES: usize = 31;
 const MIDDLING_TOKENS: usize = 8;
-/// Bounds of the two tables, in pairs of entries.
-const MAX_SHORT_PAIRS: usize = 1 << 19;
-const MAX_MIDDLING_PAIRS: usize = 1 << 17;
+/// Bounds of the two tables, in pairs of entries: room for what 400 MB of text have that differs.
+const MAX_SHORT_PAIRS: usize = 1 << 20;
+const MAX_MIDDLING_PAIRS: usize = 1 << 18;
 const FIRST_MIDDLING: usize = 1 << 12;
 /// Longer pieces than this repeat too rarely to be kept.
 const LONG_BYTES: usize = 1 << 12;
 /// The table of other pieces starts anew beyond this many bytes of them.
 const LONG_ARENA_BYTES: usize = 8 << 20;
 
-/// A cache of one thread: at most about 32 MiB of short pieces, 16 MiB of middling ones, 16 MiB of others.
+/// A cache of one thread: at most about 64 MiB of short pieces, 32 MiB of middling ones, 16 MiB of others.
 #[derive(Debug, Clone)]
 pub(crate) struct Cache {
     short: Table<u128, SHORT_TOKENS>,
