@@ -6,31 +6,39 @@
 Peers live in virtual environments of their own (pip install numpy and fastokens, gigatoken, tokie, or
 tokenizers==1.0.0rc3), named with their Python; each is optional. Texts are drawn by the corpus's `source`
 field: English, Chinese, code, mixed. The ids of Hugging Face tokenizers 0.23, which the environment of this
-program has, are made once a sample and kept; a program whose ids differ gets no time. Cold is the first pass
-of a process over the texts, warm the second over the same; one thread is timed by its CPU time, more by the
-clock; MB are 10^6 bytes of UTF-8. `--lists` asks for a list of ids a text instead of arrays, `--single` for
-one 12 MB string, `--hostile` for nanoseconds per byte of texts that break merge loops, by size.
+program has, are made once a sample and kept; a program whose ids differ gets no time. Without them, and of
+hostile texts, ids must equal those of the first visit. Cold is the first pass of a process over the texts,
+warm the second over the same; one thread is timed by its CPU time, more by the clock; MB are 10^6 bytes of
+UTF-8. `--threads 1 2 16` sets several counts side by side, all by the clock, with ratios to the first; for
+penstock alone, numpy and zstandard are all that needs to be installed:
+
+    PYTHONPATH=python python3 benches/encode.py --tokenizer tokenizer.json --corpus train-000.jsonl.zst \
+        --threads 1 2 16 --visits 8
+
+`--lists` asks for a list of ids a text instead of arrays, `--single` for one 12 MB string, `--hostile` for
+nanoseconds per byte of texts that break merge loops, by size.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
+import importlib.util
 import json
 import os
-import platform
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from corpus import sourced_texts_of
+from encode_report import report
 
 SOURCES: dict[str, Callable[[str], bool]] = {
     "english": lambda source: source == "en",
@@ -50,8 +58,7 @@ def main() -> None:
         return work(options)
     options.work.mkdir(parents=True, exist_ok=True)
     samples = hostile_samples(options) if options.hostile else corpus_samples(options)
-    gold = {} if options.hostile else {name: gold_of(path, options) for name, path in samples.items()}
-    rows = visit_all(samples, gold, options)
+    rows = visit_all(samples, gold_of(samples, options), options)
     report(rows, options)
 
 
@@ -62,7 +69,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--megabytes", type=float, default=52)
     parser.add_argument("--samples", nargs="*", default=list(SOURCES), choices=list(SOURCES))
     parser.add_argument("--peers", nargs="*", default=[], metavar="NAME=PYTHON")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="several are compared")
     parser.add_argument("--visits", type=int, default=3)
     parser.add_argument("--lists", action="store_true", help="lists of ids instead of arrays")
     parser.add_argument("--single", action="store_true", help="one 12 MB string")
@@ -77,6 +84,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--sample", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--wall", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -99,26 +107,14 @@ def corpus_samples(options: argparse.Namespace) -> dict[str, Path]:
 def drawn(corpus: list[Path], names: set[str], limit: int) -> dict[str, list[str]]:
     texts: dict[str, list[str]] = {name: [] for name in names}
     sizes = dict.fromkeys(names, 0)
-    for document in documents(corpus):
+    for source, text in chain.from_iterable(map(sourced_texts_of, corpus)):
         for name in names:
-            if sizes[name] < limit and SOURCES[name](document.get("source", "")):
-                texts[name].append(document["text"])
-                sizes[name] += len(document["text"].encode())
+            if sizes[name] < limit and SOURCES[name](source):
+                texts[name].append(text)
+                sizes[name] += len(text.encode())
         if all(size >= limit for size in sizes.values()):
             break
     return texts
-
-
-def documents(corpus: list[Path]) -> Iterator[dict[str, str]]:
-    for path in corpus:
-        if path.suffix == ".zst":
-            import zstandard
-
-            lines: Any = zstandard.open(path, "rt", encoding="utf-8")
-        else:
-            lines = path.open(encoding="utf-8")
-        with lines:
-            yield from map(json.loads, lines)
 
 
 def hostile_samples(options: argparse.Namespace) -> dict[str, Path]:
@@ -142,17 +138,25 @@ def hostile_samples(options: argparse.Namespace) -> dict[str, Path]:
     return paths
 
 
-def gold_of(sample: Path, options: argparse.Namespace) -> str:
-    """Digest of the reference's ids for a sample, computed once."""
+def gold_of(samples: dict[str, Path], options: argparse.Namespace) -> dict[str, str]:
+    """Digests of the reference's ids, each computed once."""
+    if options.hostile:
+        return {}
+    if importlib.util.find_spec("tokenizers") is None:
+        print("tokenizers is not installed: ids are compared with those of the first visit", file=sys.stderr)
+        return {}
     import tokenizers
 
     vocabulary = hashlib.sha256(options.tokenizer.read_bytes()).hexdigest()[:8]
-    path = sample.with_suffix(f".{vocabulary}.{tokenizers.__version__}.sha256")
-    if not path.exists():
-        print(f"ids of tokenizers {tokenizers.__version__} for {sample.name} ...", file=sys.stderr)
-        reference = tokenizers.Tokenizer.from_file(str(options.tokenizer))
-        path.write_text(digest(*hf_encode(reference)(json.loads(sample.read_bytes()))))
-    return path.read_text()
+    gold = {}
+    for name, sample in samples.items():
+        path = sample.with_suffix(f".{vocabulary}.{tokenizers.__version__}.sha256")
+        if not path.exists():
+            print(f"ids of tokenizers {tokenizers.__version__} for {sample.name} ...", file=sys.stderr)
+            reference = tokenizers.Tokenizer.from_file(str(options.tokenizer))
+            path.write_text(digest(*hf_encode(reference)(json.loads(sample.read_bytes()))))
+        gold[name] = path.read_text()
+    return gold
 
 
 def digest(ids: np.ndarray, offsets: np.ndarray) -> str:
@@ -247,12 +251,12 @@ def work(options: argparse.Namespace) -> None:
     texts = json.loads(options.sample.read_bytes())
     size = sum(len(text.encode()) for text in texts)
     began = time.perf_counter()
-    version, timed, unpack = load(options.worker, options.tokenizer, options.threads, options.lists)
+    version, timed, unpack = load(options.worker, options.tokenizer, options.threads[0], options.lists)
     timed(["first call"])
     loaded = time.perf_counter() - began
     seconds = []
     # On a shared machine one thread's own time says more than the clock on the wall.
-    clock = time.process_time if options.threads == 1 else time.perf_counter
+    clock = time.perf_counter if options.wall else time.process_time
     for _ in range(2):
         began = clock()
         result = timed(texts)
@@ -267,121 +271,46 @@ def work(options: argparse.Namespace) -> None:
 
 
 def visit_all(samples: dict[str, Path], gold: dict[str, str], options: argparse.Namespace) -> list[Any]:
-    """All programs round robin; rows of program, sample and seconds."""
+    """All programs round robin; rows of program, threads, sample and seconds."""
     programs = {"penstock": sys.executable, **dict(peer.split("=", 1) for peer in options.peers)}
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    given_up: set[tuple[str, str]] = set()
+    contenders = [(program, threads) for program in programs for threads in options.threads]
+    rows: dict[tuple[str, int, str], dict[str, Any]] = {}
+    given_up: set[tuple[str, int, str]] = set()
     for _ in range(1 if options.hostile else options.visits):
         for sample, path in samples.items():
-            for program, python in programs.items():
-                family = (program, sample.split()[0])
+            for program, threads in contenders:
+                family = (program, threads, sample.split()[0])
                 if family in given_up:
                     continue
-                visit = visit_once(program, python, path, options)
-                wrong = visit is not None and sample in gold and visit["sha256"] != gold[sample]
+                visit = visit_once(program, programs[program], threads, path, options)
                 if visit is None or (options.hostile and sum(visit["seconds"]) > options.seconds):
                     given_up.add(family)
                 if visit is None:
                     continue
                 row = rows.setdefault(
-                    (program, sample),
-                    {"program": f"{program} {visit['version']}", "sample": sample, "bytes": visit["bytes"]}
-                    | {"wrong": False, "cold": [], "warm": [], "load": []},
+                    (program, threads, sample),
+                    {"program": f"{program} {visit['version']}", "threads": threads, "sample": sample}
+                    | {"bytes": visit["bytes"], "wrong": False, "cold": [], "warm": [], "load": []},
                 )
-                row["wrong"] |= wrong
+                row["wrong"] |= visit["sha256"] != gold.setdefault(sample, visit["sha256"])
                 row["cold"].append(visit["seconds"][0])
                 row["warm"].append(visit["seconds"][1])
                 row["load"].append(visit["load"])
     return list(rows.values())
 
 
-def visit_once(program: str, python: str, path: Path, options: argparse.Namespace) -> Any:
-    threads = str(options.threads)
-    limits = dict.fromkeys(["RAYON_NUM_THREADS", "TOKENIZERS_NUM_THREADS", "FASTOKENS_NUM_THREADS"], threads)
-    limits["TOKENIZERS_PARALLELISM"] = "false" if options.threads == 1 else "true"
-    command = [python, __file__, "--tokenizer", str(options.tokenizer), "--threads", threads]
+def visit_once(program: str, python: str, threads: int, path: Path, options: argparse.Namespace) -> Any:
+    variables = ["RAYON_NUM_THREADS", "TOKENIZERS_NUM_THREADS", "FASTOKENS_NUM_THREADS"]
+    limits = dict.fromkeys(variables, str(threads))
+    limits["TOKENIZERS_PARALLELISM"] = "false" if threads == 1 else "true"
+    command = [python, __file__, "--tokenizer", str(options.tokenizer), "--threads", str(threads)]
     command += ["--worker", program, "--sample", str(path)] + ["--lists"] * options.lists
+    command += ["--wall"] * (options.threads != [1])
     done = subprocess.run(command, env=os.environ | limits, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         print(f"{program} failed on {path.name}: {done.stderr.strip()[-300:]}", file=sys.stderr)
         return None
     return json.loads(done.stdout.splitlines()[-1])
-
-
-# ---- The report
-
-
-def report(rows: list[Any], options: argparse.Namespace) -> None:
-    for row in rows:
-        for kind in ("cold", "warm"):
-            seconds = min(row[kind])
-            row[f"{kind}_mb_per_s"] = None if row["wrong"] else row["bytes"] / seconds / 1e6
-            row[f"{kind}_ns_per_byte"] = None if row["wrong"] else seconds / row["bytes"] * 1e9
-        row["load_s"] = statistics.median(row["load"])
-    unit = "ns_per_byte" if options.hostile else "mb_per_s"
-    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}", end="; ")
-    visits = 1 if options.hostile else options.visits
-    clock = "CPU" if options.threads == 1 else "wall"
-    print(f"{options.threads} thread(s), {clock} time, best of {visits}, cold / warm {unit}")
-    samples = list(dict.fromkeys(row["sample"] for row in rows))
-    programs = list(dict.fromkeys(row["program"] for row in rows))
-    cells = {(row["program"], row["sample"]): row for row in rows}
-    lines = [["", *programs]] if options.hostile else [["", *samples, "load s"]]
-    for name in samples if options.hostile else programs:
-        keys = [(p, name) for p in programs] if options.hostile else [(name, s) for s in samples]
-        line = [name, *(cell(cells.get(key), unit) for key in keys)]
-        lines.append(line if options.hostile else [*line, load_of(name, rows)])
-    for line in lines:
-        print("| " + " | ".join(line) + " |")
-    if options.out:
-        write(rows, options.out)
-    if options.plot:
-        plot(samples, programs, cells, options.plot)
-
-
-def cell(row: Any, unit: str) -> str:
-    if row is None:
-        return "-"
-    if row["wrong"]:
-        return "ids differ"
-    return f"{row[f'cold_{unit}']:.0f} / {row[f'warm_{unit}']:.0f}"
-
-
-def load_of(program: str, rows: list[Any]) -> str:
-    return f"{statistics.median(r['load_s'] for r in rows if r['program'] == program):.2f}"
-
-
-def write(rows: list[Any], out: Path) -> None:
-    out.with_suffix(".json").write_text(json.dumps(rows, indent=1))
-    columns = ["program", "sample", "bytes", "cold_mb_per_s", "warm_mb_per_s", "cold_ns_per_byte", "load_s"]
-    with out.with_suffix(".csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, columns, extrasaction="ignore")
-        table.writeheader()
-        table.writerows(rows)
-
-
-def plot(samples: list[str], programs: list[str], cells: dict[tuple[str, str], Any], path: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from penstock.report.theme import PAPER, SERIES, style
-
-    with style():
-        figure = Figure(figsize=(7.6, 3.2))
-        FigureCanvasAgg(figure)
-        axes = figure.subplots()
-        width = 0.8 / len(programs)
-        for index, (program, colour) in enumerate(zip(programs, SERIES, strict=False)):
-            rows = [cells.get((program, sample)) for sample in samples]
-            heights = [row["cold_mb_per_s"] or 0 if row else 0 for row in rows]
-            places = np.arange(len(samples)) + index * width
-            axes.bar(places, heights, width * 0.92, label=program, color=colour)
-        axes.set_xticks(np.arange(len(samples)) + 0.4 - width / 2, samples)
-        axes.set_ylabel("MB/s, cold, one pass")
-        axes.grid(axis="y")
-        axes.set_axisbelow(True)
-        axes.legend(fontsize=8)
-        figure.savefig(path, dpi=130, facecolor=PAPER, bbox_inches="tight")
 
 
 if __name__ == "__main__":
