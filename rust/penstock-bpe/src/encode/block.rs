@@ -166,10 +166,11 @@ impl State {
         let mut ready = 0;
         for index in 0..count {
             let piece = &self.block.pieces[index];
-            let found = if piece.is_short() { self.cache.short(piece.key, piece.place) } else { None };
-            if let Some((tokens, len @ 1..)) = found {
-                // All places are copied, as that needs no loop; those in use stay.
-                self.block.tokens[ready..ready + SHORT_TOKENS].copy_from_slice(tokens);
+            // All places are written, as that needs no loop; those in use stay.
+            if piece.is_short()
+                && let Some(places) = self.block.tokens[ready..].first_chunk_mut()
+                && let Some(len @ 1..) = self.cache.short(piece.key, piece.place, places)
+            {
                 ready += len;
                 continue;
             }
@@ -181,6 +182,7 @@ impl State {
         }
         out.extend_from_slice(&self.block.tokens[from..ready]);
         self.block.holes.clear();
+        self.cache.renew();
     }
 
     /// Appends the tokens of the block from the one numbered `from` to the last hole of a group, which begins with the hole
