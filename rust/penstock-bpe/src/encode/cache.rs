@@ -4,7 +4,8 @@ use std::sync::{Arc, RwLock};
 
 use hashbrown::HashTable;
 
-use super::table::{Shared, Table};
+use super::shared::Shared;
+use super::table::{Entries, Table};
 use crate::vocab::hash;
 
 /// The longest piece of the table of short ones.
@@ -71,7 +72,7 @@ impl Cache {
         self.short.is_old() || self.middling.is_old()
     }
 
-    /// Brings near what [`short`](Self::short) will look at. Returns the place to give it, until the cache is renewed.
+    /// Brings near what [`Short::get`] will look at. Returns the place to give it, until the cache is renewed.
     #[inline]
     pub(crate) fn prefetch_short(&self, key: u128) -> u32 {
         self.short.prefetch(halves(key))
@@ -85,11 +86,15 @@ impl Cache {
         }
     }
 
-    /// Writes the tokens of a short piece by its [`pack`] to the first places of `tokens`, and returns how many there are; 0
-    /// where they are too many and [`append`](Self::append) knows them.
+    /// The short pieces.
     #[inline]
-    pub(crate) fn short(&self, key: u128, place: u32, tokens: &mut [u32; SHORT_TOKENS]) -> Option<usize> {
-        self.short.get(halves(key), place, tokens)
+    pub(crate) fn short(&self) -> Short<'_> {
+        Short(self.short.entries())
+    }
+
+    /// See [`Table::changes`].
+    pub(crate) fn changes_of_short(&self) -> Option<usize> {
+        self.short.changes()
     }
 
     /// Appends the tokens of `piece` to `out` if they are known.
@@ -97,7 +102,7 @@ impl Cache {
         if piece.len() <= SHORT_BYTES {
             let key = halves(pack(piece, 0, piece.len()));
             let mut tokens = [0; SHORT_TOKENS];
-            match self.short.get(key, self.short.prefetch(key), &mut tokens) {
+            match self.short.entries().get::<false>(key, self.short.prefetch(key), &mut tokens) {
                 None => return false,
                 Some(0) => {}
                 Some(len) => {
@@ -108,7 +113,9 @@ impl Cache {
         } else if piece.len() <= MIDDLING_BYTES {
             let key = pack_middling(piece);
             let mut tokens = [0; MIDDLING_TOKENS];
-            if let Some(len) = self.middling.get(key, self.middling.prefetch(key), &mut tokens) {
+            if let Some(len) =
+                self.middling.entries().get::<false>(key, self.middling.prefetch(key), &mut tokens)
+            {
                 out.extend_from_slice(&tokens[..len]);
                 return true;
             }
@@ -146,6 +153,24 @@ impl Cache {
 
     fn long(&self, hash: u64) -> &RwLock<Long> {
         &self.shared.long[(hash >> 40) as usize % LONG_PARTS]
+    }
+}
+
+/// The short pieces of a cache.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Short<'a>(Entries<'a, 2>);
+
+impl Short<'_> {
+    /// Writes the tokens of a short piece by its [`pack`] to the first of `places`, and returns how many there are; 0 where
+    /// they are too many and [`Cache::append`] knows them. `IS_QUICK`: see [`Entries::get`].
+    #[inline]
+    pub(crate) fn get<const IS_QUICK: bool>(
+        self,
+        key: u128,
+        place: u32,
+        places: &mut [u32],
+    ) -> Option<usize> {
+        self.0.get::<IS_QUICK>(halves(key), place, places)
     }
 }
 

@@ -11,6 +11,7 @@ mod lanes;
 mod long;
 pub(crate) mod merge;
 pub(crate) mod pairs;
+mod shared;
 mod sweep;
 mod table;
 
