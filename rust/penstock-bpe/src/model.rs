@@ -1,14 +1,15 @@
 //! The checked content of a tokenizer: what every way to make one ends in.
 
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use sha2::{Digest, Sha256};
 
 use crate::byte_level;
+use crate::encode::cache::SharedCache;
 use crate::encode::cuts::Cuts;
 use crate::encode::pairs::{Merge, Pairs};
-use crate::encode::{Allowed, Matchers, State};
+use crate::encode::{Allowed, Matchers, State, seeded_cache};
 use crate::error::{Error, Result, show};
 use crate::format::sentencepiece::Origin;
 use crate::normalize::Normalizer;
@@ -74,8 +75,8 @@ pub(crate) struct Model {
     text_matchers: OnceLock<Matchers>,
     all_matchers: OnceLock<Matchers>,
     pub(crate) joins: OnceLock<Joins>,
-    /// What new states are copies of.
-    seeded_state: OnceLock<State>,
+    /// What all states share.
+    cache: OnceLock<Arc<SharedCache>>,
     states: Mutex<Vec<State>>,
 }
 
@@ -153,7 +154,7 @@ impl Model {
             text_matchers: OnceLock::new(),
             all_matchers: OnceLock::new(),
             joins: OnceLock::new(),
-            seeded_state: OnceLock::new(),
+            cache: OnceLock::new(),
             states: Mutex::new(Vec::new()),
         };
         model.sha256 = model.digest();
@@ -216,14 +217,16 @@ impl Model {
     }
 
     pub(crate) fn take_state(&self) -> State {
-        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        let state = states.pop();
-        drop(states);
-        state.unwrap_or_else(|| self.seeded_state.get_or_init(|| State::seeded(self)).clone())
+        let state = self.states.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        state.unwrap_or_else(|| State::new(self.cache.get_or_init(|| seeded_cache(self))))
     }
 
     pub(crate) fn give_state(&self, state: State) {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        // The first has been idle for longest: if any holds memory that is no longer in use, it does.
+        if states.first().is_some_and(|idle| idle.cache.is_old()) {
+            states.clear();
+        }
         if states.len() < KEPT_STATES {
             states.push(state);
         }

@@ -163,24 +163,40 @@ impl State {
     #[inline(never)]
     pub(super) fn look_up(&mut self, model: &Model, bytes: &[u8], out: &mut Vec<u32>) {
         let count = std::mem::take(&mut self.block.len).min(PIECES);
-        let mut ready = 0;
-        for index in 0..count {
-            let piece = &self.block.pieces[index];
-            let found = if piece.is_short() { self.cache.short(piece.key, piece.place) } else { None };
-            if let Some((tokens, len @ 1..)) = found {
-                // All places are copied, as that needs no loop; those in use stay.
-                self.block.tokens[ready..ready + SHORT_TOKENS].copy_from_slice(tokens);
-                ready += len;
-                continue;
-            }
-            self.block.holes.push(Hole { piece: index, at: ready, found: Found::Spare(0..0) });
+        let changes = self.cache.changes_of_short();
+        let mut ready = self.look_up_short::<true>(count);
+        if changes.is_none() || self.cache.changes_of_short() != changes {
+            ready = self.look_up_short::<false>(count);
         }
         let mut from = 0;
         for group in 0..self.block.holes.len().div_ceil(LANES) {
             from = self.fill(model, bytes, group * LANES, from, out);
         }
         out.extend_from_slice(&self.block.tokens[from..ready]);
-        self.block.holes.clear();
+        self.cache.renew();
+    }
+
+    /// Looks up the first `count` pieces in the table of short ones. Returns how many tokens were found; what was not is a
+    /// hole.
+    #[inline]
+    fn look_up_short<const IS_QUICK: bool>(&mut self, count: usize) -> usize {
+        // Where things lie is found here, not once a piece.
+        let (short, Block { pieces, tokens, holes, .. }) = (self.cache.short(), &mut self.block);
+        let (pieces, tokens) = (&pieces[..count], &mut tokens[..]);
+        holes.clear();
+        let mut ready = 0;
+        for (index, piece) in pieces.iter().enumerate() {
+            if piece.is_short() {
+                // All places are written, as that needs no loop; those in use stay.
+                let places = &mut tokens[ready..ready + SHORT_TOKENS];
+                if let Some(len @ 1..) = short.get::<IS_QUICK>(piece.key, piece.place, places) {
+                    ready += len;
+                    continue;
+                }
+            }
+            holes.push(Hole { piece: index, at: ready, found: Found::Spare(0..0) });
+        }
+        ready
     }
 
     /// Appends the tokens of the block from the one numbered `from` to the last hole of a group, which begins with the hole

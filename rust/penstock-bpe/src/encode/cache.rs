@@ -1,8 +1,11 @@
-//! Tokens of pieces met before: bounded memory, whole pieces compared.
+//! Tokens of pieces met before, by any thread: bounded memory, whole pieces compared.
+
+use std::sync::{Arc, RwLock};
 
 use hashbrown::HashTable;
 
-use super::table::Table;
+use super::shared::Shared;
+use super::table::{Entries, Table};
 use crate::vocab::hash;
 
 /// The longest piece of the table of short ones.
@@ -10,7 +13,7 @@ pub(crate) const SHORT_BYTES: usize = 15;
 /// The most tokens an entry of that table holds.
 pub(crate) const SHORT_TOKENS: usize = 4;
 /// The longest piece of the table of middling ones, and the most tokens of its entries.
-const MIDDLING_BYTES: usize = 31;
+const MIDDLING_BYTES: usize = 30;
 const MIDDLING_TOKENS: usize = 8;
 /// Bounds of the two tables, in pairs of entries: room for what 400 MB of text have that differs.
 const MAX_SHORT_PAIRS: usize = 1 << 20;
@@ -18,31 +21,61 @@ const MAX_MIDDLING_PAIRS: usize = 1 << 18;
 const FIRST_MIDDLING: usize = 1 << 12;
 /// Longer pieces than this repeat too rarely to be kept.
 const LONG_BYTES: usize = 1 << 12;
-/// The table of other pieces starts anew beyond this many bytes of them.
-const LONG_ARENA_BYTES: usize = 8 << 20;
+/// The table of other pieces has parts, so that threads seldom meet in one.
+const LONG_PARTS: usize = 16;
+/// A part starts anew beyond this many bytes of pieces.
+const LONG_ARENA_BYTES: usize = (8 << 20) / LONG_PARTS;
 
-/// A cache of one thread: at most about 64 MiB of short pieces, 32 MiB of middling ones, 16 MiB of others.
-#[derive(Debug, Clone)]
-pub(crate) struct Cache {
-    short: Table<u128, SHORT_TOKENS>,
-    middling: Table<[u128; 2], MIDDLING_TOKENS>,
-    long: Long,
+/// A cache of all threads: at most about 64 MiB of short pieces, 32 MiB of middling ones, 16 MiB of others, and while a
+/// table is followed by another, that one too.
+#[derive(Debug)]
+pub(crate) struct SharedCache {
+    short: Shared<2>,
+    middling: Shared<4>,
+    long: [RwLock<Long>; LONG_PARTS],
 }
 
-impl Cache {
+impl SharedCache {
     /// A cache that will soon hold `pieces` short ones.
     pub(crate) fn new(pieces: usize) -> Self {
         Self {
-            short: Table::new(pieces, MAX_SHORT_PAIRS),
-            middling: Table::new(FIRST_MIDDLING, MAX_MIDDLING_PAIRS),
-            long: Long::default(),
+            short: Shared::new(pieces, MAX_SHORT_PAIRS),
+            middling: Shared::new(FIRST_MIDDLING, MAX_MIDDLING_PAIRS),
+            long: Default::default(),
         }
     }
+}
 
-    /// Brings near what [`short`](Self::short) will look at. Returns the place to give it, until a piece is put.
+/// What one thread has of the cache.
+#[derive(Debug, Clone)]
+pub(crate) struct Cache {
+    short: Arc<Table<2>>,
+    middling: Arc<Table<4>>,
+    shared: Arc<SharedCache>,
+}
+
+impl Cache {
+    pub(crate) fn new(shared: &Arc<SharedCache>) -> Self {
+        Self { short: shared.short.table(), middling: shared.middling.table(), shared: Arc::clone(shared) }
+    }
+
+    /// Goes on with new tables where others or this thread have filled the present ones. What was brought near is then
+    /// elsewhere, so no piece may be on its way.
+    #[inline]
+    pub(crate) fn renew(&mut self) {
+        self.shared.short.renew(&mut self.short);
+        self.shared.middling.renew(&mut self.middling);
+    }
+
+    /// Whether a table of it is no longer in use elsewhere.
+    pub(crate) fn is_old(&self) -> bool {
+        self.short.is_old() || self.middling.is_old()
+    }
+
+    /// Brings near what [`Short::get`] will look at. Returns the place to give it, until the cache is renewed.
     #[inline]
     pub(crate) fn prefetch_short(&self, key: u128) -> u32 {
-        self.short.prefetch(key)
+        self.short.prefetch(halves(key))
     }
 
     /// Brings near what [`append`](Self::append) will look at.
@@ -53,82 +86,126 @@ impl Cache {
         }
     }
 
-    /// The tokens of a short piece by its [`pack`]: all places of the entry, and how many of them count; 0 where they are
-    /// too many and [`append`](Self::append) knows them.
+    /// The short pieces.
     #[inline]
-    pub(crate) fn short(&self, key: u128, place: u32) -> Option<(&[u32; SHORT_TOKENS], usize)> {
-        self.short.get(key, place)
+    pub(crate) fn short(&self) -> Short<'_> {
+        Short(self.short.entries())
+    }
+
+    /// See [`Table::changes`].
+    pub(crate) fn changes_of_short(&self) -> Option<usize> {
+        self.short.changes()
     }
 
     /// Appends the tokens of `piece` to `out` if they are known.
     pub(crate) fn append(&self, piece: &[u8], out: &mut Vec<u32>) -> bool {
         if piece.len() <= SHORT_BYTES {
-            let key = pack(piece, 0, piece.len());
-            match self.short.get(key, self.short.prefetch(key)) {
+            let key = halves(pack(piece, 0, piece.len()));
+            let mut tokens = [0; SHORT_TOKENS];
+            match self.short.entries().get::<false>(key, self.short.prefetch(key), &mut tokens) {
                 None => return false,
-                Some((_, 0)) => {}
-                Some((tokens, len)) => {
+                Some(0) => {}
+                Some(len) => {
                     out.extend_from_slice(&tokens[..len]);
                     return true;
                 }
             }
         } else if piece.len() <= MIDDLING_BYTES {
             let key = pack_middling(piece);
-            if let Some((tokens, len)) = self.middling.get(key, self.middling.prefetch(key)) {
+            let mut tokens = [0; MIDDLING_TOKENS];
+            if let Some(len) =
+                self.middling.entries().get::<false>(key, self.middling.prefetch(key), &mut tokens)
+            {
                 out.extend_from_slice(&tokens[..len]);
                 return true;
             }
         }
-        piece.len() <= LONG_BYTES && self.long.append(piece, out)
+        piece.len() <= LONG_BYTES && self.append_long(piece, out)
     }
 
-    /// Remembers the tokens of `piece`, in place of older ones if need be.
-    pub(crate) fn put(&mut self, piece: &[u8], tokens: &[u32]) {
+    /// Remembers the tokens of `piece`, if there is room for them.
+    pub(crate) fn put(&self, piece: &[u8], tokens: &[u32]) {
         if piece.len() <= SHORT_BYTES {
             let is_elsewhere = tokens.len() > SHORT_TOKENS;
-            self.short.put(pack(piece, 0, piece.len()), if is_elsewhere { &[] } else { tokens });
+            self.short.put(halves(pack(piece, 0, piece.len())), if is_elsewhere { &[] } else { tokens });
             if is_elsewhere {
-                self.long.put(piece, tokens);
+                self.put_long(piece, tokens);
             }
-        } else if piece.len() > SHORT_BYTES
-            && piece.len() <= MIDDLING_BYTES
-            && tokens.len() <= MIDDLING_TOKENS
-        {
+        } else if piece.len() <= MIDDLING_BYTES && tokens.len() <= MIDDLING_TOKENS {
             self.middling.put(pack_middling(piece), tokens);
         } else if piece.len() <= LONG_BYTES {
-            self.long.put(piece, tokens);
+            self.put_long(piece, tokens);
         }
+    }
+
+    /// Nobody waits: what another thread has just locked is not known, and what cannot be put is not kept.
+    fn append_long(&self, piece: &[u8], out: &mut Vec<u32>) -> bool {
+        let hash = hash(piece);
+        self.long(hash).try_read().is_ok_and(|long| long.append(hash, piece, out))
+    }
+
+    fn put_long(&self, piece: &[u8], tokens: &[u32]) {
+        let hash = hash(piece);
+        if let Ok(mut long) = self.long(hash).try_write() {
+            long.put(hash, piece, tokens);
+        }
+    }
+
+    fn long(&self, hash: u64) -> &RwLock<Long> {
+        &self.shared.long[(hash >> 40) as usize % LONG_PARTS]
+    }
+}
+
+/// The short pieces of a cache.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Short<'a>(Entries<'a, 2>);
+
+impl Short<'_> {
+    /// Writes the tokens of a short piece by its [`pack`] to the first of `places`, and returns how many there are; 0 where
+    /// they are too many and [`Cache::append`] knows them. `IS_QUICK`: see [`Entries::get`].
+    #[inline]
+    pub(crate) fn get<const IS_QUICK: bool>(
+        self,
+        key: u128,
+        place: u32,
+        places: &mut [u32],
+    ) -> Option<usize> {
+        self.0.get::<IS_QUICK>(halves(key), place, places)
     }
 }
 
 /// Pieces of any length, or of many tokens.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 struct Long {
     table: HashTable<Kept>,
     bytes: Vec<u8>,
     tokens: Vec<u32>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Kept {
     bytes: std::ops::Range<usize>,
     tokens: std::ops::Range<usize>,
 }
 
 impl Long {
-    fn append(&self, piece: &[u8], out: &mut Vec<u32>) -> bool {
-        let found = self.table.find(hash(piece), |kept| &self.bytes[kept.bytes.clone()] == piece);
+    fn append(&self, hash: u64, piece: &[u8], out: &mut Vec<u32>) -> bool {
+        let found = self.table.find(hash, |kept| &self.bytes[kept.bytes.clone()] == piece);
         if let Some(kept) = found {
             out.extend_from_slice(&self.tokens[kept.tokens.clone()]);
         }
         found.is_some()
     }
 
-    fn put(&mut self, piece: &[u8], tokens: &[u32]) {
+    fn put(&mut self, hash_of_piece: u64, piece: &[u8], tokens: &[u32]) {
         if self.bytes.len() + piece.len() > LONG_ARENA_BYTES {
             self.table.clear();
             self.bytes.clear();
             self.tokens.clear();
+        }
+        // Another thread may have met the same piece at the same time.
+        if self.table.find(hash_of_piece, |kept| &self.bytes[kept.bytes.clone()] == piece).is_some() {
+            return;
         }
         let bytes = self.bytes.len()..self.bytes.len() + piece.len();
         let kept = self.tokens.len()..self.tokens.len() + tokens.len();
@@ -136,7 +213,7 @@ impl Long {
         self.tokens.extend_from_slice(tokens);
         let arena = &self.bytes;
         let entry = Kept { bytes, tokens: kept };
-        self.table.insert_unique(hash(piece), entry, |kept| hash(&arena[kept.bytes.clone()]));
+        self.table.insert_unique(hash_of_piece, entry, |kept| hash(&arena[kept.bytes.clone()]));
     }
 }
 
@@ -163,10 +240,18 @@ pub(crate) fn pack_first(bytes: &[u8; 16], len: usize) -> u128 {
     u128::from_le_bytes(*bytes) & MASKS[len & 15] | (len as u128) << 120
 }
 
-/// A piece of 16 to 31 bytes and, in the lower half of the top byte, its length less 16.
+/// A piece of 16 to 30 bytes and, in the lower half of the top byte, its length less 15, which is never 0.
 #[inline]
-fn pack_middling(piece: &[u8]) -> [u128; 2] {
-    [load(piece, 0, 16), load(piece, 16, piece.len()) | (piece.len() as u128 - 16) << 120]
+fn pack_middling(piece: &[u8]) -> [u64; 4] {
+    let [first, second] = halves(load(piece, 0, 16));
+    let [third, last] = halves(load(piece, 16, piece.len()) | (piece.len() as u128 - 15) << 120);
+    [first, second, third, last]
+}
+
+/// The lower and the upper half.
+#[inline]
+fn halves(key: u128) -> [u64; 2] {
+    [key as u64, (key >> 64) as u64]
 }
 
 /// `bytes[start..end]`, at most 16, as a number: by one load where behind them there is enough to read.
@@ -201,6 +286,6 @@ mod tests {
         let mut packs: Vec<_> = (16..=MIDDLING_BYTES).map(|len| pack_middling(&bytes[..len])).collect();
         packs.dedup();
         assert_eq!(packs.len(), MIDDLING_BYTES - 15);
-        assert!(packs.iter().all(|pack| pack[1] >> 124 == 0));
+        assert!(packs.iter().all(|pack| (1..16).contains(&(pack[3] >> 56))));
     }
 }

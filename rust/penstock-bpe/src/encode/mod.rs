@@ -3,7 +3,7 @@
 pub(crate) mod added;
 mod batch;
 mod block;
-mod cache;
+pub(crate) mod cache;
 pub(crate) mod chain;
 pub(crate) mod cuts;
 mod exchange;
@@ -11,15 +11,17 @@ mod lanes;
 mod long;
 pub(crate) mod merge;
 pub(crate) mod pairs;
+mod shared;
 mod sweep;
 mod table;
 
 use std::collections::HashSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 use added::{Matcher, Part};
 use block::{Block, Gather};
-use cache::{Cache, SHORT_BYTES};
+use cache::{Cache, SHORT_BYTES, SharedCache};
 use lanes::{LANES, Lanes};
 use merge::Workspace;
 
@@ -117,33 +119,21 @@ impl Matchers {
 }
 
 /// What one thread needs to encode, kept between texts.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct State {
-    cache: Cache,
+    pub(crate) cache: Cache,
     workspace: Workspace,
     lanes: Lanes,
     block: Block,
 }
 
 impl State {
-    /// A state that knows the short tokens of `model`, as merging makes them of their own text.
-    pub(crate) fn seeded(model: &Model) -> Self {
-        let mut state = Self {
-            cache: Cache::new(model.vocab.len()),
+    pub(crate) fn new(cache: &Arc<SharedCache>) -> Self {
+        Self {
+            cache: Cache::new(cache),
             workspace: Workspace::default(),
             lanes: Lanes::new(),
             block: Block::new(),
-        };
-        let tokens = (0..model.vocab.len() as u32).map(|id| model.vocab.get(id));
-        let is_piece =
-            |token: &&[u8]| (1..=SHORT_BYTES).contains(&token.len()) && std::str::from_utf8(token).is_ok();
-        let mut pieces = tokens.filter(is_piece);
-        loop {
-            let group: Vec<&[u8]> = pieces.by_ref().take(LANES).collect();
-            if group.is_empty() {
-                return state;
-            }
-            state.seed(model, &group);
         }
     }
 
@@ -190,6 +180,24 @@ impl State {
             None => self.workspace.merge_any(piece, model, out),
         }
         self.cache.put(piece, &out[start..]);
+    }
+}
+
+/// A cache that knows the short tokens of `model`, as merging makes them of their own text.
+pub(crate) fn seeded_cache(model: &Model) -> Arc<SharedCache> {
+    let cache = Arc::new(SharedCache::new(model.vocab.len()));
+    let mut state = State::new(&cache);
+    let tokens = (0..model.vocab.len() as u32).map(|id| model.vocab.get(id));
+    let is_piece =
+        |token: &&[u8]| (1..=SHORT_BYTES).contains(&token.len()) && std::str::from_utf8(token).is_ok();
+    let mut pieces = tokens.filter(is_piece);
+    loop {
+        let group: Vec<&[u8]> = pieces.by_ref().take(LANES).collect();
+        if group.is_empty() {
+            return cache;
+        }
+        state.seed(model, &group);
+        state.cache.renew();
     }
 }
 

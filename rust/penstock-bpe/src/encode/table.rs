@@ -1,261 +1,315 @@
-//! A table from packed pieces to their tokens: keys stored and compared whole, bounded, the older of two making room.
+//! A table from packed pieces to their tokens that threads read and fill together, without locks: keys stored and compared
+//! whole, the older of two making room where the table may not grow. One that may is followed by another.
+
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, fence};
 
 use crate::machine::{prefetch, with_huge_pages};
+use crate::vocab::MAX_ID;
+
+/// A packed piece whose four uppermost bits are free. The rest of its last word is not zero.
+type Key<const WORDS: usize> = [u64; WORDS];
+
+/// Bits of the last word of a key that say, in the table, how many tokens there are.
+const COUNT_BITS: u32 = 4;
+/// The last word of an entry without a key.
+const FREE: u64 = 0;
+/// The last word of an entry that some thread is writing.
+const BUSY: u64 = u64::MAX << (u64::BITS - COUNT_BITS);
+/// The bits of two tokens. In the first word the others count how often an entry made room for another.
+const TOKENS: u64 = (MAX_ID as u64) << 32 | MAX_ID as u64;
+/// One in those bits: adding it to a word with all bits of the tokens set carries from one of the gaps to the other.
+const ONE_WRITE: u64 = MAX_ID as u64 + 1;
 
 /// A key and its tokens, side by side in memory.
-#[derive(Debug, Clone, Copy)]
-struct Entry<K, const TOKENS: usize> {
-    /// With the number of tokens and one in its free bits; all zero in a free place.
-    key: K,
-    tokens: [u32; TOKENS],
+#[derive(Debug)]
+struct Entry<const WORDS: usize> {
+    key: [AtomicU64; WORDS],
+    /// Two a word.
+    tokens: [AtomicU64; WORDS],
 }
 
 /// Two entries of one or two cache lines. A piece stands in the pair that its hash names, or else in one of those beside it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 #[repr(align(64))]
-struct Pair<K, const TOKENS: usize>([Entry<K, TOKENS>; 2]);
-
-/// A packed piece whose four uppermost bits are free.
-pub(crate) trait Key: Copy + Eq {
-    /// Marks a free place. No piece packs to it.
-    const FREE: Self;
-
-    fn hash(self) -> u64;
-
-    /// The key with `count`, less than 15, in its free bits.
-    fn with(self, count: usize) -> Self;
-
-    /// What [`with`](Self::with) put there.
-    fn count(self) -> usize;
-
-    /// The key without it.
-    fn bare(self) -> Self;
-
-    /// Whether `entry` is this key with any count.
-    fn is_of(self, entry: Self) -> bool;
-}
-
-impl Key for u128 {
-    const FREE: Self = 0;
-
-    #[inline]
-    fn hash(self) -> u64 {
-        let (low, high) = (self as u64 ^ 0xD6E8_FEB8_6659_FD93, (self >> 64) as u64 ^ 0x9E37_79B9_7F4A_7C15);
-        let product = u128::from(low) * u128::from(high);
-        product as u64 ^ (product >> 64) as u64
-    }
-
-    #[inline]
-    fn with(self, count: usize) -> Self {
-        self | (count as u128 + 1) << 124
-    }
-
-    #[inline]
-    fn count(self) -> usize {
-        (self >> 124) as usize - 1
-    }
-
-    #[inline]
-    fn bare(self) -> Self {
-        self << 4 >> 4
-    }
-
-    #[inline]
-    fn is_of(self, entry: Self) -> bool {
-        let differing = self ^ entry;
-        differing as u64 | ((differing >> 64) as u64) << 4 == 0
-    }
-}
-
-impl Key for [u128; 2] {
-    const FREE: Self = [0; 2];
-
-    #[inline]
-    fn hash(self) -> u64 {
-        (self[0] ^ self[1].rotate_left(59)).hash() ^ self[1].hash().rotate_left(29)
-    }
-
-    #[inline]
-    fn with(self, count: usize) -> Self {
-        [self[0], self[1].with(count)]
-    }
-
-    #[inline]
-    fn count(self) -> usize {
-        self[1].count()
-    }
-
-    #[inline]
-    fn bare(self) -> Self {
-        [self[0], self[1].bare()]
-    }
-
-    #[inline]
-    fn is_of(self, entry: Self) -> bool {
-        self[0] == entry[0] && self[1].is_of(entry[1])
-    }
-}
+struct Pair<const WORDS: usize>([Entry<WORDS>; 2]);
 
 /// Pairs that stand in for each other, a power of two.
-const PAIRS_BESIDE: usize = 4;
-/// How often a piece that is pushed out pushes out the first of its pair instead, so that no piece stays for ever.
-const EVICTIONS_A_TURN: usize = 16;
+pub(super) const PAIRS_BESIDE: usize = 4;
+/// Of how many pieces for which there is no room one pushes out the first of its pair, so that no piece stays for ever; the
+/// others push out the second.
+const EVICTIONS_A_TURN: u64 = 16;
 
-/// Grows while pieces push each other out, up to a bound.
+/// A table that cannot grow.
 #[derive(Debug)]
-pub(crate) struct Table<K, const TOKENS: usize> {
-    pairs: Vec<Pair<K, TOKENS>>,
-    /// Hashes are cut to numbers of pairs by this: their upper bits, so that growing keeps the order.
+pub(crate) struct Table<const WORDS: usize> {
+    pairs: Vec<Pair<WORDS>>,
+    /// Hashes are cut to numbers of pairs by this: their upper bits, so that a larger table has the same order.
     shift: u32,
-    /// Entries pushed out since the table last grew.
-    evicted: usize,
-    max_pairs: usize,
+    /// Whether a larger one may follow.
+    may_grow: bool,
+    /// Pieces for which there was no room, where one may.
+    refused: AtomicUsize,
+    /// Changes of entries that were begun, and those that are done.
+    begun: AtomicUsize,
+    done: AtomicUsize,
+    pub(super) is_being_followed: AtomicBool,
+    pub(super) is_old: AtomicBool,
 }
 
-impl<K: Key, const TOKENS: usize> Clone for Table<K, TOKENS> {
-    fn clone(&self) -> Self {
-        let mut pairs = with_huge_pages(self.pairs.len());
-        pairs.extend_from_slice(&self.pairs);
-        Self { pairs, ..*self }
-    }
-}
-
-impl<K: Key, const TOKENS: usize> Table<K, TOKENS> {
-    /// A table for about `pieces` that grows to at most `max_pairs`, a power of two from [`PAIRS_BESIDE`] on.
-    pub(crate) fn new(pieces: usize, max_pairs: usize) -> Self {
-        let mut table = Self { pairs: Vec::new(), shift: 0, evicted: 0, max_pairs };
-        table.clear_for(pieces.next_power_of_two().clamp(PAIRS_BESIDE, max_pairs));
-        table
+impl<const WORDS: usize> Entry<WORDS> {
+    fn free() -> Self {
+        let words = || std::array::from_fn(|_| AtomicU64::new(FREE));
+        Self { key: words(), tokens: words() }
     }
 
-    /// Makes room for `count` pairs, all free, and returns the former ones.
-    fn clear_for(&mut self, count: usize) -> Vec<Pair<K, TOKENS>> {
-        let mut pairs = with_huge_pages(count);
-        pairs.resize(count, Pair([Entry { key: K::FREE, tokens: [0; TOKENS] }; 2]));
-        self.shift = u64::BITS - count.trailing_zeros();
-        self.evicted = 0;
-        std::mem::replace(&mut self.pairs, pairs)
-    }
-
-    /// The number of the pair in which `key` belongs.
     #[inline]
-    fn pair_of(&self, key: K) -> u32 {
-        (key.hash() >> (self.shift & 63)) as u32
+    fn last(&self) -> u64 {
+        self.key[WORDS - 1].load(Acquire)
     }
 
-    /// Brings near what [`get`](Self::get) will look at. Returns the place to give it, until something is put.
+    /// The last word if this is the entry of `key`.
     #[inline]
-    pub(crate) fn prefetch(&self, key: K) -> u32 {
-        let pair = self.pair_of(key);
-        prefetch(&self.pairs, pair as usize);
-        pair
-    }
-
-    /// The tokens of `key` as they are stored, and how many of them count.
-    #[inline]
-    pub(crate) fn get(&self, key: K, pair: u32) -> Option<(&[u32; TOKENS], usize)> {
-        let near = &self.pairs[pair as usize];
-        let mut entry = near.entry_of(key);
-        if !key.is_of(entry.key) {
-            if near.0[1].key == K::FREE {
-                return None;
-            }
-            entry = self.entry_beside(key, pair as usize)?;
+    fn last_of(&self, key: Key<WORDS>) -> Option<u64> {
+        let last = self.last();
+        let mut differing = (last ^ key[WORDS - 1]) << COUNT_BITS;
+        for (word, wanted) in self.key[..WORDS - 1].iter().zip(key) {
+            differing |= word.load(Relaxed) ^ wanted;
         }
-        Some((&entry.tokens, entry.key.count()))
+        (differing == 0).then_some(last)
     }
 
-    /// The entry of `key` where its pair is full.
+    /// Whether this is the entry of `key`.
     #[inline]
-    fn entry_beside(&self, key: K, pair: usize) -> Option<&Entry<K, TOKENS>> {
+    fn is_of(&self, key: Key<WORDS>) -> bool {
+        self.last_of(key).is_some()
+    }
+
+    /// What `look` sees of an entry that nobody writes meanwhile. It is given the first word of the tokens.
+    ///
+    /// Who sees a key that was written later than that word sees, at the end, another such word; who sees one that was
+    /// written earlier sees [`BUSY`] in its place. Only if an entry were written 2^18 times during one look, all would
+    /// seem as before.
+    #[inline]
+    fn undisturbed<T>(&self, look: impl FnOnce(u64) -> Option<T>) -> Option<T> {
+        let first = self.tokens[0].load(Acquire);
+        let seen = look(first)?;
+        fence(Acquire);
+        (self.tokens[0].load(Relaxed) == first).then_some(seen)
+    }
+
+    /// Writes the tokens to `places` if this is the entry of `key`, and returns how many count.
+    #[inline]
+    fn get(&self, key: Key<WORDS>, first: u64, places: &mut [u32]) -> Option<usize> {
+        let last = self.last_of(key)?;
+        for (index, places) in places.as_chunks_mut::<2>().0.iter_mut().enumerate().take(WORDS) {
+            let word = if index == 0 { first & TOKENS } else { self.tokens[index].load(Relaxed) };
+            *places = [word as u32, (word >> 32) as u32];
+        }
+        Some((last >> (u64::BITS - COUNT_BITS)) as usize)
+    }
+
+    /// The key, with the number of tokens in its free bits, and the tokens, if they are there.
+    fn read(&self) -> Option<(Key<WORDS>, [u64; WORDS])> {
+        self.undisturbed(|first| {
+            let last = self.last();
+            let mut tokens = self.tokens.each_ref().map(|word| word.load(Relaxed));
+            tokens[0] = first & TOKENS;
+            (last != FREE && last != BUSY)
+                .then(|| (self.key.each_ref().map(|word| word.load(Relaxed)), tokens))
+        })
+    }
+
+    /// Writes the entry if its last word is `last` and nobody else does.
+    fn write(&self, last: u64, key: Key<WORDS>, tokens: [u64; WORDS]) -> bool {
+        if self.key[WORDS - 1].compare_exchange(last, BUSY, Acquire, Relaxed).is_err() {
+            return false;
+        }
+        let mut writes = self.tokens[0].load(Relaxed) & !TOKENS;
+        if last != FREE {
+            writes = (writes | TOKENS).wrapping_add(ONE_WRITE) & !TOKENS;
+        }
+        fence(Release);
+        self.tokens[0].store(tokens[0] | writes, Relaxed);
+        fence(Release);
+        for (place, word) in self.tokens.iter().zip(tokens).skip(1) {
+            place.store(word, Relaxed);
+        }
+        for (place, word) in self.key[..WORDS - 1].iter().zip(key) {
+            place.store(word, Relaxed);
+        }
+        self.key[WORDS - 1].store(key[WORDS - 1], Release);
+        true
+    }
+}
+
+impl<const WORDS: usize> Pair<WORDS> {
+    /// The tokens if `key` is here. `IS_QUICK`: see [`Entries::get`].
+    #[inline]
+    fn get<const IS_QUICK: bool>(&self, key: Key<WORDS>, places: &mut [u32]) -> Option<usize> {
+        // Which of the two it is cannot be foreseen, so there is no branch for it.
+        let entry = &self.0[usize::from(self.0[1].is_of(key))];
+        if IS_QUICK {
+            entry.get(key, entry.tokens[0].load(Relaxed), places)
+        } else {
+            entry.undisturbed(|first| entry.get(key, first, places))
+        }
+    }
+
+    #[inline]
+    fn has_room(&self) -> bool {
+        self.0[1].last() == FREE
+    }
+}
+
+/// The entries of a table. Where it lies is known once, not looked up for each piece.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entries<'a, const WORDS: usize>(&'a [Pair<WORDS>]);
+
+impl<const WORDS: usize> Entries<'_, WORDS> {
+    /// Writes the tokens of `key` to the first of `places`, of which there are two a word, and whatever stands behind them to
+    /// the others. Returns how many tokens there are. `IS_QUICK` is for readers that ask for
+    /// [`Table::changes`] before and after.
+    #[inline]
+    pub(crate) fn get<const IS_QUICK: bool>(
+        self,
+        key: Key<WORDS>,
+        pair: u32,
+        places: &mut [u32],
+    ) -> Option<usize> {
+        let near = &self.0[pair as usize];
+        let found = near.get::<IS_QUICK>(key, places);
+        if found.is_none() && !near.has_room() {
+            return self.get_beside::<IS_QUICK>(key, pair as usize, places);
+        }
+        found
+    }
+
+    /// [`get`](Self::get) where the pair of the key is full.
+    #[inline]
+    fn get_beside<const IS_QUICK: bool>(
+        self,
+        key: Key<WORDS>,
+        pair: usize,
+        places: &mut [u32],
+    ) -> Option<usize> {
         for step in 1..PAIRS_BESIDE {
-            let beside = &self.pairs[pair ^ step];
-            let entry = beside.entry_of(key);
-            if key.is_of(entry.key) {
-                return Some(entry);
-            }
-            if beside.0[1].key == K::FREE {
-                return None;
+            let beside = &self.0[pair ^ step];
+            let found = beside.get::<IS_QUICK>(key, places);
+            if found.is_some() || beside.has_room() {
+                return found;
             }
         }
         None
     }
+}
 
-    /// Remembers `tokens`, at most `TOKENS`, for `key`, which is not yet known.
-    pub(crate) fn put(&mut self, key: K, tokens: &[u32]) {
-        let mut entry = Entry { key: key.with(tokens.len()), tokens: [0; TOKENS] };
-        entry.tokens[..tokens.len()].copy_from_slice(tokens);
-        self.put_entry(entry);
-        if self.evicted > self.pairs.len() / 32 && self.pairs.len() < self.max_pairs {
-            self.grow();
+impl<const WORDS: usize> Table<WORDS> {
+    /// A table of `count` pairs, a power of two from [`PAIRS_BESIDE`] on.
+    pub(super) fn new(count: usize, max_pairs: usize) -> Self {
+        let mut pairs = with_huge_pages(count);
+        pairs.resize_with(count, || Pair([Entry::free(), Entry::free()]));
+        Self {
+            pairs,
+            shift: u64::BITS - count.trailing_zeros(),
+            may_grow: count < max_pairs,
+            refused: AtomicUsize::new(0),
+            begun: AtomicUsize::new(0),
+            done: AtomicUsize::new(0),
+            is_being_followed: AtomicBool::new(false),
+            is_old: AtomicBool::new(false),
         }
     }
 
-    #[cold]
-    fn grow(&mut self) {
-        let old = self.clear_for((self.pairs.len() * 4).min(self.max_pairs));
-        for entry in old.iter().flat_map(|pair| &pair.0) {
-            if entry.key != K::FREE {
-                self.put_entry(*entry);
-            }
-        }
+    #[inline]
+    fn pair_of(&self, hash: u64) -> usize {
+        (hash >> (self.shift & 63)) as usize
     }
 
-    fn put_entry(&mut self, entry: Entry<K, TOKENS>) {
-        let pair = self.pair_of(entry.key.bare()) as usize;
-        for step in 0..PAIRS_BESIDE {
-            if let Some(place) = self.pairs[pair ^ step].0.iter_mut().find(|place| place.key == K::FREE) {
-                *place = entry;
+    /// Brings near what [`Entries::get`] will look at. Returns the place to give it.
+    #[inline]
+    pub(crate) fn prefetch(&self, key: Key<WORDS>) -> u32 {
+        let pair = self.pair_of(hash(key));
+        prefetch(&self.pairs, pair);
+        pair as u32
+    }
+
+    #[inline]
+    pub(crate) fn entries(&self) -> Entries<'_, WORDS> {
+        Entries(&self.pairs)
+    }
+
+    /// How many entries have changed so far, unless one is just changing. What was read between two equal answers is right.
+    #[inline]
+    pub(crate) fn changes(&self) -> Option<usize> {
+        fence(Acquire);
+        let done = self.done.load(Acquire);
+        (self.begun.load(Acquire) == done).then_some(done)
+    }
+
+    /// Remembers `tokens`, at most two a word, for `key`.
+    pub(crate) fn put(&self, mut key: Key<WORDS>, tokens: &[u32]) {
+        let hash = hash(key);
+        let mut words = [0; WORDS];
+        for (index, &token) in tokens.iter().enumerate() {
+            words[index / 2] |= u64::from(token) << (32 * (index % 2));
+        }
+        key[WORDS - 1] |= (tokens.len() as u64) << (u64::BITS - COUNT_BITS);
+        self.put_words(hash, key, words);
+    }
+
+    fn put_words(&self, hash: u64, key: Key<WORDS>, tokens: [u64; WORDS]) {
+        let pair = self.pair_of(hash);
+        for entry in (0..PAIRS_BESIDE).flat_map(|step| &self.pairs[pair ^ step].0) {
+            let last = entry.last();
+            // Another thread may have met the same piece at the same time.
+            if (last == FREE && entry.write(last, key, tokens)) || entry.is_of(key) {
                 return;
             }
         }
-        self.evicted += 1;
-        let [first, second] = &mut self.pairs[pair].0;
-        if self.evicted.is_multiple_of(EVICTIONS_A_TURN) {
-            *first = *second;
+        if self.may_grow {
+            self.refused.fetch_add(1, Relaxed);
+            return;
         }
-        *second = entry;
+        // Lower bits of the hash, which say nothing of the place.
+        let entry = &self.pairs[pair].0[usize::from(!hash.is_multiple_of(EVICTIONS_A_TURN))];
+        let last = entry.last();
+        if last != BUSY {
+            self.begun.fetch_add(1, Relaxed);
+            entry.write(last, key, tokens);
+            self.done.fetch_add(1, Release);
+        }
     }
-}
 
-impl<K: Key, const TOKENS: usize> Pair<K, TOKENS> {
-    /// The entry that may be that of `key`.
+    /// Whether there is another one by now.
     #[inline]
-    fn entry_of(&self, key: K) -> &Entry<K, TOKENS> {
-        // Which of the two it is cannot be foreseen, so there is no branch for it.
-        &self.0[usize::from(key.is_of(self.0[1].key))]
+    pub(crate) fn is_old(&self) -> bool {
+        self.is_old.load(Acquire)
+    }
+
+    #[inline]
+    pub(super) fn is_crowded(&self) -> bool {
+        self.refused.load(Relaxed) > self.pairs.len() / 32
+    }
+
+    /// A larger table with all that is in this one.
+    pub(super) fn grown(&self, max_pairs: usize) -> Self {
+        let grown = Self::new((self.pairs.len() * 4).min(max_pairs), max_pairs);
+        for (key, tokens) in self.pairs.iter().flat_map(|pair| &pair.0).filter_map(Entry::read) {
+            let mut bare = key;
+            bare[WORDS - 1] = key[WORDS - 1] << COUNT_BITS >> COUNT_BITS;
+            grown.put_words(hash(bare), key, tokens);
+        }
+        grown
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// More keys than there is room for, some of which differ in a single bit: what is found is what was put.
-    #[test]
-    fn what_is_found_was_put() {
-        let mut table = Table::<u128, 4>::new(4, 1 << 8);
-        let key = |number: u128| ((number * 3) << 40) | (7 << 120) | (number % 2);
-        let tokens = |number: u128| [number as u32, !number as u32, 5, 6];
-        let find = |table: &Table<u128, 4>, number: u128| {
-            let place = table.prefetch(key(number));
-            table.get(key(number), place).map(|(tokens, count)| tokens[..count].to_vec())
-        };
-        let mut found = 0;
-        for number in 0..2000 {
-            assert_eq!(find(&table, number), None, "{number}");
-            table.put(key(number), &tokens(number)[..number as usize % 5]);
-            assert_eq!(
-                find(&table, number),
-                Some(tokens(number)[..number as usize % 5].to_vec()),
-                "{number}"
-            );
-            for earlier in (0..number).step_by(97) {
-                let kept = find(&table, earlier);
-                assert!(kept.is_none() || kept == Some(tokens(earlier)[..earlier as usize % 5].to_vec()));
-                found += usize::from(kept.is_some());
-            }
-        }
-        assert!(found > 1000 && table.pairs.len() == 1 << 8);
-    }
+/// A hash whose upper and lower bits all words have a say in.
+#[inline]
+fn hash<const WORDS: usize>(key: Key<WORDS>) -> u64 {
+    key.as_chunks::<2>().0.iter().fold(0, |hash: u64, &[low, high]| {
+        let (low, high) = (low ^ 0xD6E8_FEB8_6659_FD93, high ^ 0x9E37_79B9_7F4A_7C15);
+        let product = u128::from(low ^ hash) * u128::from(high ^ hash.rotate_left(32));
+        product as u64 ^ (product >> 64) as u64
+    })
 }

@@ -1,0 +1,115 @@
+//! A table that several threads use and that grows under them.
+
+use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::table::{PAIRS_BESIDE, Table};
+
+/// The table that all threads use: each has its own reference, which it renews.
+#[derive(Debug)]
+pub(crate) struct Shared<const WORDS: usize> {
+    table: Mutex<Arc<Table<WORDS>>>,
+    max_pairs: usize,
+}
+
+impl<const WORDS: usize> Shared<WORDS> {
+    /// A table for about `pieces` that grows to at most `max_pairs`, a power of two from [`PAIRS_BESIDE`] on.
+    pub(crate) fn new(pieces: usize, max_pairs: usize) -> Self {
+        let count = pieces.next_power_of_two().clamp(PAIRS_BESIDE, max_pairs);
+        Self { table: Mutex::new(Arc::new(Table::new(count, max_pairs))), max_pairs }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Arc<Table<WORDS>>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The present table.
+    pub(crate) fn table(&self) -> Arc<Table<WORDS>> {
+        self.lock().clone()
+    }
+
+    /// Puts the present table in place of an old one, and a larger one in place of one that has become crowded: the first
+    /// thread to notice makes it, while the others go on.
+    #[inline]
+    pub(crate) fn renew(&self, table: &mut Arc<Table<WORDS>>) {
+        if table.is_crowded() || table.is_old() {
+            self.renew_crowded(table);
+        }
+    }
+
+    #[cold]
+    fn renew_crowded(&self, table: &mut Arc<Table<WORDS>>) {
+        if !table.is_being_followed.swap(true, Relaxed) {
+            let next = Arc::new(table.grown(self.max_pairs));
+            *self.lock() = next;
+            table.is_old.store(true, Release);
+        }
+        if table.is_old() {
+            *table = self.table();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::vocab::MAX_ID;
+
+    fn key(number: u64) -> [u64; 2] {
+        [(number * 3) | (number % 2) << 63, (number >> 8) | 7 << 56]
+    }
+
+    fn tokens(number: u64) -> Vec<u32> {
+        [number as u32, !number as u32 & MAX_ID, 5, 6][..number as usize % 5].to_vec()
+    }
+
+    fn find(table: &Table<2>, number: u64) -> Option<Vec<u32>> {
+        let mut tokens = [0; 4];
+        let len = table.entries().get::<false>(key(number), table.prefetch(key(number)), &mut tokens)?;
+        Some(tokens[..len].to_vec())
+    }
+
+    /// More keys than there is room for, some of which differ in a single bit: what is found is what was put.
+    #[test]
+    fn what_is_found_was_put() {
+        let shared = Shared::<2>::new(4, 1 << 8);
+        let mut table = shared.table();
+        let mut found = 0;
+        for number in 0..2000 {
+            assert_eq!(find(&table, number), None, "{number}");
+            table.put(key(number), &tokens(number));
+            for earlier in (0..=number).step_by(97) {
+                let kept = find(&table, earlier);
+                assert!(kept.is_none() || kept == Some(tokens(earlier)), "{earlier}");
+                found += usize::from(kept.is_some());
+            }
+            shared.renew(&mut table);
+        }
+        assert!(found > 1000 && !table.is_crowded());
+    }
+
+    /// Whatever other threads put meanwhile, while the table grows and when it is full: what is found is what was put.
+    #[test]
+    fn threads_share_what_they_put() {
+        for (max_pairs, least) in [(4, 5), (1 << 12, 2900)] {
+            assert!(found_of_3000(&Shared::new(4, max_pairs)) > least);
+        }
+    }
+
+    fn found_of_3000(shared: &Shared<2>) -> usize {
+        let run = || {
+            let mut table = shared.table();
+            for number in (0..30_000).map(|number| number % 3000) {
+                match find(&table, number) {
+                    Some(found) => assert_eq!(found, tokens(number), "{number}"),
+                    None => table.put(key(number), &tokens(number)),
+                }
+                shared.renew(&mut table);
+            }
+        };
+        thread::scope(|scope| (0..4).for_each(|_| _ = scope.spawn(run)));
+        (0..3000).filter(|&number| find(&shared.table(), number).is_some()).count()
+    }
+}
