@@ -30,13 +30,12 @@ from penstock.errors import (
 
 if TYPE_CHECKING:
     from penstock import evaluate, generate, interop, kernels, model, pipelines, train
+    from penstock._core import unicode_version
     from penstock.data import Batch, PackReport, StreamingDataset, pack
     from penstock.decoding import StreamDecoder
     from penstock.tokenizer import TokenBatch, Tokenizer
 
 __version__ = "0.1.0"
-unicode_version = "16.0"
-"""Of the character classes by which every tokenizer cuts text."""
 
 _OBJECTS = {
     "Batch": "penstock.data",
@@ -46,6 +45,7 @@ _OBJECTS = {
     "TokenBatch": "penstock.tokenizer",
     "Tokenizer": "penstock.tokenizer",
     "pack": "penstock.data",
+    "unicode_version": "penstock._core",
 }
 _MODULES = {"evaluate", "generate", "interop", "kernels", "model", "pipelines", "train"}
 

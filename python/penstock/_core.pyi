@@ -1,6 +1,6 @@
 """The Rust extension: what crosses the boundary. `penstock.tokenizer` and `penstock.data` are its face."""
 
-from typing import Protocol, final, type_check_only
+from typing import Final, Protocol, final, type_check_only
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,10 @@ __all__ = [
     "to_list",
     "train_on_counts",
     "train_on_files",
+    "unicode_version",
 ]
+
+unicode_version: Final[str]
 
 @final
 class Tokenizer:

@@ -33,4 +33,5 @@ pub use pattern::{CustomPattern, Pattern};
 pub use progress::{Cancelled, Progress};
 pub use threads::thread_count;
 pub use tokenizer::{SpecialToken, Tokenizer};
+pub use unicode::UNICODE_VERSION;
 pub use vary::{BoundarySplit, Chance, Variation};

@@ -1,37 +1,41 @@
-"""Write src/unicode/tables.rs: the Unicode 16 classes that the scanners use, one byte a code point.
+"""Write src/unicode/tables_16.rs or tables_17.rs: the classes that the scanners use, one byte a code point.
 
-The classes are read out of HF tokenizers 0.23.3 by asking its regular expressions about every code point,
-because "ids equal to that release" is the promise the tables have to keep. That release carries Unicode 16.0;
-the counts below are checked, so another release cannot slip in unnoticed.
+Those of Unicode 16.0 are read out of HF tokenizers 0.23.3 by asking its regular expressions about every code
+point, because "ids equal to that release" is the promise the tables have to keep. Those of 17.0 are the general
+categories of the Unicode Character Database. The counts below are checked, so another release cannot slip in
+unnoticed.
 
-    python rust/penstock-bpe/tables/generate.py        # needs tokenizers == 0.23.3
+    python rust/penstock-bpe/tables/generate.py 16.0        # needs tokenizers == 0.23.3
+    python rust/penstock-bpe/tables/generate.py 17.0        # needs unicodedata2 == 17.0.0
 """
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-import tokenizers
-from tokenizers import Regex, pre_tokenizers
-
-# (bit, pattern, number of code points in Unicode 16.0). Bits must agree with src/unicode/mod.rs.
+# Bits, which must agree with src/unicode/mod.rs, general categories, and code points in Unicode 16.0 and 17.0.
 CLASSES = [
-    (0x01, r"\p{Lu}|\p{Lt}", 1_858 + 31),
-    (0x02, r"\p{Ll}", 2_258),
-    (0x04, r"\p{Lm}|\p{Lo}", 404 + 136_477),
-    (0x08, r"\p{M}", 2_501),
-    (0x10, r"\p{N}", 1_911),
-    (0x20, r"\p{P}", 855),
-    (0x40, r"\p{S}", 8_514),
-    (0x80, r"\s", 25),
+    (0x01, ("Lu", "Lt"), 1_889, 1_917),
+    (0x02, ("Ll",), 2_258, 2_283),
+    (0x04, ("Lm", "Lo"), 136_881, 141_472),
+    (0x08, ("M",), 2_501, 2_543),
+    (0x10, ("N",), 1_911, 1_924),
+    (0x20, ("P",), 855, 856),
+    (0x40, ("S",), 8_514, 8_617),
+    (0x80, ("Z", "\t\n\v\f\r\x85"), 25, 25),
 ]
+SOURCES = {"16.0": ("tokenizers", "0.23.3"), "17.0": ("unicodedata2", "17.0.0")}
 CODE_POINTS = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
 CHUNK = 4096
 
 
-def members(pattern: str) -> set[int]:
-    """Return the code points that `pattern` matches: those that a "removed" split takes away."""
-    split = pre_tokenizers.Split(Regex(pattern), "removed")
+def matched(tokenizers: Any, categories: tuple[str, ...]) -> set[int]:
+    """The code points that a pattern matches: those that a "removed" split takes away."""
+    pattern = r"\s" if categories[0] == "Z" else "|".join(rf"\p{{{name}}}" for name in categories)
+    split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern), "removed")
     found: set[int] = set()
     for start in range(0, len(CODE_POINTS), CHUNK):
         part = CODE_POINTS[start : start + CHUNK]
@@ -42,21 +46,40 @@ def members(pattern: str) -> set[int]:
     return found
 
 
+def categorised(database: Any, categories: tuple[str, ...]) -> set[int]:
+    """The code points of general categories; white space has some controls besides."""
+    besides = categories[1] if categories[0] == "Z" else ""
+    names = categories[:1] if besides else categories
+    return {c for c in CODE_POINTS if database.category(chr(c)).startswith(names) or chr(c) in besides}
+
+
 def main() -> None:
-    if tokenizers.__version__ != "0.23.3":
-        raise SystemExit(f"tokenizers 0.23.3 is needed, not {tokenizers.__version__}")
+    if len(sys.argv) != 2 or sys.argv[1] not in SOURCES:
+        raise SystemExit(f"usage: generate.py {{{','.join(SOURCES)}}}")
+    version = sys.argv[1]
+    name, release = SOURCES[version]
+    source = import_module(name)
+    found_release = source.__version__ if name == "tokenizers" else f"{source.unidata_version}"
+    if found_release != release:
+        raise SystemExit(f"{name} {release} is needed, not {found_release}")
     classes = bytearray(0x110000)
-    for bit, pattern, count in CLASSES:
-        found = members(pattern)
-        if len(found) != count:
-            raise SystemExit(f"{pattern}: {len(found)} code points, {count} expected in Unicode 16.0")
+    for bit, categories, *counts in CLASSES:
+        found = (matched if name == "tokenizers" else categorised)(source, categories)
+        expected = counts[list(SOURCES).index(version)]
+        if len(found) != expected:
+            raise SystemExit(
+                f"{categories}: {len(found)} code points, {expected} expected in Unicode {version}"
+            )
         for code_point in found:
             classes[code_point] |= bit
+    write(classes, version, f"{name} {release}")
 
+
+def write(classes: bytearray, version: str, source: str) -> None:
     blocks: dict[bytes, int] = {}
     pages = [blocks.setdefault(bytes(classes[p : p + 256]), len(blocks)) for p in range(0, 0x110000, 256)]
     lines = [
-        "//! Generated by tables/generate.py from HF tokenizers 0.23.3 (Unicode 16.0). Do not edit.",
+        f"//! Generated by tables/generate.py from {source} (Unicode {version}). Do not edit.",
         "",
         "/// Block number of every page of 256 code points.",
         "#[rustfmt::skip]",
@@ -72,7 +95,7 @@ def main() -> None:
         "",
     ]
     assert len(blocks) <= 256, "a page number must fit a byte"
-    target = Path(__file__).resolve().parents[1] / "src" / "unicode" / "tables.rs"
+    target = Path(__file__).resolve().parents[1] / "src" / "unicode" / f"tables_{version[:2]}.rs"
     target.write_text("\n".join(lines), encoding="utf-8")
     print(f"{target.name}: {len(blocks)} blocks")
 

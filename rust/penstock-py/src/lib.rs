@@ -29,6 +29,10 @@ mod _core {
     use super::files::encode_files;
     #[pymodule_export]
     use super::ids::to_list;
+    /// Of the character classes that cut text.
+    #[pymodule_export]
+    #[expect(non_upper_case_globals, reason = "its name in Python")]
+    const unicode_version: &str = penstock_bpe::UNICODE_VERSION;
     #[pymodule_export]
     use super::tokenizer::Tokenizer;
     #[pymodule_export]

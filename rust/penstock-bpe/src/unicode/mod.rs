@@ -1,7 +1,20 @@
-//! Character classes of Unicode 16.0, pinned: HF tokenizers 0.23 classifies by that version, and 4,787 code points
-//! changed class in the next one.
+//! Character classes of Unicode 16.0, pinned: HF tokenizers 0.23 classifies by that version, and 4,803 code points were
+//! assigned in the next. The feature `unicode-17` builds with those of 17.0 instead.
 
+#[cfg_attr(not(feature = "unicode-17"), path = "tables_16.rs")]
+#[cfg_attr(feature = "unicode-17", path = "tables_17.rs")]
 mod tables;
+
+// Both versions are checked, whichever is built.
+#[cfg(test)]
+#[path = "tables_17.rs"]
+mod seventeen;
+#[cfg(test)]
+#[path = "tables_16.rs"]
+mod sixteen;
+
+/// The version of Unicode whose classes cut text.
+pub const UNICODE_VERSION: &str = if cfg!(feature = "unicode-17") { "17.0" } else { "16.0" };
 
 /// Upper-case and title-case letters (`\p{Lu}`, `\p{Lt}`).
 pub(crate) const UPPER: u8 = 0x01;
@@ -76,16 +89,45 @@ fn class_at_multibyte(text: &str, at: usize) -> (u8, usize) {
 mod tests {
     use super::*;
 
+    fn class_in(pages: &[u8], blocks: &[[u8; 256]], code_point: usize) -> u8 {
+        blocks[usize::from(pages[code_point >> 8])][code_point & 0xFF]
+    }
+
+    fn in_sixteen(code_point: usize) -> u8 {
+        class_in(&sixteen::PAGES, &sixteen::BLOCKS, code_point)
+    }
+
+    fn in_seventeen(code_point: usize) -> u8 {
+        class_in(&seventeen::PAGES, &seventeen::BLOCKS, code_point)
+    }
+
     #[test]
-    fn counts_are_those_of_unicode_16() {
-        let count =
-            |mask: u8| (0..=0x10FFFF).filter_map(char::from_u32).filter(|&c| class_of(c) & mask != 0).count();
-        assert_eq!(count(LETTER), 141_028);
-        assert_eq!(count(NUMBER), 1_911);
-        assert_eq!(count(PUNCTUATION), 855);
-        assert_eq!(count(SYMBOL), 8_514);
-        assert_eq!(count(MARK), 2_501);
-        assert_eq!(count(SPACE), 25);
+    fn counts_are_those_of_the_versions() {
+        let classes = [LETTER, NUMBER, PUNCTUATION, SYMBOL, MARK, SPACE];
+        let counts = |class_of: fn(usize) -> u8| {
+            classes.map(|mask| (0..=0x10FFFF).filter(|&c| class_of(c) & mask != 0).count())
+        };
+        assert_eq!(counts(in_sixteen), [141_028, 1_911, 855, 8_514, 2_501, 25]);
+        assert_eq!(counts(in_seventeen), [145_672, 1_924, 856, 8_617, 2_543, 25]);
+    }
+
+    #[test]
+    fn seventeen_moves_one_letter_and_adds_characters() {
+        let changed = (0..=0x10FFFF).filter(|&c| in_sixteen(c) != in_seventeen(c));
+        let (moved, new): (Vec<usize>, Vec<usize>) = changed.partition(|&c| in_sixteen(c) != 0);
+        assert_eq!((in_sixteen(0x295), in_seventeen(0x295)), (LOWER, OTHER_LETTER));
+        assert_eq!((moved, new.len()), (vec![0x295], 4_803));
+    }
+
+    #[test]
+    fn numbers_of_seventeen_are_those_of_the_standard_library() {
+        if char::UNICODE_VERSION.0 != 17 {
+            return; // of another toolchain
+        }
+        for c in (0..=0x10FFFF).filter_map(char::from_u32) {
+            assert_eq!(in_seventeen(c as usize) & NUMBER != 0, c.is_numeric(), "{c:?}");
+            assert_eq!(in_seventeen(c as usize) & SPACE != 0, c.is_whitespace(), "{c:?}");
+        }
     }
 
     #[test]
