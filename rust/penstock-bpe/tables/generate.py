@@ -1,7 +1,7 @@
 """Write src/unicode/tables_16.rs or tables_17.rs: the classes that the scanners use, one byte a code point.
 
 Those of Unicode 16.0 are read out of HF tokenizers 0.23.3 by asking its regular expressions about every code
-point, because "ids equal to that release" is the promise the tables have to keep. Those of 17.0 are the general
+point, because "ids equal to that release" is the promise the tables have to keep. Those of 17.0 are general
 categories of the Unicode Character Database. The counts below are checked, so another release cannot slip in
 unnoticed.
 
@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-# Bits, which must agree with src/unicode/mod.rs, general categories, and code points in Unicode 16.0 and 17.0.
+# Bits (as in src/unicode/mod.rs), general categories, and how many code points Unicode 16.0 and 17.0 have.
 CLASSES = [
     (0x01, ("Lu", "Lt"), 1_889, 1_917),
     (0x02, ("Ll",), 2_258, 2_283),
