@@ -1,17 +1,15 @@
 //! Character classes of Unicode 16.0, pinned: HF tokenizers 0.23 classifies by that version, and 4,803 code points were
 //! assigned in the next. The feature `unicode-17` builds with those of 17.0 instead.
 
-#[cfg_attr(not(feature = "unicode-17"), path = "tables_16.rs")]
-#[cfg_attr(feature = "unicode-17", path = "tables_17.rs")]
-mod tables;
-
-// Both versions are checked, whichever is built.
-#[cfg(test)]
-#[path = "tables_17.rs"]
-mod seventeen;
-#[cfg(test)]
-#[path = "tables_16.rs"]
-mod sixteen;
+// Tests check both, whichever is built.
+#[cfg(any(test, not(feature = "unicode-17")))]
+mod tables_16;
+#[cfg(any(test, feature = "unicode-17"))]
+mod tables_17;
+#[cfg(not(feature = "unicode-17"))]
+use tables_16 as tables;
+#[cfg(feature = "unicode-17")]
+use tables_17 as tables;
 
 /// The version of Unicode whose classes cut text.
 pub const UNICODE_VERSION: &str = if cfg!(feature = "unicode-17") { "17.0" } else { "16.0" };
@@ -94,11 +92,11 @@ mod tests {
     }
 
     fn in_sixteen(code_point: usize) -> u8 {
-        class_in(&sixteen::PAGES, &sixteen::BLOCKS, code_point)
+        class_in(&tables_16::PAGES, &tables_16::BLOCKS, code_point)
     }
 
     fn in_seventeen(code_point: usize) -> u8 {
-        class_in(&seventeen::PAGES, &seventeen::BLOCKS, code_point)
+        class_in(&tables_17::PAGES, &tables_17::BLOCKS, code_point)
     }
 
     #[test]
