@@ -13,6 +13,18 @@ def texts_of(path: Path) -> Iterator[str]:
     return (text for _, text in sourced_texts_of(path))
 
 
+def first_texts_of(path: Path, limit_bytes: int) -> list[str]:
+    """Documents until so many bytes of text are read."""
+    texts: list[str] = []
+    size = 0
+    for text in texts_of(path):
+        texts.append(text)
+        size += len(text.encode())
+        if size >= limit_bytes:
+            break
+    return texts
+
+
 def sourced_texts_of(path: Path) -> Iterator[tuple[str, str]]:
     """The same with the source of each, empty where it names none."""
     if path.suffix == ".zst":

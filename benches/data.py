@@ -24,13 +24,11 @@ from typing import Any
 
 import numpy as np
 import tokenizers
+from corpus import first_texts_of
 from rich.console import Console
 from rich.table import Table
 
 import penstock
-
-sys.path.insert(0, str(Path(__file__).parent))
-from tokenizer import read
 
 SEQ_LEN = 4096
 BATCH_ROWS = 8
@@ -38,15 +36,13 @@ BATCH_ROWS = 8
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument(
-        "--corpus", type=Path, help="a .jsonl.zst or .jsonl file; default: the standard library"
-    )
+    parser.add_argument("--corpus", type=Path, required=True, help="a .jsonl.zst or .jsonl file")
     parser.add_argument("--megabytes", type=float, default=50)
     parser.add_argument("--vocab-size", type=int, default=32_000)
     parser.add_argument("--batches", type=int, default=2000)
     options = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    texts = read(options.corpus, int(options.megabytes * 1e6))
+    texts = first_texts_of(options.corpus, int(options.megabytes * 1e6))
     tokenizer = penstock.Tokenizer.train(iter(texts), vocab_size=options.vocab_size)
     console = Console()
     with tempfile.TemporaryDirectory() as folder:
