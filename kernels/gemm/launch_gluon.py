@@ -11,7 +11,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from .. import registry
 from .gemm_gluon import block_scaled_gemm
 from .product import Product
-from .tiles import LONGEST_LIST, Tile, hopper_tile, parts_of_last
+from .tiles import LONGEST_LIST, Tile, cut, hopper_tile
 
 SWIZZLED = {
     size: gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=8 * size, rank=2)
@@ -29,15 +29,14 @@ def launch(products: Sequence[Product]) -> None:
 
 def _launch(products: Sequence[Product]) -> None:
     one = products[0]
-    tile = hopper_tile(one.kind, one.scales, [p.size[0] for p in products], one.c.element_size())
     programs = registry.multiprocessors(one.c.device)
-    parts = 1
-    if len(products) == 1 and one.kind == "dense" and one.scales != "row_block":
-        parts = parts_of_last(one.size, tile, programs)
-    # Without a queue and shared tiles nothing is counted.
-    counts = one.c
-    if one.kind == "tokens" or parts > 1:
-        counts = one.c.new_zeros(2 * programs, dtype=torch.int32)
+    rows = [product.size[0] for product in products]
+    tile = hopper_tile(one.kind, one.scales, rows, one.c.element_size())
+    halves = False
+    if len(products) == 1 and one.kind == "dense":
+        tile, halves = cut(tile, one.scales, one.size, one.c.element_size(), programs)
+    # Only those of "tokens" are counted.
+    counts = one.c.new_zeros(1, dtype=torch.int32) if one.kind == "tokens" else one.c
     problems = [argument for product in products for argument in _arguments(product, tile)]
     block_scaled_gemm[(programs,)](
         *problems,
@@ -49,12 +48,13 @@ def _launch(products: Sequence[Product]) -> None:
         PROBLEMS=len(products),
         SCALES=one.scales,
         KIND=one.kind,
-        TALL=tile.tall,
+        BM=tile.rows,
+        BN=tile.columns,
         ADD=one.add,
         STAGES=tile.stages,
         GROUP=tile.group,
         PROGRAMS=programs,
-        PARTS=parts,
+        HALVES=halves,
         REGISTERS=tile.registers,
         num_warps=4,
     )

@@ -18,11 +18,8 @@ SHARED_MEMORY_BYTES = 232_448
 """What one thread block may use on Hopper."""
 _RESERVED_BYTES = 768
 """Barriers, the scales that are not in use, alignment."""
-_MAX_STAGES = 4
-"""A fifth stage has never helped."""
-
-_SHORTEST = 1024
-"""Summands below which a part of a tile is not worth its end."""
+_MOST_BYTES = 200 << 10
+"""Of operands on their way; a fifth stage of large tiles has never helped."""
 
 LONGEST_LIST = 8
 """Products of one launch."""
@@ -34,22 +31,14 @@ _FULL = 0.9
 class Tile:
     """How the Hopper kernel cuts up a product."""
 
-    tall: bool
-    """256x128, otherwise 128x256."""
+    rows: int
+    columns: int
     stages: int
     """Depth of the ring of operand buffers."""
     group: int = 8
     """Rows of tiles that are walked together."""
     registers: int = 240
     """Of each thread of the second consumer; the first takes what is left."""
-
-    @property
-    def rows(self) -> int:
-        return 256 if self.tall else 128
-
-    @property
-    def columns(self) -> int:
-        return 128 if self.tall else 256
 
 
 def hopper_tile(kind: str, scales: str, rows: Sequence[int], out_bytes: int) -> Tile:
@@ -68,32 +57,45 @@ def hopper_tile(kind: str, scales: str, rows: Sequence[int], out_bytes: int) -> 
     # vectors of them would spill.
     hanging = sum(-r % 256 >= 128 for r in rows)
     tall = kind != "rows" and (scales == "row_row" or 2 * hanging <= len(rows))
-    a_rows, b_rows = (256, 128) if tall else (128, 256)
-    stage_bytes = (256 + 128) * 128
+    return _tile(*((256, 128) if tall else (128, 256)), scales, out_bytes)
+
+
+def _tile(rows: int, columns: int, scales: str, out_bytes: int) -> Tile:
+    """With as many stages as there is room for."""
+    stage_bytes = (rows + columns) * 128
     if scales != "block_block":
-        stage_bytes += a_rows * 4
+        stage_bytes += rows * 4
     if scales == "row_row":
-        stage_bytes += b_rows * 4
+        stage_bytes += columns * 4
     staging_bytes = 64 * 128 * out_bytes * 2
-    room = SHARED_MEMORY_BYTES - _RESERVED_BYTES - staging_bytes
-    return Tile(tall=tall, stages=min(_MAX_STAGES, room // stage_bytes))
+    room = min(SHARED_MEMORY_BYTES - _RESERVED_BYTES - staging_bytes, _MOST_BYTES)
+    return Tile(rows, columns, stages=room // stage_bytes)
 
 
-def parts_of_last(size: tuple[int, int, int], tile: Tile, multiprocessors: int) -> int:
-    """How many multiprocessors share each tile of the last turn: as many as would else be idle, up to four.
+def cut(
+    tile: Tile, scales: str, size: tuple[int, int, int], out_bytes: int, multiprocessors: int
+) -> tuple[Tile, bool]:
+    """The tile for a dense product that is alone, and whether those of the last turn are cut into halves.
+
+    Either keeps busy who would be idle: squares if there is but half a turn, with more stages than halves.
 
     Parameters
     ----------
+    tile : Tile
+        As for many.
+    scales : {"row_block", "row_row", "block_block"}
     size : tuple of int
         Rows and columns of the result, and summands.
-    tile : Tile
+    out_bytes : int
+        Bytes an element of the result has.
     multiprocessors : int
     """
-    rows, columns, summands = size
-    last = -(-rows // tile.rows) * -(-columns // tile.columns) % multiprocessors
-    room = multiprocessors // last if last else 1
-    most = max(1, min(room, summands // _SHORTEST))
-    return 4 if most >= 4 else min(2, most)
+    if tile.rows <= tile.columns:
+        return tile, False
+    count = -(-size[0] // tile.rows) * -(-size[1] // tile.columns)
+    if 2 * count <= multiprocessors:
+        return _tile(128, 128, scales, out_bytes), False
+    return tile, 0 < 2 * (count % multiprocessors) <= multiprocessors
 
 
 def fills(sizes: Iterable[tuple[int, int]], device: torch.device) -> bool:

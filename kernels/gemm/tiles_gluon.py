@@ -10,9 +10,12 @@ from triton.experimental.gluon import language as gl
 
 
 @gluon.jit
-def _here(x):
-    """``x``, pinned: what follows from it would else be computed for all problems at the start, and spill."""
-    return gl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], dtype=gl.int32, is_pure=False, pack=1)
+def _here(x, PROBLEMS: gl.constexpr):
+    """``x``; of several problems pinned, as what follows from it would be computed for all at the start, and
+    spill."""
+    if PROBLEMS > 1:
+        x = gl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], dtype=gl.int32, is_pure=False, pack=1)
+    return x
 
 
 @gluon.jit
@@ -20,24 +23,24 @@ def measure(
     a_desc,
     c_desc,
     tables,
+    PROBLEMS: gl.constexpr,
     KIND: gl.constexpr,
-    TALL: gl.constexpr,
+    BM: gl.constexpr,
+    BN: gl.constexpr,
     PROGRAMS: gl.constexpr,
-    PARTS: gl.constexpr,
+    HALVES: gl.constexpr,
 ):
-    """M, N, K of a problem, and its number of tiles, where each part of a shared one counts."""
-    BM: gl.constexpr = 256 if TALL else 128
-    BN: gl.constexpr = 128 if TALL else 256
-    rows = _here(a_desc.shape[0])
-    columns = _here(c_desc.shape[1])
+    """M, N, K of a problem, and its number of tiles, where each half counts."""
+    rows = _here(a_desc.shape[0], PROBLEMS)
+    columns = _here(c_desc.shape[1], PROBLEMS)
     if KIND == "rows":
         rows = gl.load(tables[0] + tables[2])
     tiles = gl.cdiv(rows, BM) * gl.cdiv(columns, BN)
     if KIND == "tokens":
         tiles *= tables[2]
-    if PARTS > 1:
-        tiles += tiles % PROGRAMS * (PARTS - 1)
-    return (rows, columns, _here(a_desc.shape[1])), tiles
+    if HALVES:
+        tiles += tiles % PROGRAMS
+    return (rows, columns, _here(a_desc.shape[1], PROBLEMS)), tiles
 
 
 @gluon.jit
@@ -59,18 +62,17 @@ def place(
     tables,
     size,
     KIND: gl.constexpr,
-    TALL: gl.constexpr,
+    BM: gl.constexpr,
+    BN: gl.constexpr,
     GROUP: gl.constexpr,
     PROGRAMS: gl.constexpr,
-    PARTS: gl.constexpr,
+    HALVES: gl.constexpr,
 ):
-    """Number of a tile -> its expert, first row, first column, first block of K and number of blocks of K; if
-    it is a part of a shared tile also which part, and the number of that tile among those, else -1.
+    """Number of a tile -> its expert, first row, first column, first block of K and number of blocks of K;
+    and whether it is a whole one. A half below the edge of C has no blocks.
 
     GROUP rows of tiles are walked column by column, so that what they share is still in the L2 cache.
     """
-    BM: gl.constexpr = 256 if TALL else 128
-    BN: gl.constexpr = 128 if TALL else 256
     rows = gl.cdiv(size[0], BM)
     columns = gl.cdiv(size[1], BN)
     expert = 0
@@ -81,24 +83,25 @@ def place(
         tile = tile % (rows * columns)
         first = gl.load(tables[0] + expert) // 128
         blocks = gl.load(tables[0] + expert + 1) // 128 - first
-    part = 0
-    shared = -1
-    if PARTS > 1:
-        whole = rows * columns // PROGRAMS * PROGRAMS
-        if tile >= whole:
-            part = (tile - whole) % PARTS
-            shared = (tile - whole) // PARTS
-            tile = whole + shared
-            first = blocks * part // PARTS
-            blocks = blocks * (part + 1) // PARTS - first
+    # A square tile is half of one.
+    whole = BM != BN
+    below = 0
+    if HALVES:
+        cut = rows * columns // PROGRAMS * PROGRAMS
+        whole = tile < cut
+        if tile >= cut:
+            below = (tile - cut) % 2 * (BM // 2)
+            tile = cut + (tile - cut) // 2
     width = GROUP * columns
     top = tile // width * GROUP
     height = gl.minimum(rows - top, GROUP)
     row = top + tile % width % height
     column = tile % width // height
+    if HALVES:
+        blocks = gl.where(row * BM + below < size[0], blocks, 0)
     if KIND == "rows":
         expert = gl.load(tables[1] + row * (BM // 128))
-    return expert, row * BM, column * BN, first, blocks, part, shared
+    return (expert, row * BM + below, column * BN, first, blocks), whole
 
 
 @gluon.jit
@@ -130,48 +133,3 @@ def announce(slot, tile):
 def heard(slot):
     """The number in ``slot``, for all threads of a consumer."""
     return gl.max(slot.load(gl.BlockedLayout([1], [32], [4], [0])), 0)
-
-
-@gluon.jit
-def count_part(count_ptr):
-    """Say that this consumer's part of a shared tile is in memory: each of its threads counts one.
-
-    Only the thread that sent it waits for something, but none can tell that it is not the one.
-    """
-    gl.inline_asm_elementwise(
-        """{
-        cp.async.bulk.wait_group 0;
-        red.release.gpu.global.add.u32 [$1], 1;
-        mov.b32 $0, 0;
-        }""",
-        "=r,l",
-        [count_ptr.to(gl.int64)],
-        dtype=gl.int32,
-        is_pure=False,
-        pack=1,
-    )
-
-
-@gluon.jit
-def await_parts(count_ptr, parts):
-    """Wait until the consumers of as many earlier parts have counted theirs; then TMA may add to them.
-
-    They come from blocks of lower number in the same turn, which started no later.
-    """
-    gl.inline_asm_elementwise(
-        """{
-        .reg .pred less;
-        .reg .b32 seen;
-        again:
-        ld.acquire.gpu.global.u32 seen, [$1];
-        setp.lt.u32 less, seen, $2;
-        @less bra again;
-        fence.proxy.async;
-        mov.b32 $0, seen;
-        }""",
-        "=r,l,r",
-        [count_ptr.to(gl.int64), parts * 128],
-        dtype=gl.int32,
-        is_pure=False,
-        pack=1,
-    )

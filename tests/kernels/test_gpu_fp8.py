@@ -179,13 +179,30 @@ def test_wgrad_is_within_the_gate_and_repeats(n: int, k: int, tokens: int, recip
     assert same_bits(once, twice)
 
 
-def test_shared_tiles_are_added_in_one_order() -> None:
-    """Whoever of those that share a tile is ready first."""
-    g, x = (transpose_shift(quantize_rows(torch.randn(4096, n, device="cuda"))) for n in (1280, 1536))
-    start = torch.randn(1280, 1536, device="cuda")
-    with registry.override("wgrad", "gluon"):
-        results = [wgrad(g, x, start.clone(), accumulate=True) for _ in range(50)]
-    assert all(same_bits(results[0], other) for other in results[1:])
+@pytest.mark.parametrize("k", [128, 304, 1280, 4096])
+@pytest.mark.parametrize(("m", "n"), [(1280, 1280), (2500, 576), (9600, 1408), (8192, 1280)])
+def test_cut_tiles_agree_with_whole_ones(m: int, n: int, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Squares, squares that hang over, and halves of a last turn of which some lie below the edge."""
+    from penstock.kernels.gemm import launch_gluon
+
+    a, w = quantize_rows(torch.randn(m, k, device="cuda")), quantize_weight(torch.randn(n, k, device="cuda"))
+    g, x = torch.randn(k, m, device="cuda"), torch.randn(k, n, device="cuda")
+    shifted = [transpose_shift(quantize_rows(t)) for t in (g, x)]
+    along = [quantize_tokens(t) for t in (g, x)]
+    start = torch.randn(m, n, device="cuda")
+
+    def results() -> list[torch.Tensor]:
+        products = [gemm(a, w, out=torch.empty(m, n, device="cuda"))]
+        products += [wgrad(*operands) for operands in (shifted, along)]
+        return products + [wgrad(*operands, start.clone(), accumulate=True) for operands in (shifted, along)]
+
+    with registry.override("gemm", "gluon"), registry.override("wgrad", "gluon"):
+        once, twice = results(), results()
+        monkeypatch.setattr(launch_gluon, "cut", lambda tile, *_: (tile, False))
+        whole = results()
+    for one, same, other in zip(once, twice, whole, strict=True):
+        assert same_bits(one, same)
+        assert relative_error(one, other) < 1e-6
 
 
 @pytest.mark.parametrize("name", ["SMALL", "LARGE", "WIDE"])
