@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 
 use crate::error::{Error, Result};
-use crate::machine::with_huge_pages;
+use crate::machine::ask_for_huge_pages;
 use crate::tokenizer::Tokenizer;
 use crate::vocab::WIDE_BYTES;
 
@@ -11,6 +11,8 @@ use crate::vocab::WIDE_BYTES;
 const BLOCK_IDS: usize = 256;
 /// From the length of so many tokens that of all is guessed.
 const FIRST_IDS: usize = 1 << 12;
+/// Of the others no more is expected, a token: they need not be like the first.
+const MAX_EXPECTED_BYTES: usize = 8;
 
 impl Tokenizer {
     /// The bytes of `ids`, one token behind the other.
@@ -24,15 +26,22 @@ impl Tokenizer {
         Ok(bytes)
     }
 
-    /// Room for the bytes of `count` ids, which begin with these.
+    /// Room for the bytes of `count` ids, which begin with these: about as much as they will need, or none.
     ///
     /// # Errors
     ///
     /// As [`decode_bytes`](Self::decode_bytes).
     pub fn room_for(&self, first: &[u32], count: usize) -> Result<Vec<u8>> {
         let first = &first[..first.len().min(FIRST_IDS)];
-        let expected = self.decoded_len(first)? * count.div_ceil(FIRST_IDS);
-        Ok(with_huge_pages(expected + expected / 8 + WIDE_BYTES))
+        let known = self.decoded_len(first)?;
+        let others = count.saturating_sub(first.len());
+        let expected = others.saturating_mul((known / first.len().max(1) + 1).min(MAX_EXPECTED_BYTES));
+        let room = known.saturating_add(expected).saturating_add(WIDE_BYTES);
+        let mut bytes = Vec::new();
+        if bytes.try_reserve_exact(room).is_ok() {
+            ask_for_huge_pages(bytes.as_ptr(), bytes.capacity());
+        }
+        Ok(bytes)
     }
 
     /// Puts the bytes of `ids` behind those that are there, and shows them to `look` little by little, while they are near.
@@ -182,6 +191,15 @@ mod tests {
     use proptest::prelude::*;
 
     use crate::{Error, Pattern, Tokenizer};
+
+    #[test]
+    fn long_tokens_first_do_not_ask_for_all_memory() {
+        let tokens: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).chain([vec![b'='; 1024]]).collect();
+        let tokenizer = Tokenizer::new(Pattern::Gpt2, tokens, vec![], vec![]).unwrap();
+        assert!(tokenizer.room_for(&[256; 5000], 1 << 24).unwrap().capacity() < 9 << 24);
+        assert!(tokenizer.room_for(&[256; 10], 10).unwrap().capacity() < 11 << 10);
+        assert_eq!(tokenizer.room_for(&[256; 5000], usize::MAX).unwrap().capacity(), 0);
+    }
 
     proptest! {
         #[test]

@@ -1,6 +1,6 @@
 //! The checked content of a tokenizer: what every way to make one ends in.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use sha2::{Digest, Sha256};
@@ -216,20 +216,36 @@ impl Model {
         }
     }
 
+    /// What a thread encodes with. Nobody waits for a lock here or in [`give_state`](Self::give_state): a process that was
+    /// forked while another thread held one would wait for ever.
     pub(crate) fn take_state(&self) -> State {
-        let state = self.states.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        state.unwrap_or_else(|| State::new(self.cache.get_or_init(|| seeded_cache(self))))
+        let idle = self.states.try_lock().ok().and_then(|mut states| states.pop());
+        idle.unwrap_or_else(|| State::new(&self.cache()))
     }
 
     pub(crate) fn give_state(&self, state: State) {
-        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ok(mut states) = self.states.try_lock() else { return };
         // The first has been idle for longest: if any holds memory that is no longer in use, it does.
-        if states.first().is_some_and(|idle| idle.cache.is_old()) {
-            states.clear();
-        }
+        let is_first_old = states.first().is_some_and(|idle| idle.cache.is_old());
+        let old = if is_first_old { std::mem::take(&mut *states) } else { Vec::new() };
         if states.len() < KEPT_STATES {
             states.push(state);
         }
+        // To give back much memory takes its time.
+        drop(states);
+        drop(old);
+    }
+
+    fn cache(&self) -> Arc<SharedCache> {
+        let kept = self.cache.get().cloned();
+        kept.unwrap_or_else(|| {
+            let seeded = seeded_cache(self);
+            // Threads that come at the same time go on with that of the first.
+            self.cache
+                .set(Arc::clone(&seeded))
+                .map_or_else(|_| self.cache.get().cloned(), |()| None)
+                .unwrap_or(seeded)
+        })
     }
 }
 

@@ -54,7 +54,13 @@ pub(crate) fn read(list: &Bound<'_, PyList>, part: Range<usize>, ids: &mut Vec<u
     with_critical_section(list, || {
         while ids.len() < part.len() {
             let start = part.start + ids.len();
-            let items = &mut items[..BLOCK_ITEMS.min(part.end - start)];
+            // Nothing beyond the end is asked for, as the exception that makes is an object, and a garbage collection.
+            let end = part.end.min(list.len());
+            if start >= end {
+                ids.push(read_one(list, start)?);
+                continue;
+            }
+            let items = &mut items[..BLOCK_ITEMS.min(end - start)];
             for (index, item) in (start..).zip(&mut *items) {
                 // SAFETY: `list` is a list, whose items are asked for by place, out of range giving null.
                 *item = unsafe { ffi::PyList_GetItem(list.as_ptr(), index as ffi::Py_ssize_t) };
@@ -101,7 +107,7 @@ fn prefetch(object: *const ffi::PyObject) {
 #[cold]
 fn read_one(list: &Bound<'_, PyList>, index: usize) -> PyResult<u32> {
     let py = list.py();
-    // Of the first look, and of items asked for beyond the end.
+    // Of the first look.
     drop(PyErr::take(py));
     let item = list.get_item(index)?;
     let id = if item.is_instance_of::<PyBool>() { None } else { item.extract().ok() };
@@ -135,6 +141,10 @@ pub(crate) fn to_list<'py>(py: Python<'py>, ids: PyReadonlyArray1<'_, u32>) -> P
     PyList::new(
         py,
         ids.iter()
-            .map(|&id| shared[id as usize].get_or_insert_with(|| PyInt::new(py, id).unbind()).clone_ref(py)),
+            // Another thread may have changed the ids meanwhile.
+            .map(|&id| match shared.get_mut(id as usize) {
+                Some(number) => number.get_or_insert_with(|| PyInt::new(py, id).unbind()).clone_ref(py),
+                None => PyInt::new(py, id).unbind(),
+            }),
     )
 }

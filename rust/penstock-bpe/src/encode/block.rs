@@ -163,9 +163,9 @@ impl State {
     #[inline(never)]
     pub(super) fn look_up(&mut self, model: &Model, bytes: &[u8], out: &mut Vec<u32>) {
         let count = std::mem::take(&mut self.block.len).min(PIECES);
-        let changes = self.cache.changes_of_short();
+        let evictions = self.cache.evictions_of_short();
         let mut ready = self.look_up_short::<true>(count);
-        if changes.is_none() || self.cache.changes_of_short() != changes {
+        if evictions.is_none() || self.cache.evictions_of_short() != evictions {
             ready = self.look_up_short::<false>(count);
         }
         let mut from = 0;
@@ -179,7 +179,7 @@ impl State {
     /// Looks up the first `count` pieces in the table of short ones. Returns how many tokens were found; what was not is a
     /// hole.
     #[inline]
-    fn look_up_short<const IS_QUICK: bool>(&mut self, count: usize) -> usize {
+    fn look_up_short<const UNCHECKED: bool>(&mut self, count: usize) -> usize {
         // Where things lie is found here, not once a piece.
         let (short, Block { pieces, tokens, holes, .. }) = (self.cache.short(), &mut self.block);
         let (pieces, tokens) = (&pieces[..count], &mut tokens[..]);
@@ -189,7 +189,7 @@ impl State {
             if piece.is_short() {
                 // All places are written, as that needs no loop; those in use stay.
                 let places = &mut tokens[ready..ready + SHORT_TOKENS];
-                if let Some(len @ 1..) = short.get::<IS_QUICK>(piece.key, piece.place, places) {
+                if let Some(len @ 1..) = short.get::<UNCHECKED>(piece.key, piece.place, places) {
                     ready += len;
                     continue;
                 }

@@ -92,9 +92,9 @@ impl Cache {
         Short(self.short.entries())
     }
 
-    /// See [`Table::changes`].
-    pub(crate) fn changes_of_short(&self) -> Option<usize> {
-        self.short.changes()
+    /// See [`Table::evictions`].
+    pub(crate) fn evictions_of_short(&self) -> Option<usize> {
+        self.short.evictions()
     }
 
     /// Appends the tokens of `piece` to `out` if they are known.
@@ -162,15 +162,15 @@ pub(crate) struct Short<'a>(Entries<'a, 2>);
 
 impl Short<'_> {
     /// Writes the tokens of a short piece by its [`pack`] to the first of `places`, and returns how many there are; 0 where
-    /// they are too many and [`Cache::append`] knows them. `IS_QUICK`: see [`Entries::get`].
+    /// they are too many and [`Cache::append`] knows them. `UNCHECKED`: see [`Entries::get`].
     #[inline]
-    pub(crate) fn get<const IS_QUICK: bool>(
+    pub(crate) fn get<const UNCHECKED: bool>(
         self,
         key: u128,
         place: u32,
         places: &mut [u32],
     ) -> Option<usize> {
-        self.0.get::<IS_QUICK>(halves(key), place, places)
+        self.0.get::<UNCHECKED>(halves(key), place, places)
     }
 }
 

@@ -6,6 +6,7 @@ mod block;
 pub(crate) mod cache;
 pub(crate) mod chain;
 pub(crate) mod cuts;
+mod entry;
 mod exchange;
 mod lanes;
 mod long;
@@ -263,7 +264,8 @@ impl Encoder {
 
 impl Drop for Encoder {
     fn drop(&mut self) {
-        if let Some(state) = self.state.take() {
+        // A panic may have left pieces of its text there.
+        if let Some(state) = self.state.take().filter(|_| !std::thread::panicking()) {
             self.tokenizer.model().give_state(state);
         }
     }

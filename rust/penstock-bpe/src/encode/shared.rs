@@ -1,9 +1,15 @@
 //! A table that several threads use and that grows under them.
 
 use std::sync::atomic::Ordering::{Relaxed, Release};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::thread;
 
 use super::table::{PAIRS_BESIDE, Table};
+
+/// How often a lock is asked for before it counts as lost.
+const LOCK_TRIES: usize = 10_000;
+/// Size of a table that is not shared.
+const OWN_PAIRS: usize = 1 << 14;
 
 /// The table that all threads use: each has its own reference, which it renews.
 #[derive(Debug)]
@@ -19,13 +25,22 @@ impl<const WORDS: usize> Shared<WORDS> {
         Self { table: Mutex::new(Arc::new(Table::new(count, max_pairs))), max_pairs }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Arc<Table<WORDS>>> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    /// It is held for a moment only, except in a process that was forked in that moment: there, for ever.
+    fn lock(&self) -> Option<MutexGuard<'_, Arc<Table<WORDS>>>> {
+        for _ in 0..LOCK_TRIES {
+            match self.table.try_lock() {
+                Ok(table) => return Some(table),
+                Err(TryLockError::Poisoned(table)) => return Some(table.into_inner()),
+                Err(TryLockError::WouldBlock) => thread::yield_now(),
+            }
+        }
+        None
     }
 
-    /// The present table.
+    /// The present table; one of the caller's own if that is out of reach.
     pub(crate) fn table(&self) -> Arc<Table<WORDS>> {
-        self.lock().clone()
+        let own = || Arc::new(Table::new(OWN_PAIRS.min(self.max_pairs), OWN_PAIRS.min(self.max_pairs)));
+        self.lock().map_or_else(own, |table| Arc::clone(&table))
     }
 
     /// Puts the present table in place of an old one, and a larger one in place of one that has become crowded: the first
@@ -41,8 +56,10 @@ impl<const WORDS: usize> Shared<WORDS> {
     fn renew_crowded(&self, table: &mut Arc<Table<WORDS>>) {
         if !table.is_being_followed.swap(true, Relaxed) {
             let next = Arc::new(table.grown(self.max_pairs));
-            *self.lock() = next;
-            table.is_old.store(true, Release);
+            if let Some(mut present) = self.lock() {
+                *present = next;
+                table.is_old.store(true, Release);
+            }
         }
         if table.is_old() {
             *table = self.table();
@@ -52,7 +69,8 @@ impl<const WORDS: usize> Shared<WORDS> {
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering::{AcqRel, Acquire};
 
     use super::*;
     use crate::vocab::MAX_ID;
@@ -96,6 +114,52 @@ mod tests {
         for (max_pairs, least) in [(4, 5), (1 << 12, 2900)] {
             assert!(found_of_3000(&Shared::new(4, max_pairs)) > least);
         }
+    }
+
+    /// As in a process that was forked while another thread held the lock.
+    #[test]
+    fn nobody_waits_for_a_lock_that_is_lost() {
+        let shared = Shared::<2>::new(4, 1 << 8);
+        let mut table = shared.table();
+        let _lost = shared.lock();
+        for number in 0..300 {
+            table.put(key(number), &tokens(number));
+            shared.renew(&mut table);
+        }
+        let own = shared.table();
+        own.put(key(300), &tokens(300));
+        assert_eq!(find(&own, 300), Some(tokens(300)));
+        assert_eq!(find(&table, 300), None);
+    }
+
+    /// Two threads that meet the same pieces in the same empty table: neither sees a half of what the other writes.
+    #[test]
+    fn what_is_just_being_put_is_not_seen() {
+        const ROUNDS: usize = 60_000;
+        let tables: Vec<_> = (0..ROUNDS).map(|_| Table::<2>::new(4, 4)).collect();
+        let (arrived, wrong) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let run = || {
+            for (round, table) in tables.iter().enumerate() {
+                arrived.fetch_add(1, AcqRel);
+                while arrived.load(Acquire) < 2 * (round + 1) {
+                    std::hint::spin_loop();
+                }
+                for number in 1..4 {
+                    let mut places = [0; 4];
+                    let before = table.evictions();
+                    let place = table.prefetch(key(number));
+                    let found = table.entries().get::<true>(key(number), place, &mut places);
+                    match found.filter(|_| before.is_some() && table.evictions() == before) {
+                        Some(len) => {
+                            _ = wrong.fetch_add(usize::from(places[..len] != tokens(number)), Relaxed)
+                        }
+                        None => table.put(key(number), &tokens(number)),
+                    }
+                }
+            }
+        };
+        thread::scope(|scope| (0..2).for_each(|_| _ = scope.spawn(run)));
+        assert_eq!(wrong.into_inner(), 0, "of {ROUNDS}");
     }
 
     fn found_of_3000(shared: &Shared<2>) -> usize {

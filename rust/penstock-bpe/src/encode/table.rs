@@ -2,32 +2,10 @@
 //! whole, the older of two making room where the table may not grow. One that may is followed by another.
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, fence};
+use std::sync::atomic::{AtomicBool, AtomicUsize, fence};
 
+use super::entry::{BUSY, Entry, FREE, Key, counted, uncounted};
 use crate::machine::{prefetch, with_huge_pages};
-use crate::vocab::MAX_ID;
-
-/// A packed piece whose four uppermost bits are free. The rest of its last word is not zero.
-type Key<const WORDS: usize> = [u64; WORDS];
-
-/// Bits of the last word of a key that say, in the table, how many tokens there are.
-const COUNT_BITS: u32 = 4;
-/// The last word of an entry without a key.
-const FREE: u64 = 0;
-/// The last word of an entry that some thread is writing.
-const BUSY: u64 = u64::MAX << (u64::BITS - COUNT_BITS);
-/// The bits of two tokens. In the first word the others count how often an entry made room for another.
-const TOKENS: u64 = (MAX_ID as u64) << 32 | MAX_ID as u64;
-/// One in those bits: adding it to a word with all bits of the tokens set carries from one of the gaps to the other.
-const ONE_WRITE: u64 = MAX_ID as u64 + 1;
-
-/// A key and its tokens, side by side in memory.
-#[derive(Debug)]
-struct Entry<const WORDS: usize> {
-    key: [AtomicU64; WORDS],
-    /// Two a word.
-    tokens: [AtomicU64; WORDS],
-}
 
 /// Two entries of one or two cache lines. A piece stands in the pair that its hash names, or else in one of those beside it.
 #[derive(Debug)]
@@ -50,110 +28,20 @@ pub(crate) struct Table<const WORDS: usize> {
     may_grow: bool,
     /// Pieces for which there was no room, where one may.
     refused: AtomicUsize,
-    /// Changes of entries that were begun, and those that are done.
+    /// Evictions of entries that were begun, and those that are done.
     begun: AtomicUsize,
     done: AtomicUsize,
     pub(super) is_being_followed: AtomicBool,
     pub(super) is_old: AtomicBool,
 }
 
-impl<const WORDS: usize> Entry<WORDS> {
-    fn free() -> Self {
-        let words = || std::array::from_fn(|_| AtomicU64::new(FREE));
-        Self { key: words(), tokens: words() }
-    }
-
-    #[inline]
-    fn last(&self) -> u64 {
-        self.key[WORDS - 1].load(Acquire)
-    }
-
-    /// The last word if this is the entry of `key`.
-    #[inline]
-    fn last_of(&self, key: Key<WORDS>) -> Option<u64> {
-        let last = self.last();
-        let mut differing = (last ^ key[WORDS - 1]) << COUNT_BITS;
-        for (word, wanted) in self.key[..WORDS - 1].iter().zip(key) {
-            differing |= word.load(Relaxed) ^ wanted;
-        }
-        (differing == 0).then_some(last)
-    }
-
-    /// Whether this is the entry of `key`.
-    #[inline]
-    fn is_of(&self, key: Key<WORDS>) -> bool {
-        self.last_of(key).is_some()
-    }
-
-    /// What `look` sees of an entry that nobody writes meanwhile. It is given the first word of the tokens.
-    ///
-    /// Who sees a key that was written later than that word sees, at the end, another such word; who sees one that was
-    /// written earlier sees [`BUSY`] in its place. Only if an entry were written 2^18 times during one look, all would
-    /// seem as before.
-    #[inline]
-    fn undisturbed<T>(&self, look: impl FnOnce(u64) -> Option<T>) -> Option<T> {
-        let first = self.tokens[0].load(Acquire);
-        let seen = look(first)?;
-        fence(Acquire);
-        (self.tokens[0].load(Relaxed) == first).then_some(seen)
-    }
-
-    /// Writes the tokens to `places` if this is the entry of `key`, and returns how many count.
-    #[inline]
-    fn get(&self, key: Key<WORDS>, first: u64, places: &mut [u32]) -> Option<usize> {
-        let last = self.last_of(key)?;
-        for (index, places) in places.as_chunks_mut::<2>().0.iter_mut().enumerate().take(WORDS) {
-            let word = if index == 0 { first & TOKENS } else { self.tokens[index].load(Relaxed) };
-            *places = [word as u32, (word >> 32) as u32];
-        }
-        Some((last >> (u64::BITS - COUNT_BITS)) as usize)
-    }
-
-    /// The key, with the number of tokens in its free bits, and the tokens, if they are there.
-    fn read(&self) -> Option<(Key<WORDS>, [u64; WORDS])> {
-        self.undisturbed(|first| {
-            let last = self.last();
-            let mut tokens = self.tokens.each_ref().map(|word| word.load(Relaxed));
-            tokens[0] = first & TOKENS;
-            (last != FREE && last != BUSY)
-                .then(|| (self.key.each_ref().map(|word| word.load(Relaxed)), tokens))
-        })
-    }
-
-    /// Writes the entry if its last word is `last` and nobody else does.
-    fn write(&self, last: u64, key: Key<WORDS>, tokens: [u64; WORDS]) -> bool {
-        if self.key[WORDS - 1].compare_exchange(last, BUSY, Acquire, Relaxed).is_err() {
-            return false;
-        }
-        let mut writes = self.tokens[0].load(Relaxed) & !TOKENS;
-        if last != FREE {
-            writes = (writes | TOKENS).wrapping_add(ONE_WRITE) & !TOKENS;
-        }
-        fence(Release);
-        self.tokens[0].store(tokens[0] | writes, Relaxed);
-        fence(Release);
-        for (place, word) in self.tokens.iter().zip(tokens).skip(1) {
-            place.store(word, Relaxed);
-        }
-        for (place, word) in self.key[..WORDS - 1].iter().zip(key) {
-            place.store(word, Relaxed);
-        }
-        self.key[WORDS - 1].store(key[WORDS - 1], Release);
-        true
-    }
-}
-
 impl<const WORDS: usize> Pair<WORDS> {
-    /// The tokens if `key` is here. `IS_QUICK`: see [`Entries::get`].
+    /// The tokens if `key` is here. `UNCHECKED`: see [`Entries::get`].
     #[inline]
-    fn get<const IS_QUICK: bool>(&self, key: Key<WORDS>, places: &mut [u32]) -> Option<usize> {
+    fn get<const UNCHECKED: bool>(&self, key: Key<WORDS>, places: &mut [u32]) -> Option<usize> {
         // Which of the two it is cannot be foreseen, so there is no branch for it.
         let entry = &self.0[usize::from(self.0[1].is_of(key))];
-        if IS_QUICK {
-            entry.get(key, entry.tokens[0].load(Relaxed), places)
-        } else {
-            entry.undisturbed(|first| entry.get(key, first, places))
-        }
+        if UNCHECKED { entry.get_unchecked(key, places) } else { entry.get(key, places) }
     }
 
     #[inline]
@@ -168,26 +56,26 @@ pub(crate) struct Entries<'a, const WORDS: usize>(&'a [Pair<WORDS>]);
 
 impl<const WORDS: usize> Entries<'_, WORDS> {
     /// Writes the tokens of `key` to the first of `places`, of which there are two a word, and whatever stands behind them to
-    /// the others. Returns how many tokens there are. `IS_QUICK` is for readers that ask for
-    /// [`Table::changes`] before and after.
+    /// the others. Returns how many tokens there are. `UNCHECKED` is for readers that ask for
+    /// [`Table::evictions`] before and after.
     #[inline]
-    pub(crate) fn get<const IS_QUICK: bool>(
+    pub(crate) fn get<const UNCHECKED: bool>(
         self,
         key: Key<WORDS>,
         pair: u32,
         places: &mut [u32],
     ) -> Option<usize> {
         let near = &self.0[pair as usize];
-        let found = near.get::<IS_QUICK>(key, places);
+        let found = near.get::<UNCHECKED>(key, places);
         if found.is_none() && !near.has_room() {
-            return self.get_beside::<IS_QUICK>(key, pair as usize, places);
+            return self.get_beside::<UNCHECKED>(key, pair as usize, places);
         }
         found
     }
 
     /// [`get`](Self::get) where the pair of the key is full.
     #[inline]
-    fn get_beside<const IS_QUICK: bool>(
+    fn get_beside<const UNCHECKED: bool>(
         self,
         key: Key<WORDS>,
         pair: usize,
@@ -195,7 +83,7 @@ impl<const WORDS: usize> Entries<'_, WORDS> {
     ) -> Option<usize> {
         for step in 1..PAIRS_BESIDE {
             let beside = &self.0[pair ^ step];
-            let found = beside.get::<IS_QUICK>(key, places);
+            let found = beside.get::<UNCHECKED>(key, places);
             if found.is_some() || beside.has_room() {
                 return found;
             }
@@ -239,23 +127,24 @@ impl<const WORDS: usize> Table<WORDS> {
         Entries(&self.pairs)
     }
 
-    /// How many entries have changed so far, unless one is just changing. What was read between two equal answers is right.
+    /// How many entries have made room for another so far, unless one just does. What was read unchecked between two equal
+    /// answers is right.
     #[inline]
-    pub(crate) fn changes(&self) -> Option<usize> {
+    pub(crate) fn evictions(&self) -> Option<usize> {
+        // The second answer may not come before what was read.
         fence(Acquire);
         let done = self.done.load(Acquire);
         (self.begun.load(Acquire) == done).then_some(done)
     }
 
     /// Remembers `tokens`, at most two a word, for `key`.
-    pub(crate) fn put(&self, mut key: Key<WORDS>, tokens: &[u32]) {
+    pub(crate) fn put(&self, key: Key<WORDS>, tokens: &[u32]) {
         let hash = hash(key);
         let mut words = [0; WORDS];
         for (index, &token) in tokens.iter().enumerate() {
             words[index / 2] |= u64::from(token) << (32 * (index % 2));
         }
-        key[WORDS - 1] |= (tokens.len() as u64) << (u64::BITS - COUNT_BITS);
-        self.put_words(hash, key, words);
+        self.put_words(hash, counted(key, tokens.len()), words);
     }
 
     fn put_words(&self, hash: u64, key: Key<WORDS>, tokens: [u64; WORDS]) {
@@ -296,9 +185,7 @@ impl<const WORDS: usize> Table<WORDS> {
     pub(super) fn grown(&self, max_pairs: usize) -> Self {
         let grown = Self::new((self.pairs.len() * 4).min(max_pairs), max_pairs);
         for (key, tokens) in self.pairs.iter().flat_map(|pair| &pair.0).filter_map(Entry::read) {
-            let mut bare = key;
-            bare[WORDS - 1] = key[WORDS - 1] << COUNT_BITS >> COUNT_BITS;
-            grown.put_words(hash(bare), key, tokens);
+            grown.put_words(hash(uncounted(key)), key, tokens);
         }
         grown
     }
