@@ -67,7 +67,7 @@ def sums(
     start = first
     if HALF and wg == 1:
         start += 1
-        stage, phase = _pass_over(stage, phase, blocks > 0, full, STAGES)
+        stage, phase = _pass_over(stage, phase, blocks > 0, full, empty, STAGES)
     for k in range(start, first + blocks, STEP):
         mbarrier.wait(full.index(stage), phase)
         a0 = a_s.index(stage * A_PARTS + A0)
@@ -90,18 +90,19 @@ def sums(
         if SCALES == "row_row" and RIGHT:
             across1 = sb_s.index(stage).slice(128, 128).load(gl.SliceLayout(0, mma))
         p = warpgroup_mma_wait(0, deps=(p,))
-        mbarrier.arrive(empty.index(stage), count=STEP)
+        mbarrier.arrive(empty.index(stage), count=1)
         acc1 = _promote(acc1, p, down1, across1, SCALES)
         stage, phase = following(stage, phase, STAGES)
         if HALF:
-            stage, phase = _pass_over(stage, phase, k + 1 < first + blocks, full, STAGES)
+            stage, phase = _pass_over(stage, phase, k + 1 < first + blocks, full, empty, STAGES)
     return acc0, acc1, stage, phase
 
 
 @gluon.jit
-def _pass_over(stage, phase, is_used, full, STAGES: gl.constexpr):
-    """Leave a stage to the other warpgroup; not waited for, its phase after the next would look the same."""
+def _pass_over(stage, phase, is_used, full, empty, STAGES: gl.constexpr):
+    """Leave a stage to the other warpgroup. Every second phase looks the same, so both follow all of them."""
     mbarrier.wait(full.index(stage), phase, pred=is_used)
+    mbarrier.arrive(empty.index(stage), count=1, pred=is_used)
     return following(stage, phase, STAGES)
 
 

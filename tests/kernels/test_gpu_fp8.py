@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -203,6 +205,17 @@ def test_cut_tiles_agree_with_whole_ones(m: int, n: int, k: int, monkeypatch: py
     for one, same, other in zip(once, twice, whole, strict=True):
         assert same_bits(one, same)
         assert relative_error(one, other) < 1e-6
+
+
+def test_halves_keep_step() -> None:
+    """Of two warpgroups none reads what is not there yet, and they do not wait for each other for ever."""
+    a, w = (torch.randn(n, 1280, device="cuda") for n in (8192, 1280))
+    rows, weight = quantize_rows(a), quantize_weight(w)
+    g, x = (quantize_tokens(torch.randn(1920, n, device="cuda")) for n in (7168, 2048))
+    with registry.override("gemm", "gluon"), registry.override("wgrad", "gluon"):
+        for call in (partial(gemm, rows, weight), partial(wgrad, g, x)):
+            first = call()
+            assert all(same_bits(first, call()) for _ in range(1000))
 
 
 @pytest.mark.parametrize("name", ["SMALL", "LARGE", "WIDE"])
