@@ -1,5 +1,13 @@
-//! The only unsafe code of this crate: vector instructions, prefetching and huge pages.
+//! The only unsafe code of this crate: vector instructions, prefetching, and memory on huge pages.
 //! Without them all is the same, but slower.
+
+use std::alloc::{Layout, handle_alloc_error};
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::slice;
+
+use memmap2::MmapMut;
+use zerocopy::FromZeros;
 
 /// Bytes classified at once.
 pub(crate) const BLOCK_BYTES: usize = 64;
@@ -249,6 +257,36 @@ pub fn with_huge_pages<T>(capacity: usize) -> Vec<T> {
     let items = Vec::with_capacity(capacity);
     ask_for_huge_pages(items.as_ptr(), capacity);
     items
+}
+
+/// Items that are zero until they are written: pages that nobody has touched cost nothing.
+#[derive(Debug)]
+pub(crate) struct Zeroed<T> {
+    memory: MmapMut,
+    len: usize,
+    items: PhantomData<T>,
+}
+
+impl<T: FromZeros> Zeroed<T> {
+    /// `len` items, on huge pages if that is enough of them. Where there is no memory the program ends, as with a vector.
+    pub(crate) fn new(len: usize) -> Self {
+        let layout = Layout::array::<T>(len).unwrap_or(Layout::new::<T>());
+        let memory = MmapMut::map_anon(layout.size()).unwrap_or_else(|_| handle_alloc_error(layout));
+        ask_for_huge_pages(memory.as_ptr(), memory.len());
+        Self { memory, len, items: PhantomData }
+    }
+}
+
+#[allow(unsafe_code)]
+impl<T: FromZeros> Deref for Zeroed<T> {
+    type Target = [T];
+
+    #[inline]
+    fn deref(&self) -> &[T] {
+        const { assert!(align_of::<T>() <= 4096) };
+        // SAFETY: the memory begins a page, holds `len` items, was zero, and has only been written as items.
+        unsafe { slice::from_raw_parts(self.memory.as_ptr().cast(), self.len) }
+    }
 }
 
 /// Asks for huge pages for `len` items of new memory, if that is enough of it. Changes nothing but time.

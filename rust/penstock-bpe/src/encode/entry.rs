@@ -12,6 +12,8 @@
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU64, fence};
 
+use zerocopy::FromZeros;
+
 use crate::vocab::MAX_ID;
 
 /// A packed piece whose four uppermost bits are free. The rest of its last word is not zero.
@@ -19,7 +21,7 @@ pub(super) type Key<const WORDS: usize> = [u64; WORDS];
 
 /// Bits of the last word of a key that say, in the table, how many tokens there are.
 const COUNT_BITS: u32 = 4;
-/// The last word of an entry without a key.
+/// The last word of an entry without a key, as in memory that is all zero.
 pub(super) const FREE: u64 = 0;
 /// The last word of an entry that some thread is writing.
 pub(super) const BUSY: u64 = u64::MAX << (u64::BITS - COUNT_BITS);
@@ -41,7 +43,7 @@ pub(super) fn uncounted<const WORDS: usize>(mut key: Key<WORDS>) -> Key<WORDS> {
 }
 
 /// A key and its tokens, side by side in memory.
-#[derive(Debug)]
+#[derive(Debug, FromZeros)]
 pub(super) struct Entry<const WORDS: usize> {
     key: [AtomicU64; WORDS],
     /// Two a word.
@@ -49,11 +51,6 @@ pub(super) struct Entry<const WORDS: usize> {
 }
 
 impl<const WORDS: usize> Entry<WORDS> {
-    pub(super) fn free() -> Self {
-        let words = || std::array::from_fn(|_| AtomicU64::new(FREE));
-        Self { key: words(), tokens: words() }
-    }
-
     #[inline]
     pub(super) fn last(&self) -> u64 {
         self.key[WORDS - 1].load(Acquire)

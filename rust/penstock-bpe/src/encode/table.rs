@@ -1,14 +1,17 @@
 //! A table from packed pieces to their tokens that threads read and fill together, without locks: keys stored and compared
 //! whole, the older of two making room where the table may not grow. One that may is followed by another.
 
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicUsize, fence};
+use std::sync::{Arc, Mutex};
+
+use zerocopy::FromZeros;
 
 use super::entry::{BUSY, Entry, FREE, Key, counted, uncounted};
-use crate::machine::{prefetch, with_huge_pages};
+use crate::machine::{Zeroed, prefetch};
 
 /// Two entries of one or two cache lines. A piece stands in the pair that its hash names, or else in one of those beside it.
-#[derive(Debug)]
+#[derive(Debug, FromZeros)]
 #[repr(align(64))]
 struct Pair<const WORDS: usize>([Entry<WORDS>; 2]);
 
@@ -18,10 +21,16 @@ pub(super) const PAIRS_BESIDE: usize = 4;
 /// others push out the second.
 const EVICTIONS_A_TURN: u64 = 16;
 
+/// Pairs whose pieces are brought to a larger table together.
+const GROUP_PAIRS: usize = 32;
+
+/// Pairs that one thread brings there before it goes on with its text: less than a millisecond.
+const PART_PAIRS: usize = 1 << 12;
+
 /// A table that cannot grow.
 #[derive(Debug)]
 pub(crate) struct Table<const WORDS: usize> {
-    pairs: Vec<Pair<WORDS>>,
+    pairs: Zeroed<Pair<WORDS>>,
     /// Hashes are cut to numbers of pairs by this: their upper bits, so that a larger table has the same order.
     shift: u32,
     /// Whether a larger one may follow.
@@ -31,7 +40,10 @@ pub(crate) struct Table<const WORDS: usize> {
     /// Evictions of entries that were begun, and those that are done.
     begun: AtomicUsize,
     done: AtomicUsize,
-    pub(super) is_being_followed: AtomicBool,
+    /// The table that follows, while threads fill it: so many parts of this one have been taken, and are there.
+    next: Mutex<Option<Arc<Self>>>,
+    parts_taken: AtomicUsize,
+    parts_done: AtomicUsize,
     pub(super) is_old: AtomicBool,
 }
 
@@ -95,16 +107,16 @@ impl<const WORDS: usize> Entries<'_, WORDS> {
 impl<const WORDS: usize> Table<WORDS> {
     /// A table of `count` pairs, a power of two from [`PAIRS_BESIDE`] on.
     pub(super) fn new(count: usize, max_pairs: usize) -> Self {
-        let mut pairs = with_huge_pages(count);
-        pairs.resize_with(count, || Pair([Entry::free(), Entry::free()]));
         Self {
-            pairs,
+            pairs: Zeroed::new(count),
             shift: u64::BITS - count.trailing_zeros(),
             may_grow: count < max_pairs,
             refused: AtomicUsize::new(0),
             begun: AtomicUsize::new(0),
             done: AtomicUsize::new(0),
-            is_being_followed: AtomicBool::new(false),
+            next: Mutex::new(None),
+            parts_taken: AtomicUsize::new(0),
+            parts_done: AtomicUsize::new(0),
             is_old: AtomicBool::new(false),
         }
     }
@@ -181,13 +193,41 @@ impl<const WORDS: usize> Table<WORDS> {
         self.refused.load(Relaxed) > self.pairs.len() / 32
     }
 
-    /// A larger table with all that is in this one.
-    pub(super) fn grown(&self, max_pairs: usize) -> Self {
-        let grown = Self::new((self.pairs.len() * 4).min(max_pairs), max_pairs);
-        for (key, tokens) in self.pairs.iter().flat_map(|pair| &pair.0).filter_map(Entry::read) {
-            grown.put_words(hash(uncounted(key)), key, tokens);
+    /// Brings a part of what is here to a larger table, if no other thread has taken the last one. Returns that table when
+    /// all of it is there.
+    pub(super) fn grow_by_a_part(&self, max_pairs: usize) -> Option<Arc<Self>> {
+        let parts = self.pairs.len().div_ceil(PART_PAIRS);
+        if self.parts_taken.load(Relaxed) >= parts {
+            return None;
         }
-        grown
+        let larger = || Arc::new(Self::new((self.pairs.len() * 4).min(max_pairs), max_pairs));
+        // Who has to wait goes on without: see `Shared`.
+        let next = Arc::clone(self.next.try_lock().ok()?.get_or_insert_with(larger));
+        let part = self.pairs.chunks(PART_PAIRS).nth(self.parts_taken.fetch_add(1, Relaxed))?;
+        part.chunks(GROUP_PAIRS).for_each(|group| next.take_over(group));
+        if self.parts_done.fetch_add(1, AcqRel) + 1 < parts {
+            return None;
+        }
+        // This table may lie idle for long, and should not keep the memory of its successor.
+        if let Ok(mut kept) = self.next.try_lock() {
+            *kept = None;
+        }
+        Some(next)
+    }
+
+    /// Takes all that is in `group`, up to [`GROUP_PAIRS`] pairs. Both tables have one order, so what is written lies near.
+    fn take_over(&self, group: &[Pair<WORDS>]) {
+        let mut hashed = [(0, [0; WORDS], [0; WORDS]); 2 * GROUP_PAIRS];
+        let entries = group.iter().flat_map(|pair| &pair.0).filter_map(Entry::read);
+        let mut count = 0;
+        for ((key, tokens), place) in entries.zip(&mut hashed) {
+            *place = (hash(uncounted(key)), key, tokens);
+            prefetch(&self.pairs, self.pair_of(place.0));
+            count += 1;
+        }
+        for &(hash, key, tokens) in &hashed[..count] {
+            self.put_words(hash, key, tokens);
+        }
     }
 }
 
