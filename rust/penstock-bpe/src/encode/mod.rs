@@ -7,6 +7,7 @@ pub(crate) mod cache;
 pub(crate) mod chain;
 pub(crate) mod cuts;
 mod exchange;
+mod joined;
 mod lanes;
 mod long;
 pub(crate) mod merge;
