@@ -48,7 +48,8 @@ struct Joining<'a> {
 impl Joining<'_> {
     #[inline]
     fn is_joined(&self, at: usize) -> bool {
-        self.cuts.is_none_or(|cuts| cuts.has_token_across(self.gather.bytes, at))
+        let bytes = self.gather.bytes;
+        self.cuts.is_none_or(|cuts| cuts.joins(bytes[at - 1], bytes[at]))
     }
 
     fn end_text(&mut self) {
@@ -88,7 +89,8 @@ impl Spans for Joining<'_> {
             rest &= rest - 1;
         }
         while self.next_end <= from + last as usize {
-            kept |= 1 << (self.next_end - from);
+            // The first texts may be empty.
+            kept |= u64::from(self.next_end > from) << (self.next_end - from);
             self.end_text();
         }
         let Some(last) = kept.checked_ilog2() else { return };

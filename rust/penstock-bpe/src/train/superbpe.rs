@@ -4,12 +4,18 @@
 //! apart as before, spelled with the tokens there are, and merging goes on. The tokenizer that comes out cuts text into
 //! those lines and applies all merges, so any program that reads a tokenizer.json encodes with it.
 
-use super::{TrainOptions, Trained, WordCounts, train_from, train_with_report};
+use std::thread;
+
+use super::parts::PartedPieces;
+use super::{
+    Report, TrainOptions, Trained, WordCounts, check, train_from, train_on_parts, train_with_report,
+};
 use crate::error::{Error, Result};
 use crate::pattern::{Family, Pattern};
 use crate::pretokenize::sequence::Step;
 use crate::pretokenize::split::Split;
 use crate::progress::Progress;
+use crate::threads::thread_count;
 use crate::unicode::{NUMBER, class_of};
 
 /// A line with the line breaks behind it.
@@ -18,6 +24,9 @@ const SINGLE_NUMBERS: &str = r"\p{N}";
 const NUMBERS: &str = r"\p{N}{1,3}";
 /// A token holds at most so many words.
 const MAX_TOKEN_WORDS: usize = 4;
+
+/// Bytes that are looked at together.
+const PLAIN_BLOCK_BYTES: usize = 16;
 
 /// Calls `emit` with the pieces of `text` that [`Pattern::across_spaces`] cuts, in one pass: lines, and apart from them
 /// numbers in groups of `group` digits (0: not apart).
@@ -42,10 +51,22 @@ pub(super) fn for_each_line(text: &str, group: usize, mut emit: impl FnMut(&str)
         }
         digits = if is_digit { digits + 1 } else { 0 };
         at += len;
+        if digits == 0 && !is_break(bytes[at - 1]) {
+            at += plain_len(&bytes[at..]);
+        }
     }
     if start < bytes.len() {
         emit(&text[start..]);
     }
+}
+
+/// Bytes at the start of `bytes` that no cut is next to: ASCII without digits and line breaks, in whole blocks.
+#[inline]
+fn plain_len(bytes: &[u8]) -> usize {
+    let is_plain = |byte: &u8| byte.is_ascii() & !byte.is_ascii_digit() & (*byte != b'\r') & (*byte != b'\n');
+    let blocks = bytes.as_chunks::<PLAIN_BLOCK_BYTES>().0;
+    let plain = blocks.iter().take_while(|block| block.iter().fold(true, |all, byte| all & is_plain(byte)));
+    plain.count() * PLAIN_BLOCK_BYTES
 }
 
 impl Pattern {
@@ -111,19 +132,59 @@ pub fn train_super(
     let smallest = 256 + options.special_tokens.len();
     let word_size = ((options.vocab_size as f64 * word_share) as usize).max(smallest);
     let word_options = TrainOptions { vocab_size: word_size.min(options.vocab_size), ..options.clone() };
-    // The words are to have all of a budget now, and the lines later.
-    lines.set_aside(progress)?;
-    let trained = train_with_report(words, &word_options, progress)?;
-    let line_options = TrainOptions {
-        pattern: lines.pattern().clone(),
-        base: Some(trained.tokenizer),
+    if lines.budget().is_some() || thread_count(options.threads) == 1 {
+        // The words are to have all of a budget now, and the lines later.
+        lines.set_aside(progress)?;
+        let words = train_with_report(words, &word_options, progress)?;
+        let line_options = line_options(lines.pattern(), &words, options);
+        let trained = train_from(lines, &line_options, Some(words.report.last_count), progress)?;
+        return Ok(with_words(trained, &words.report));
+    }
+    let is_good = check(&lines, &TrainOptions { pattern: lines.pattern().clone(), ..options.clone() });
+    let (line_pattern, word_pattern) = (lines.pattern().clone(), words.pattern().clone());
+    let (table, counted) = lines.into_table(progress)?;
+    // Merging takes one thread.
+    let (parted, words) = beside(
+        || PartedPieces::new(&table, &word_pattern, progress),
+        || train_with_report(words, &word_options, progress),
+    )?;
+    drop(table);
+    is_good?;
+    let line_options = line_options(&line_pattern, &words, options);
+    let trained = train_on_parts((parted, counted), &line_options, Some(words.report.last_count), progress)?;
+    Ok(with_words(trained, &words.report))
+}
+
+fn line_options(pattern: &Pattern, words: &Trained, options: &TrainOptions) -> TrainOptions {
+    TrainOptions {
+        pattern: pattern.clone(),
+        base: Some(words.tokenizer.clone()),
         max_token_words: Some(MAX_TOKEN_WORDS),
         ..options.clone()
-    };
-    let last_count = Some(trained.report.last_count);
-    let mut trained_on_lines = train_from(lines, &line_options, last_count, progress)?;
-    trained_on_lines.report.merges += trained.report.merges;
-    Ok(trained_on_lines)
+    }
+}
+
+fn with_words(mut trained: Trained, words: &Report) -> Trained {
+    trained.report.merges += words.merges;
+    trained
+}
+
+/// Does `first` in another thread and `second` in this one. If both fail, tells why the second did.
+fn beside<A: Send, B>(
+    first: impl Fn() -> Result<A> + Sync,
+    second: impl FnOnce() -> Result<B>,
+) -> Result<(A, B)> {
+    thread::scope(|scope| {
+        let started = thread::Builder::new().spawn_scoped(scope, &first);
+        let second = second()?;
+        let first = match started.map(thread::ScopedJoinHandle::join) {
+            Ok(Ok(result)) => result?,
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            // A thread that cannot be started leaves its work to this one.
+            Err(_) => first()?,
+        };
+        Ok((first, second))
+    })
 }
 
 #[cfg(test)]
@@ -134,7 +195,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn lines_are_cut_as_by_the_pattern(text in "[a 0-9\r\n٣½²你é.\u{2028}]{0,40}") {
+        fn lines_are_cut_as_by_the_pattern(text in "([a 0-9\r\n٣½²你é.\u{2028}]|[a-z ,]{14,40}){0,40}") {
             for family in [Pattern::Gpt2, Pattern::Qwen2, Pattern::DeepseekV3] {
                 let pattern = family.across_spaces().unwrap();
                 let (mut wanted, mut found) = (Vec::new(), Vec::new());
@@ -142,6 +203,28 @@ mod tests {
                 for_each_line(&text, pattern.line_digits().unwrap(), |piece| found.push(piece.to_owned()));
                 prop_assert_eq!(found, wanted);
             }
+        }
+
+        #[test]
+        fn lines_of_parts_and_lines_spelled_whole_give_the_same(
+            texts in prop::collection::vec(r"(the |cat |\t\t?|  ?|f\(x|\)|::|</?b>|\r?\n|[0-9]{1,4}|你好|世界，|é|[a-c.,]){0,60}", 1..12),
+            family in 0..Pattern::NAMES.len(), merges in 0_usize..60
+        ) {
+            let pattern = Pattern::from_name(Pattern::NAMES[family]).unwrap();
+            let trained = |threads: usize| {
+                let counts = [pattern.clone(), pattern.across_spaces().unwrap()].map(|pattern| {
+                    let mut counts = WordCounts::new(pattern);
+                    texts.iter().for_each(|text| counts.add_text(text));
+                    counts.add_piece(b"\xFFa\xFFa the", 2).unwrap();
+                    counts
+                });
+                let options =
+                    TrainOptions { vocab_size: 257 + merges, pattern: pattern.clone(), threads, ..TrainOptions::default() };
+                let [words, lines] = counts;
+                let trained = train_super(words, lines, 0.9, &options, &Progress::new()).unwrap();
+                (trained.tokenizer.sha256().to_owned(), trained.report.merges)
+            };
+            prop_assert_eq!(trained(1), trained(3));
         }
     }
 }
