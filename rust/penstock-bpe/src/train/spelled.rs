@@ -3,14 +3,14 @@
 //! Distinct parts are spelled once each. Where a token may reach from one part into the next, both are spelled together.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
 use hashbrown::HashTable;
-use rustc_hash::FxHashMap;
 
 use super::arena::Layout;
 use super::base::Base;
+use super::index::MULTIPLIER;
 use super::pairs::{PairKey, pack};
 use super::parts::PartedPieces;
 use super::spell::byte_ids;
@@ -26,8 +26,8 @@ const SHARES: usize = 8;
 /// Runs of parts that a thread remembers, and the parts of the longest.
 const MAX_KNOWN_RUNS: usize = 1 << 18;
 const MAX_RUN_PARTS: usize = 8;
-/// Pairs of tokens that a thread remembers.
-const MAX_KNOWN_PAIRS: usize = 1 << 20;
+/// Pairs of tokens that all threads together remember, as a power of two.
+const KNOWN_PAIRS_LOG2: u32 = 19;
 
 /// Tokens of parts, each merged by itself.
 #[derive(Debug, Default)]
@@ -116,6 +116,29 @@ impl KnownRuns {
     }
 }
 
+/// Whether two tokens that stand side by side stay two: the last answer of each cell.
+struct KeptPairs(Vec<AtomicU64>);
+
+impl KeptPairs {
+    fn new() -> Self {
+        Self((0..1 << KNOWN_PAIRS_LOG2).map(|_| AtomicU64::new(u64::MAX)).collect())
+    }
+
+    /// The answer for `key`, by `look` where it is not known.
+    #[inline]
+    fn ask(&self, key: PairKey, look: impl FnOnce() -> bool) -> bool {
+        let cell = &self.0[(key.wrapping_mul(MULTIPLIER) >> (u64::BITS - KNOWN_PAIRS_LOG2)) as usize];
+        // Ids have 23 bits, so that there is one to spare.
+        let known = cell.load(Ordering::Relaxed);
+        if known >> 1 == key {
+            return known & 1 != 0;
+        }
+        let is_kept = look();
+        cell.store(key << 1 | u64::from(is_kept), Ordering::Relaxed);
+        is_kept
+    }
+}
+
 /// What one thread spells with.
 struct PartSpeller<'p> {
     parted: &'p PartedPieces,
@@ -123,8 +146,7 @@ struct PartSpeller<'p> {
     merging: Option<Distinct>,
     byte_ids: [u32; 256],
     known: KnownRuns,
-    /// Whether two tokens that stand side by side stay two, as far as it was asked.
-    kept: FxHashMap<PairKey, bool>,
+    kept: &'p KeptPairs,
     joined: Vec<u8>,
 }
 
@@ -138,11 +160,11 @@ pub(super) fn lay_out(
 ) -> Result<()> {
     progress.start("order pieces", (parted.distinct_parts() + parted.len()) as u64);
     let unsplit = if base.merges.is_empty() { None } else { Some(base.unsplit()?) };
-    let byte_ids = byte_ids(base);
+    let (byte_ids, kept) = (byte_ids(base), KeptPairs::new());
     let speller = |_| {
         let merging = unsplit.clone().map(Distinct::new);
-        let (known, kept) = (KnownRuns::default(), FxHashMap::default());
-        PartSpeller { parted, merging, byte_ids, known, kept, joined: Vec::new() }
+        let known = KnownRuns::default();
+        PartSpeller { parted, merging, byte_ids, known, kept: &kept, joined: Vec::new() }
     };
     let mut spellers: Vec<_> = (0..threads).map(speller).collect();
     let mut spelled = SpelledParts::default();
@@ -293,15 +315,7 @@ impl PartSpeller<'_> {
         let (Some(merging), Some(&before), Some(&behind)) = (&mut self.merging, before, behind) else {
             return false;
         };
-        let key = pack(before, behind);
-        if let Some(&is_kept) = self.kept.get(&key) {
-            return is_kept;
-        }
-        let is_kept = merging.keeps(before, behind);
-        if self.kept.len() < MAX_KNOWN_PAIRS {
-            self.kept.insert(key, is_kept);
-        }
-        is_kept
+        self.kept.ask(pack(before, behind), || merging.keeps(before, behind))
     }
 
     fn merge_run(&mut self, run: &[u32], symbols: &mut Vec<u32>) {
