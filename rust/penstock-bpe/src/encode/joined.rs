@@ -48,8 +48,7 @@ struct Joining<'a> {
 impl Joining<'_> {
     #[inline]
     fn is_joined(&self, at: usize) -> bool {
-        let bytes = self.gather.bytes;
-        self.cuts.is_none_or(|cuts| cuts.joins(bytes[at - 1], bytes[at]))
+        self.cuts.is_none_or(|cuts| cuts.has_token_across(self.gather.bytes, at))
     }
 
     fn end_text(&mut self) {

@@ -6,7 +6,6 @@ mod block;
 pub(crate) mod cache;
 pub(crate) mod chain;
 pub(crate) mod cuts;
-mod distinct;
 mod exchange;
 mod joined;
 mod lanes;
@@ -24,7 +23,6 @@ use std::sync::Arc;
 use added::{Matcher, Part};
 use block::{Block, Gather};
 use cache::{Cache, SHORT_BYTES, SharedCache};
-pub(crate) use distinct::Distinct;
 use lanes::{LANES, Lanes};
 use merge::Workspace;
 

@@ -7,11 +7,8 @@
 use std::cmp::{Ordering, Reverse};
 use std::thread;
 
-use super::base::Base;
 use super::order::in_order;
-use super::parts::PartedPieces;
-use super::spell::{MAX_MERGING_THREADS, Speller};
-use super::spelled;
+use super::spell::Speller;
 use super::table::Table;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -40,31 +37,25 @@ pub(super) struct Arena {
 
 /// Slots, and what the pieces in them count.
 #[derive(Debug, Default)]
-pub(super) struct Layout {
+struct Layout {
     symbols: Vec<u32>,
     /// Where the count of pieces changes: first slot, count. By place.
     classes: Vec<(u32, u64)>,
 }
 
 impl Layout {
-    /// Lays out a piece that counts `count`, whose symbols `spell` appends, if it has two symbols or more.
-    #[inline]
-    pub(super) fn push(&mut self, count: u64, spell: impl FnOnce(&mut Vec<u32>)) {
-        let start = self.symbols.len();
-        spell(&mut self.symbols);
-        if self.symbols.len() - start < 2 {
-            self.symbols.truncate(start);
-        } else {
-            self.symbols.push(BORDER);
-            self.begin_class(start, count);
-        }
-    }
-
-    fn spell(&mut self, words: &[Word<'_>], speller: &mut Speller) {
+    /// Lays out the pieces of two symbols or more.
+    fn push(&mut self, words: &[Word<'_>], speller: &mut Speller) {
         speller.spell(
             words,
             |word| word.piece,
-            |word, symbols| self.push(word.count, |all| all.extend_from_slice(symbols)),
+            |word, symbols| {
+                if symbols.len() > 1 {
+                    self.begin_class(self.symbols.len(), word.count);
+                    self.symbols.extend_from_slice(symbols);
+                    self.symbols.push(BORDER);
+                }
+            },
         );
     }
 
@@ -75,14 +66,7 @@ impl Layout {
         }
     }
 
-    fn check_size(&self, size_bytes: u64) -> Result<()> {
-        if self.symbols.len() as u64 > MAX_SLOTS {
-            return Err(Error::CorpusTooLarge { size_bytes, limit_bytes: MAX_SLOTS });
-        }
-        Ok(())
-    }
-
-    pub(super) fn append(&mut self, mut later: Self) {
+    fn append(&mut self, mut later: Self) {
         let start = self.symbols.len();
         self.symbols.append(&mut later.symbols);
         for (place, count) in later.classes {
@@ -93,18 +77,12 @@ impl Layout {
 
 /// A piece to be laid out.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Word<'t> {
-    pub(super) count: u64,
-    pub(super) piece: &'t [u8],
+struct Word<'t> {
+    count: u64,
+    piece: &'t [u8],
 }
 
-impl<'t> Word<'t> {
-    /// The pieces of `counts` in which something can merge.
-    pub(super) fn list(counts: &'t Table) -> Vec<Self> {
-        let words = counts.iter().filter(|(piece, _)| piece.len() > 1);
-        words.map(|(piece, count)| Word { count, piece }).collect()
-    }
-
+impl Word<'_> {
     /// Equally frequent pieces as they lie in memory, where they are read one after another.
     fn key(&self) -> (Reverse<u64>, *const u8) {
         (Reverse(self.count), self.piece.as_ptr())
@@ -136,7 +114,7 @@ fn spell_batch(batch: &[Word<'_>], spellers: &mut [Speller], layout: &mut Layout
     let part_words = batch.len().div_ceil(spellers.len()).max(MIN_PART_WORDS);
     let work = |part: &[Word<'_>], speller: &mut Speller| {
         let mut layout = Layout::default();
-        layout.spell(part, speller);
+        layout.push(part, speller);
         layout
     };
     let mut parts = batch.chunks(part_words).zip(spellers);
@@ -145,7 +123,7 @@ fn spell_batch(batch: &[Word<'_>], spellers: &mut [Speller], layout: &mut Layout
     };
     thread::scope(|scope| {
         let others: Vec<_> = parts.map(|(part, speller)| scope.spawn(move || work(part, speller))).collect();
-        layout.spell(first, own_speller);
+        layout.push(first, own_speller);
         for other in others {
             match other.join() {
                 Ok(part) => layout.append(part),
@@ -160,7 +138,8 @@ impl Arena {
     /// speller. The most frequent come first; nothing depends on the order of equally frequent ones.
     pub(super) fn new(counts: Table, mut spellers: Vec<Speller>, progress: &Progress) -> Result<Self> {
         progress.start("order pieces", 2 * counts.len() as u64);
-        let mut words = Word::list(&counts);
+        let words = counts.iter().filter(|(piece, _)| piece.len() > 1);
+        let mut words: Vec<Word<'_>> = words.map(|(piece, count)| Word { count, piece }).collect();
         let size_bytes = counts.bytes() + counts.len() as u64;
         let check = || Ok(progress.check()?);
         let mut layout = Layout { symbols: vec![BORDER], classes: Vec::new() };
@@ -170,7 +149,10 @@ impl Arena {
             spell_batch(batch, &mut spellers, layout);
             progress.add(2 * batch.len() as u64);
             batch.clear();
-            layout.check_size(size_bytes)
+            if layout.symbols.len() as u64 > MAX_SLOTS {
+                return Err(Error::CorpusTooLarge { size_bytes, limit_bytes: MAX_SLOTS });
+            }
+            Ok(())
         };
         let mut batch_bytes = 0;
         in_order(&mut words, threads, &check, |&word| {
@@ -184,20 +166,6 @@ impl Arena {
             spell(&mut batch, &mut layout)
         })?;
         spell(&mut batch, &mut layout)?;
-        layout.symbols.shrink_to_fit();
-        Ok(Self { layout, spans: Vec::new() })
-    }
-
-    /// Lays out pieces that were cut into parts before.
-    pub(super) fn of_parts(
-        parted: &PartedPieces,
-        base: &Base,
-        threads: usize,
-        progress: &Progress,
-    ) -> Result<Self> {
-        let mut layout = Layout { symbols: vec![BORDER], classes: Vec::new() };
-        spelled::lay_out(parted, base, threads.min(MAX_MERGING_THREADS), &mut layout, progress)?;
-        layout.check_size(layout.symbols.len() as u64)?;
         layout.symbols.shrink_to_fit();
         Ok(Self { layout, spans: Vec::new() })
     }

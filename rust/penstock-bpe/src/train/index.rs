@@ -20,7 +20,7 @@ const MAX_CELLS_LOG2: u32 = 20;
 const MAX_THREADS: usize = 4;
 
 /// Spreads keys: the golden ratio of 2^64.
-pub(super) const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
+const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// Sums of counts by a hash of the pair.
 #[derive(Debug)]

@@ -9,7 +9,6 @@ mod memory;
 mod merge;
 mod order;
 mod pairs;
-mod parts;
 mod replace;
 mod report;
 mod run;
@@ -18,17 +17,14 @@ mod saved;
 mod scratch;
 mod shards;
 mod spell;
-mod spelled;
 mod superbpe;
 mod table;
 
 use rustc_hash::FxHashSet;
 
-use arena::Arena;
 use base::Base;
 pub use count::WordCounts;
 pub use memory::MemoryBudget;
-use parts::PartedPieces;
 pub use report::{Counted, Report, Sampling};
 use spell::Speller;
 pub use superbpe::train_super;
@@ -109,6 +105,7 @@ pub fn train_with_report(counts: WordCounts, options: &TrainOptions, progress: &
     train_from(counts, options, None, progress)
 }
 
+/// Trains with a guess of the last merge's count. A good one saves readings of the text, and none changes the outcome.
 fn train_from(
     counts: WordCounts,
     options: &TrainOptions,
@@ -117,47 +114,18 @@ fn train_from(
 ) -> Result<Trained> {
     check(&counts, options)?;
     progress.check()?;
-    let base = checked_base(options)?;
-    let budget = counts.budget().cloned();
-    let (table, counted) = counts.into_table(progress)?;
-    let inner_pattern = options.base.as_ref().map_or(&options.pattern, Tokenizer::pattern);
-    let spellers = Speller::several(&base, inner_pattern, thread_count(options.threads))?;
-    let arena = Arena::new(table, spellers, progress)?;
-    let text_bytes = size_of_val(arena.symbols()) as u64;
-    let places_bytes = budget.map_or(u64::MAX, |budget| budget.bytes_beside(text_bytes));
-    merge_pairs(base, (arena, counted), places_bytes, (options, last_count), progress)
-}
-
-/// The same of pieces that were cut into parts before.
-fn train_on_parts(
-    (parted, counted): (PartedPieces, Counted),
-    options: &TrainOptions,
-    last_count: Option<u64>,
-    progress: &Progress,
-) -> Result<Trained> {
-    let base = checked_base(options)?;
-    let arena = Arena::of_parts(&parted, &base, thread_count(options.threads), progress)?;
-    drop(parted);
-    merge_pairs(base, (arena, counted), u64::MAX, (options, last_count), progress)
-}
-
-fn checked_base(options: &TrainOptions) -> Result<Base> {
     let base = Base::new(options)?;
     let minimum = base.tokens.len();
     if options.vocab_size < minimum {
         return Err(Error::VocabTooSmall { vocab_size: options.vocab_size, minimum });
     }
-    Ok(base)
-}
-
-/// Merges with a guess of the last merge's count. A good one saves readings of the text, and none changes the outcome.
-fn merge_pairs(
-    base: Base,
-    (arena, counted): (Arena, Counted),
-    places_bytes: u64,
-    (options, last_count): (&TrainOptions, Option<u64>),
-    progress: &Progress,
-) -> Result<Trained> {
+    let budget = counts.budget().cloned();
+    let (table, counted) = counts.into_table(progress)?;
+    let inner_pattern = options.base.as_ref().map_or(&options.pattern, Tokenizer::pattern);
+    let spellers = Speller::several(&base, inner_pattern, thread_count(options.threads))?;
+    let arena = arena::Arena::new(table, spellers, progress)?;
+    let text_bytes = size_of_val(arena.symbols()) as u64;
+    let places_bytes = budget.map_or(u64::MAX, |budget| budget.bytes_beside(text_bytes));
     let mut merger = merge::Merger::new(arena, &base, places_bytes, options, progress);
     merger.run(last_count)?;
     let (tokens, merges, last_count) = merger.finish();

@@ -5,23 +5,9 @@ use crate::encode::Encoder;
 use crate::error::Result;
 use crate::pattern::Pattern;
 
-/// Each has a memory of its own.
-pub(super) const MAX_MERGING_THREADS: usize = 8;
+const MAX_MERGING_THREADS: usize = 8;
 /// Pieces are encoded together: enough to hide memory, few enough to stay near.
 const TEXT_BYTES: usize = 1 << 16;
-
-/// The token of each byte.
-pub(super) fn byte_ids(base: &Base) -> [u32; 256] {
-    let mut byte_ids = [0; 256];
-    for (id, token) in (0..).zip(&base.tokens) {
-        if let [byte] = token[..]
-            && !base.unreachable.contains(&id)
-        {
-            byte_ids[usize::from(byte)] = id;
-        }
-    }
-    byte_ids
-}
 
 /// Spells pieces with the tokens of a base.
 #[derive(Debug)]
@@ -35,7 +21,14 @@ pub(super) struct Speller {
 impl Speller {
     /// Spellers for up to `threads` threads with the tokens of `base`, which were made of text cut by `pattern`.
     pub(super) fn several(base: &Base, pattern: &Pattern, threads: usize) -> Result<Vec<Self>> {
-        let byte_ids = byte_ids(base);
+        let mut byte_ids = [0; 256];
+        for (id, token) in (0..).zip(&base.tokens) {
+            if let [byte] = token[..]
+                && !base.unreachable.contains(&id)
+            {
+                byte_ids[usize::from(byte)] = id;
+            }
+        }
         let speller = |merging| Self { merging, byte_ids, symbols: Vec::new() };
         if base.merges.is_empty() {
             return Ok((0..threads).map(|_| speller(None)).collect());

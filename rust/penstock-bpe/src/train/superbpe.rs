@@ -4,18 +4,12 @@
 //! apart as before, spelled with the tokens there are, and merging goes on. The tokenizer that comes out cuts text into
 //! those lines and applies all merges, so any program that reads a tokenizer.json encodes with it.
 
-use std::thread;
-
-use super::parts::PartedPieces;
-use super::{
-    Report, TrainOptions, Trained, WordCounts, check, train_from, train_on_parts, train_with_report,
-};
+use super::{TrainOptions, Trained, WordCounts, train_from, train_with_report};
 use crate::error::{Error, Result};
 use crate::pattern::{Family, Pattern};
 use crate::pretokenize::sequence::Step;
 use crate::pretokenize::split::Split;
 use crate::progress::Progress;
-use crate::threads::thread_count;
 use crate::unicode::{NUMBER, class_of};
 
 /// A line with the line breaks behind it.
@@ -132,59 +126,19 @@ pub fn train_super(
     let smallest = 256 + options.special_tokens.len();
     let word_size = ((options.vocab_size as f64 * word_share) as usize).max(smallest);
     let word_options = TrainOptions { vocab_size: word_size.min(options.vocab_size), ..options.clone() };
-    if lines.budget().is_some() || thread_count(options.threads) == 1 {
-        // The words are to have all of a budget now, and the lines later.
-        lines.set_aside(progress)?;
-        let words = train_with_report(words, &word_options, progress)?;
-        let line_options = line_options(lines.pattern(), &words, options);
-        let trained = train_from(lines, &line_options, Some(words.report.last_count), progress)?;
-        return Ok(with_words(trained, &words.report));
-    }
-    let is_good = check(&lines, &TrainOptions { pattern: lines.pattern().clone(), ..options.clone() });
-    let (line_pattern, word_pattern) = (lines.pattern().clone(), words.pattern().clone());
-    let (table, counted) = lines.into_table(progress)?;
-    // Merging takes one thread.
-    let (parted, words) = beside(
-        || PartedPieces::new(&table, &word_pattern, progress),
-        || train_with_report(words, &word_options, progress),
-    )?;
-    drop(table);
-    is_good?;
-    let line_options = line_options(&line_pattern, &words, options);
-    let trained = train_on_parts((parted, counted), &line_options, Some(words.report.last_count), progress)?;
-    Ok(with_words(trained, &words.report))
-}
-
-fn line_options(pattern: &Pattern, words: &Trained, options: &TrainOptions) -> TrainOptions {
-    TrainOptions {
-        pattern: pattern.clone(),
-        base: Some(words.tokenizer.clone()),
+    // The words are to have all of a budget now, and the lines later.
+    lines.set_aside(progress)?;
+    let trained = train_with_report(words, &word_options, progress)?;
+    let line_options = TrainOptions {
+        pattern: lines.pattern().clone(),
+        base: Some(trained.tokenizer),
         max_token_words: Some(MAX_TOKEN_WORDS),
         ..options.clone()
-    }
-}
-
-fn with_words(mut trained: Trained, words: &Report) -> Trained {
-    trained.report.merges += words.merges;
-    trained
-}
-
-/// Does `first` in another thread and `second` in this one. If both fail, tells why the second did.
-fn beside<A: Send, B>(
-    first: impl Fn() -> Result<A> + Sync,
-    second: impl FnOnce() -> Result<B>,
-) -> Result<(A, B)> {
-    thread::scope(|scope| {
-        let started = thread::Builder::new().spawn_scoped(scope, &first);
-        let second = second()?;
-        let first = match started.map(thread::ScopedJoinHandle::join) {
-            Ok(Ok(result)) => result?,
-            Ok(Err(panic)) => std::panic::resume_unwind(panic),
-            // A thread that cannot be started leaves its work to this one.
-            Err(_) => first()?,
-        };
-        Ok((first, second))
-    })
+    };
+    let last_count = Some(trained.report.last_count);
+    let mut trained_on_lines = train_from(lines, &line_options, last_count, progress)?;
+    trained_on_lines.report.merges += trained.report.merges;
+    Ok(trained_on_lines)
 }
 
 #[cfg(test)]
@@ -206,7 +160,7 @@ mod tests {
         }
 
         #[test]
-        fn lines_of_parts_and_lines_spelled_whole_give_the_same(
+        fn threads_change_nothing(
             texts in prop::collection::vec(r"(the |cat |\t\t?|  ?|f\(x|\)|::|</?b>|\r?\n|[0-9]{1,4}|你好|世界，|é|[a-c.,]){0,60}", 1..12),
             family in 0..Pattern::NAMES.len(), merges in 0_usize..60
         ) {
