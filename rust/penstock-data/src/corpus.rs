@@ -100,16 +100,25 @@ pub fn count_corpus(
     sum(counts, progress)
 }
 
-/// The sums of what the threads have counted.
+/// The sums of what the threads have counted, each pattern's in a thread.
 fn sum(parts: Vec<Vec<WordCounts>>, progress: &Progress) -> Result<Vec<WordCounts>> {
-    let mut parts = parts.into_iter();
-    let mut sums = parts.next().unwrap_or_default();
+    let mut by_pattern: Vec<Vec<WordCounts>> = Vec::new();
     for part in parts {
-        for (sum, counts) in sums.iter_mut().zip(part) {
-            sum.merge_watched(counts, progress)?;
-        }
+        by_pattern.resize_with(part.len(), Vec::new);
+        by_pattern.iter_mut().zip(part).for_each(|(all, counts)| all.push(counts));
     }
-    Ok(sums)
+    let sum = |parts: Vec<WordCounts>| -> Result<Option<WordCounts>> {
+        let mut parts = parts.into_iter();
+        let Some(mut sum) = parts.next() else { return Ok(None) };
+        parts.try_for_each(|counts| sum.merge_watched(counts, progress))?;
+        Ok(Some(sum))
+    };
+    std::thread::scope(|scope| {
+        let sums: Vec<_> = by_pattern.into_iter().map(|parts| scope.spawn(move || sum(parts))).collect();
+        let sums =
+            sums.into_iter().map(|sum| sum.join().map_err(|_| Error::Internal("a counting thread ended"))?);
+        sums.filter_map(Result::transpose).collect()
+    })
 }
 
 impl Work<'_> {

@@ -128,6 +128,12 @@ impl Cuts {
         !self.atoms.is_empty()
     }
 
+    /// Whether some token may reach across `at`.
+    #[inline]
+    pub(crate) fn has_token_across(&self, bytes: &[u8], at: usize) -> bool {
+        get(&self.neighbours, border_place(bytes[at - 1], bytes[at]))
+    }
+
     /// Length of the first part of `piece`: up to two bytes that stand side by side in no token, or all of it.
     #[inline]
     pub(crate) fn first_part(&self, piece: &[u8]) -> usize {

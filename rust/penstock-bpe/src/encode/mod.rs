@@ -8,6 +8,7 @@ pub(crate) mod chain;
 pub(crate) mod cuts;
 mod entry;
 mod exchange;
+mod joined;
 mod lanes;
 mod long;
 pub(crate) mod merge;

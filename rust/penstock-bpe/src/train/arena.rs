@@ -7,8 +7,8 @@
 use std::cmp::{Ordering, Reverse};
 use std::thread;
 
-use super::base::Speller;
 use super::order::in_order;
+use super::spell::Speller;
 use super::table::Table;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -21,7 +21,7 @@ pub(super) const INSIDE: u32 = u32::MAX - 1;
 const MAX_SLOTS: u64 = u32::MAX as u64 - 1;
 /// Words that are spelled between two looks at the cancel flag, and their bytes.
 const BATCH_WORDS: usize = 1 << 16;
-const BATCH_BYTES: usize = 1 << 20;
+const BATCH_BYTES: usize = 1 << 22;
 /// Fewer are not worth a thread.
 const MIN_PART_WORDS: usize = 1 << 10;
 /// Slots between two looks at the cancel flag.
@@ -44,16 +44,19 @@ struct Layout {
 }
 
 impl Layout {
-    /// Lays out a piece of two symbols or more.
-    fn push(&mut self, word: &Word<'_>, speller: &mut Speller) {
-        let start = self.symbols.len();
-        speller.spell(word.piece, &mut self.symbols);
-        if self.symbols.len() - start < 2 {
-            self.symbols.truncate(start);
-        } else {
-            self.symbols.push(BORDER);
-            self.begin_class(start, word.count);
-        }
+    /// Lays out the pieces of two symbols or more.
+    fn push(&mut self, words: &[Word<'_>], speller: &mut Speller) {
+        speller.spell(
+            words,
+            |word| word.piece,
+            |word, symbols| {
+                if symbols.len() > 1 {
+                    self.begin_class(self.symbols.len(), word.count);
+                    self.symbols.extend_from_slice(symbols);
+                    self.symbols.push(BORDER);
+                }
+            },
+        );
     }
 
     /// Pieces from `start` on count `count`. Places that do not fit are told by the length in the end.
@@ -111,7 +114,7 @@ fn spell_batch(batch: &[Word<'_>], spellers: &mut [Speller], layout: &mut Layout
     let part_words = batch.len().div_ceil(spellers.len()).max(MIN_PART_WORDS);
     let work = |part: &[Word<'_>], speller: &mut Speller| {
         let mut layout = Layout::default();
-        part.iter().for_each(|word| layout.push(word, speller));
+        layout.push(part, speller);
         layout
     };
     let mut parts = batch.chunks(part_words).zip(spellers);
@@ -120,7 +123,7 @@ fn spell_batch(batch: &[Word<'_>], spellers: &mut [Speller], layout: &mut Layout
     };
     thread::scope(|scope| {
         let others: Vec<_> = parts.map(|(part, speller)| scope.spawn(move || work(part, speller))).collect();
-        first.iter().for_each(|word| layout.push(word, own_speller));
+        layout.push(first, own_speller);
         for other in others {
             match other.join() {
                 Ok(part) => layout.append(part),

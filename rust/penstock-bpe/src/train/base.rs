@@ -1,24 +1,14 @@
 //! The vocabulary that a training starts from: the bytes, or all of a tokenizer that is to be extended.
 
-use std::sync::Arc;
-
-use hashbrown::HashTable;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::TrainOptions;
 use crate::byte_level::alphabet;
-use crate::encode::Encoder;
 use crate::error::{Error, Result};
 use crate::model::Parts;
 use crate::normalize::Normalizer;
 use crate::pattern::Pattern;
 use crate::tokenizer::{SpecialToken, Tokenizer};
-use crate::vocab::hash;
-
-/// Spellings that a thread remembers, and the longest.
-const MAX_KNOWN_PARTS: usize = 1 << 18;
-const MAX_KNOWN_BYTES: usize = 64;
-const MAX_MERGING_THREADS: usize = 8;
 
 /// Tokens and merges before the first one that is learned.
 #[derive(Debug, Default)]
@@ -136,129 +126,4 @@ impl Tokenizer {
         tokens.truncate(vocab_size);
         base.finish(self.pattern().clone(), tokens, Vec::new())
     }
-}
-
-/// Spells pieces with the tokens of a base.
-#[derive(Debug)]
-pub(super) struct Speller {
-    /// Of the text within a piece; `None` if there are no merges and every byte is spelled by itself.
-    merging: Option<Merging>,
-    byte_ids: [u32; 256],
-}
-
-#[derive(Debug)]
-struct Merging {
-    encoder: Encoder,
-    /// Cuts pieces further, so that what is encoded repeats.
-    pattern: Pattern,
-    /// Bytes that stand side by side within a token: (first, second) as a number.
-    joined: Arc<[bool]>,
-    known: Known,
-}
-
-/// Spellings of parts that came before.
-#[derive(Debug, Default)]
-struct Known {
-    /// End of the part in `bytes` and of its spelling in `symbols`, by number; each begins where the last ended.
-    ends: Vec<(usize, usize)>,
-    bytes: Vec<u8>,
-    symbols: Vec<u32>,
-    numbers: HashTable<u32>,
-}
-
-impl Known {
-    fn bytes_of(&self, number: u32) -> &[u8] {
-        let start = number.checked_sub(1).map_or(0, |before| self.ends[before as usize].0);
-        &self.bytes[start..self.ends[number as usize].0]
-    }
-
-    fn find(&self, part: &[u8]) -> Option<&[u32]> {
-        let number = *self.numbers.find(hash(part), |&number| self.bytes_of(number) == part)?;
-        let start = number.checked_sub(1).map_or(0, |before| self.ends[before as usize].1);
-        Some(&self.symbols[start..self.ends[number as usize].1])
-    }
-
-    fn insert(&mut self, part: &[u8], symbols: &[u32]) {
-        if self.ends.len() >= MAX_KNOWN_PARTS || part.len() > MAX_KNOWN_BYTES {
-            return;
-        }
-        self.bytes.extend_from_slice(part);
-        self.symbols.extend_from_slice(symbols);
-        self.ends.push((self.bytes.len(), self.symbols.len()));
-        let number = self.ends.len() as u32 - 1;
-        let mut numbers = std::mem::take(&mut self.numbers);
-        numbers.insert_unique(hash(part), number, |&number| hash(self.bytes_of(number)));
-        self.numbers = numbers;
-    }
-}
-
-impl Speller {
-    /// Spellers for up to `threads` threads with the tokens of `base`, which were made of text cut by `pattern`.
-    pub(super) fn several(base: &Base, pattern: &Pattern, threads: usize) -> Result<Vec<Self>> {
-        let mut byte_ids = [0; 256];
-        for (id, token) in (0..).zip(&base.tokens) {
-            if let [byte] = token[..]
-                && !base.unreachable.contains(&id)
-            {
-                byte_ids[usize::from(byte)] = id;
-            }
-        }
-        let speller = |merging| Self { merging, byte_ids };
-        if base.merges.is_empty() {
-            return Ok((0..threads).map(|_| speller(None)).collect());
-        }
-        let mut joined = vec![false; 1 << 16];
-        for token in &base.tokens {
-            token.windows(2).for_each(|pair| joined[joint(pair[0], pair[1])] = true);
-        }
-        let (joined, unsplit): (Arc<[bool]>, _) = (joined.into(), base.unsplit()?);
-        let merging = |_| Merging {
-            encoder: unsplit.encoder(),
-            pattern: pattern.clone(),
-            joined: Arc::clone(&joined),
-            known: Known::default(),
-        };
-        // Each has a memory of its own of what it spelled.
-        Ok((0..threads.min(MAX_MERGING_THREADS)).map(merging).map(Some).map(speller).collect())
-    }
-
-    /// Appends the tokens of `piece`: what merging it as one gives.
-    pub(super) fn spell(&mut self, piece: &[u8], symbols: &mut Vec<u32>) {
-        match (&mut self.merging, std::str::from_utf8(piece)) {
-            (Some(merging), Ok(text)) => merging.spell(text, symbols),
-            // Pieces are text but for those that a caller has made up.
-            _ => symbols.extend(piece.iter().map(|&byte| self.byte_ids[usize::from(byte)])),
-        }
-    }
-}
-
-impl Merging {
-    /// Where no token holds the two bytes beside a cut, nothing merges across it, so the parts can be encoded one by one.
-    fn spell(&mut self, text: &str, symbols: &mut Vec<u32>) {
-        let Self { encoder, pattern, joined, known } = self;
-        let mut encode = |part: &str| match known.find(part.as_bytes()) {
-            Some(spelled) => symbols.extend_from_slice(spelled),
-            None => {
-                let start = symbols.len();
-                encoder.encode_into(part, symbols);
-                known.insert(part.as_bytes(), &symbols[start..]);
-            }
-        };
-        let (mut start, mut end) = (0, 0);
-        pattern.for_each_piece(text, |part| {
-            let is_joined = end > 0 && joined[joint(text.as_bytes()[end - 1], text.as_bytes()[end])];
-            if end > start && !is_joined {
-                encode(&text[start..end]);
-                start = end;
-            }
-            end += part.len();
-        });
-        if start < text.len() {
-            encode(&text[start..]);
-        }
-    }
-}
-
-fn joint(first: u8, second: u8) -> usize {
-    usize::from(first) << 8 | usize::from(second)
 }

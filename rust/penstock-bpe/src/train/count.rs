@@ -14,6 +14,7 @@ use super::table::Table;
 use crate::error::{Error, Result, show};
 use crate::pattern::Pattern;
 use crate::progress::Progress;
+use crate::vocab::hash;
 
 /// Pieces between two looks at the cancel flag.
 const CHECKED_PIECES: usize = 1 << 14;
@@ -100,8 +101,11 @@ impl WordCounts {
 
     /// Brings runs into the table, whatever memory that takes.
     fn read_runs(&mut self, progress: &Progress) -> Result<()> {
+        if self.runs.is_empty() {
+            return Ok(());
+        }
         let table = &mut self.table;
-        sum_runs(&self.runs, progress, |piece, count| table.add(piece, count))?;
+        sum_runs(&self.runs, progress, |piece, count| table.add(hash(piece), piece, count))?;
         self.runs.clear();
         Ok(())
     }
@@ -129,7 +133,8 @@ impl WordCounts {
                 result = progress.check().map_err(Error::from);
             }
             if result.is_ok() {
-                result = self.add(piece.as_bytes(), weight, progress);
+                let piece = piece.as_bytes();
+                result = self.add(hash(piece), piece, weight, progress);
             }
         };
         match line_digits {
@@ -145,18 +150,18 @@ impl WordCounts {
     ///
     /// [`Error::CountOverflow`] if its count or the sum of all would not fit 64 bits; [`Error::Spill`].
     pub fn add_piece(&mut self, piece: &[u8], count: u64) -> Result<()> {
-        self.add(piece, count, &Progress::new())
+        self.add(hash(piece), piece, count, &Progress::new())
     }
 
     #[inline]
-    fn add(&mut self, piece: &[u8], count: u64, progress: &Progress) -> Result<()> {
+    fn add(&mut self, hash: u64, piece: &[u8], count: u64, progress: &Progress) -> Result<()> {
         if piece.is_empty() || count == 0 {
             return Ok(());
         }
         let overflow = || Error::CountOverflow { piece: show(piece) };
         let total = self.total.checked_add(count).ok_or_else(overflow)?;
-        let Some(known) = self.table.count_mut(piece) else {
-            return self.add_new(piece, count, progress);
+        let Some(known) = self.table.count_mut(hash, piece) else {
+            return self.add_new(hash, piece, count, progress);
         };
         *known = known.checked_add(count).ok_or_else(overflow)?;
         self.total = total;
@@ -164,7 +169,7 @@ impl WordCounts {
     }
 
     #[inline(never)]
-    fn add_new(&mut self, piece: &[u8], count: u64, progress: &Progress) -> Result<()> {
+    fn add_new(&mut self, hash_of_piece: u64, piece: &[u8], count: u64, progress: &Progress) -> Result<()> {
         let mut rest = piece;
         while !rest.is_empty() {
             let mut len = rest.len();
@@ -178,7 +183,8 @@ impl WordCounts {
             // Each part counts, as each will be found in the table.
             let overflow = || Error::CountOverflow { piece: show(part) };
             let total = self.total.checked_add(count).ok_or_else(overflow)?;
-            self.table.add(part, count)?;
+            let hash = if part.len() == piece.len() { hash_of_piece } else { hash(part) };
+            self.table.add(hash, part, count)?;
             self.total = total;
             rest = behind;
         }
@@ -244,8 +250,8 @@ impl WordCounts {
         let overflow = || Error::CountOverflow { piece: show(b"all pieces together") };
         self.total = self.total.checked_add(other.total - in_table).ok_or_else(overflow)?;
         self.runs.append(&mut other.runs);
-        for (index, (piece, count)) in other.table.iter().enumerate() {
-            self.add(piece, count, progress)?;
+        for (index, (hash, piece, count)) in other.table.iter_hashed().enumerate() {
+            self.add(hash, piece, count, progress)?;
             if index.is_multiple_of(CHECKED_PIECES) {
                 progress.check()?;
             }
@@ -287,7 +293,7 @@ impl WordCounts {
         let table = &mut self.table;
         sum_runs(&self.runs, progress, |piece, count| match sampled_count(piece, count, k) {
             0 => Ok(()),
-            count => table.add(piece, count),
+            count => table.add(hash(piece), piece, count),
         })?;
         Ok(self.counted(histogram, k))
     }

@@ -1,5 +1,7 @@
 //! Starting from a vocabulary, cutting one short, and counts that were saved.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::error::CountsFileError;
 
@@ -81,26 +83,28 @@ fn super_tokens_reach_across_spaces_and_round_trip() {
     assert_eq!(tokenizer.decode_bytes(&tokenizer.encode_ordinary(TEXT)).unwrap(), TEXT.as_bytes());
 }
 
-/// Spelling by parts equals merging whole, or the second stage would learn from what no encoder gives.
-#[test]
-fn a_speller_gives_what_the_encoder_gives() {
-    let pattern = Pattern::DeepseekV3;
-    let base = trained(
-        counts(&[TEXT, "x  y   z    w\t\t!! ...  ??", "你好世界你好, 12 1234567"], &pattern),
-        &options(310, pattern.clone()),
-    );
-    let whole = Base::new(&TrainOptions {
-        base: Some(base.clone()),
-        special_tokens: Vec::new(),
-        ..options(310, pattern.clone())
-    })
-    .unwrap();
-    let mut speller = Speller::several(&whole, &pattern, 1).unwrap().remove(0);
-    let unsplit = whole.unsplit().unwrap();
-    for text in [TEXT, "x   y    z!!", "你好，世界 x12345678  \t\t the cat", " ", ""] {
-        let mut symbols = Vec::new();
-        speller.spell(text.as_bytes(), &mut symbols);
-        assert_eq!(symbols, unsplit.encode_ordinary(text), "{text:?}");
+proptest! {
+    /// Spelling by parts equals merging whole, or the second stage would learn from what no encoder gives.
+    #[test]
+    fn a_speller_gives_what_the_encoder_gives(
+        texts in prop::collection::vec(r"(the |cat |cats|x {1,3}|\(|\)|!!|\t|\r\n|\n|[0-9]{1,4}|你好|世|é|[a-e.,]|\PC){0,30}", 1..9)
+    ) {
+        let pattern = Pattern::DeepseekV3;
+        let text = "x  y   z    w\t\t!! ...  ?? (cat)) the\n\n\r\n";
+        let base = trained(
+            counts(&[TEXT, text, "你好世界你好, 12 1234567"], &pattern),
+            &options(330, pattern.clone()),
+        );
+        let extended = TrainOptions { base: Some(base), special_tokens: Vec::new(), ..options(330, pattern.clone()) };
+        let whole = Base::new(&extended).unwrap();
+        let unsplit = whole.unsplit().unwrap();
+        for cutting in [pattern, Pattern::Gpt2, Pattern::custom("[a-z]").unwrap()] {
+            let mut speller = Speller::several(&whole, &cutting, 1).unwrap().remove(0);
+            let mut spelled = Vec::new();
+            speller.spell(&texts, |text| text.as_bytes(), |text, symbols| spelled.push((text.clone(), symbols.to_vec())));
+            let wanted: Vec<_> = texts.iter().map(|text| (text.clone(), unsplit.encode_ordinary(text))).collect();
+            prop_assert_eq!(spelled, wanted);
+        }
     }
 }
 

@@ -22,35 +22,65 @@ const MAX_THREADS: usize = 4;
 /// Spreads keys: the golden ratio of 2^64.
 const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// Pairs of one hash.
-#[derive(Debug, Clone, Copy, Default)]
-struct Cell {
-    count: u64,
-    places: u32,
-}
-
 /// Sums of counts by a hash of the pair.
 #[derive(Debug)]
 struct Cells {
-    cells: Vec<Cell>,
+    counts: Vec<u64>,
+    /// Places of the pairs; of none if they need not fit anything.
+    places: Vec<u32>,
     shift: u32,
 }
 
 impl Cells {
-    fn new(symbols: usize) -> Self {
+    fn new(symbols: usize, is_bounded: bool) -> Self {
         let cells_log2 = (symbols.max(1).ilog2() + 1).min(MAX_CELLS_LOG2);
-        Self { cells: vec![Cell::default(); 1 << cells_log2], shift: u64::BITS - cells_log2 }
+        let places = vec![0; if is_bounded { 1 << cells_log2 } else { 0 }];
+        Self { counts: vec![0; 1 << cells_log2], places, shift: u64::BITS - cells_log2 }
     }
 
     #[inline]
-    fn at(&mut self, key: PairKey) -> &mut Cell {
-        &mut self.cells[(key.wrapping_mul(MULTIPLIER) >> self.shift) as usize]
+    fn cell_of(&self, key: PairKey) -> usize {
+        (key.wrapping_mul(MULTIPLIER) >> self.shift) as usize
+    }
+
+    #[inline]
+    fn add(&mut self, key: PairKey, weight: i64) {
+        let cell = self.cell_of(key);
+        self.counts[cell] = self.counts[cell].saturating_add(weight as u64);
+        if let Some(places) = self.places.get_mut(cell) {
+            *places += 1;
+        }
+    }
+
+    fn add_all(&mut self, other: &Self) {
+        for (count, more) in self.counts.iter_mut().zip(&other.counts) {
+            *count = count.saturating_add(*more);
+        }
+        for (places, more) in self.places.iter_mut().zip(&other.places) {
+            *places += more;
+        }
     }
 
     /// Whether the pair may stand `least` times.
     #[inline]
     fn reach(&self, key: PairKey, least: i64) -> bool {
-        self.cells[(key.wrapping_mul(MULTIPLIER) >> self.shift) as usize].count >= least as u64
+        self.counts[self.cell_of(key)] >= least as u64
+    }
+
+    /// The least count, of those not below `wanted`, whose cells fit `budget_bytes`; else that of the fullest cell.
+    fn least_that_fits(&self, wanted: i64, budget_bytes: u64) -> i64 {
+        let cells = self.counts.iter().zip(&self.places);
+        let mut by_count: Vec<_> = cells.filter(|&(&count, _)| count >= wanted as u64).collect();
+        by_count.sort_unstable_by_key(|&(&count, _)| std::cmp::Reverse(count));
+        let mut held_bytes = 0;
+        for &(&count, &places) in &by_count {
+            held_bytes += PAIR_BYTES + PLACE_BYTES * u64::from(places);
+            if held_bytes > budget_bytes {
+                // Cells of the same count stand or fall together, and the first one stands.
+                return count.saturating_add(1).min(*by_count[0].0) as i64;
+            }
+        }
+        wanted
     }
 }
 
@@ -89,8 +119,9 @@ impl Reading<'_> {
     /// least the most frequent.
     pub(super) fn index(&self, wanted: i64, budget_bytes: u64) -> Result<Pairs> {
         self.progress.start("find pairs", 3 * self.arena.symbols().len() as u64);
-        let cells = self.cells()?;
-        let mut least = least_that_fits(&cells.cells, wanted, budget_bytes);
+        // Half of no bound is none either.
+        let cells = self.cells(budget_bytes < u64::MAX / 2)?;
+        let mut least = cells.least_that_fits(wanted, budget_bytes);
         let mut counts = self.counts(&cells, least)?;
         // A cell may hold several rare pairs and no frequent one.
         while least > wanted && !sum_of(&counts).values().any(|&(count, _)| count >= least) {
@@ -130,23 +161,14 @@ impl Reading<'_> {
         in_shards(1..self.arena.symbols().len(), self.threads.min(MAX_THREADS), work)
     }
 
-    fn cells(&self) -> Result<Cells> {
+    fn cells(&self, is_bounded: bool) -> Result<Cells> {
         let mut parts = self.shards(|_, range| {
-            let mut cells = Cells::new(self.arena.symbols().len());
-            self.for_each_pair(range, |key, _, weight| {
-                let cell = cells.at(key);
-                cell.count = cell.count.saturating_add(weight as u64);
-                cell.places += 1;
-            })?;
+            let mut cells = Cells::new(self.arena.symbols().len(), is_bounded);
+            self.for_each_pair(range, |key, _, weight| cells.add(key, weight))?;
             Ok(cells)
         })?;
         let mut sum = parts.swap_remove(0);
-        for part in parts {
-            for (cell, more) in sum.cells.iter_mut().zip(part.cells) {
-                cell.count = cell.count.saturating_add(more.count);
-                cell.places += more.places;
-            }
-        }
+        parts.iter().for_each(|part| sum.add_all(part));
         Ok(sum)
     }
 
@@ -209,19 +231,4 @@ fn sum_of(parts: &[Counts]) -> Counts {
         }
     }
     sum
-}
-
-/// The least count, of those not below `wanted`, whose cells fit `budget_bytes`; else that of the fullest cell.
-fn least_that_fits(cells: &[Cell], wanted: i64, budget_bytes: u64) -> i64 {
-    let mut by_count: Vec<Cell> = cells.iter().filter(|c| c.count >= wanted as u64).copied().collect();
-    by_count.sort_unstable_by_key(|cell| std::cmp::Reverse(cell.count));
-    let mut held_bytes = 0;
-    for cell in &by_count {
-        held_bytes += PAIR_BYTES + PLACE_BYTES * u64::from(cell.places);
-        if held_bytes > budget_bytes {
-            // Cells of the same count stand or fall together, and the first one stands.
-            return cell.count.saturating_add(1).min(by_count[0].count) as i64;
-        }
-    }
-    wanted
 }

@@ -16,15 +16,17 @@ mod sample;
 mod saved;
 mod scratch;
 mod shards;
+mod spell;
 mod superbpe;
 mod table;
 
 use rustc_hash::FxHashSet;
 
-use base::{Base, Speller};
+use base::Base;
 pub use count::WordCounts;
 pub use memory::MemoryBudget;
 pub use report::{Counted, Report, Sampling};
+use spell::Speller;
 pub use superbpe::train_super;
 
 use crate::error::{Error, Result, show};

@@ -19,6 +19,9 @@ const NUMBERS: &str = r"\p{N}{1,3}";
 /// A token holds at most so many words.
 const MAX_TOKEN_WORDS: usize = 4;
 
+/// Bytes that are looked at together.
+const PLAIN_BLOCK_BYTES: usize = 16;
+
 /// Calls `emit` with the pieces of `text` that [`Pattern::across_spaces`] cuts, in one pass: lines, and apart from them
 /// numbers in groups of `group` digits (0: not apart).
 pub(super) fn for_each_line(text: &str, group: usize, mut emit: impl FnMut(&str)) {
@@ -42,10 +45,22 @@ pub(super) fn for_each_line(text: &str, group: usize, mut emit: impl FnMut(&str)
         }
         digits = if is_digit { digits + 1 } else { 0 };
         at += len;
+        if digits == 0 && !is_break(bytes[at - 1]) {
+            at += plain_len(&bytes[at..]);
+        }
     }
     if start < bytes.len() {
         emit(&text[start..]);
     }
+}
+
+/// Bytes at the start of `bytes` that no cut is next to: ASCII without digits and line breaks, in whole blocks.
+#[inline]
+fn plain_len(bytes: &[u8]) -> usize {
+    let is_plain = |byte: &u8| byte.is_ascii() & !byte.is_ascii_digit() & (*byte != b'\r') & (*byte != b'\n');
+    let blocks = bytes.as_chunks::<PLAIN_BLOCK_BYTES>().0;
+    let plain = blocks.iter().take_while(|block| block.iter().fold(true, |all, byte| all & is_plain(byte)));
+    plain.count() * PLAIN_BLOCK_BYTES
 }
 
 impl Pattern {
@@ -134,7 +149,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn lines_are_cut_as_by_the_pattern(text in "[a 0-9\r\n٣½²你é.\u{2028}]{0,40}") {
+        fn lines_are_cut_as_by_the_pattern(text in "([a 0-9\r\n٣½²你é.\u{2028}]|[a-z ,]{14,40}){0,40}") {
             for family in [Pattern::Gpt2, Pattern::Qwen2, Pattern::DeepseekV3] {
                 let pattern = family.across_spaces().unwrap();
                 let (mut wanted, mut found) = (Vec::new(), Vec::new());
@@ -142,6 +157,28 @@ mod tests {
                 for_each_line(&text, pattern.line_digits().unwrap(), |piece| found.push(piece.to_owned()));
                 prop_assert_eq!(found, wanted);
             }
+        }
+
+        #[test]
+        fn threads_change_nothing(
+            texts in prop::collection::vec(r"(the |cat |\t\t?|  ?|f\(x|\)|::|</?b>|\r?\n|[0-9]{1,4}|你好|世界，|é|[a-c.,]){0,60}", 1..12),
+            family in 0..Pattern::NAMES.len(), merges in 0_usize..60
+        ) {
+            let pattern = Pattern::from_name(Pattern::NAMES[family]).unwrap();
+            let trained = |threads: usize| {
+                let counts = [pattern.clone(), pattern.across_spaces().unwrap()].map(|pattern| {
+                    let mut counts = WordCounts::new(pattern);
+                    texts.iter().for_each(|text| counts.add_text(text));
+                    counts.add_piece(b"\xFFa\xFFa the", 2).unwrap();
+                    counts
+                });
+                let options =
+                    TrainOptions { vocab_size: 257 + merges, pattern: pattern.clone(), threads, ..TrainOptions::default() };
+                let [words, lines] = counts;
+                let trained = train_super(words, lines, 0.9, &options, &Progress::new()).unwrap();
+                (trained.tokenizer.sha256().to_owned(), trained.report.merges)
+            };
+            prop_assert_eq!(trained(1), trained(3));
         }
     }
 }

@@ -6,7 +6,6 @@ use hashbrown::hash_table;
 use super::order::in_order;
 use super::run::content_hash;
 use crate::error::{Error, Result, show};
-use crate::vocab::hash;
 
 /// Bytes that stand before a piece and say how long it is.
 const LEN_BYTES: usize = size_of::<u32>();
@@ -18,6 +17,8 @@ type Entry<'t> = (u64, &'t [u8], u64);
 
 #[derive(Debug, Clone, Copy)]
 struct Word {
+    /// Of the piece, so that the table grows without reading pieces.
+    hash: u64,
     start: usize,
     count: u64,
 }
@@ -40,19 +41,19 @@ fn piece_at(pieces: &[u8], start: usize) -> &[u8] {
 }
 
 impl Table {
-    /// The count of `piece`, if it is there.
+    /// The count of `piece`, whose `hash` is known, if it is there.
     #[inline]
-    pub(super) fn count_mut(&mut self, piece: &[u8]) -> Option<&mut u64> {
+    pub(super) fn count_mut(&mut self, hash: u64, piece: &[u8]) -> Option<&mut u64> {
         let pieces = &self.pieces;
-        let found = self.words.find_mut(hash(piece), |word| piece_at(pieces, word.start) == piece);
-        found.map(|word| &mut word.count)
+        let is_same = |word: &Word| word.hash == hash && piece_at(pieces, word.start) == piece;
+        self.words.find_mut(hash, is_same).map(|word| &mut word.count)
     }
 
-    /// Adds to the count of `piece`.
-    pub(super) fn add(&mut self, piece: &[u8], count: u64) -> Result<()> {
+    /// Adds to the count of `piece`, whose `hash` is known.
+    pub(super) fn add(&mut self, hash: u64, piece: &[u8], count: u64) -> Result<()> {
         let Self { words, pieces, bytes } = self;
-        let same = |word: &Word| piece_at(pieces, word.start) == piece;
-        match words.entry(hash(piece), same, |word| hash(piece_at(pieces, word.start))) {
+        let is_same = |word: &Word| word.hash == hash && piece_at(pieces, word.start) == piece;
+        match words.entry(hash, is_same, |word| word.hash) {
             hash_table::Entry::Occupied(mut entry) => {
                 let sum = entry.get().count.checked_add(count);
                 entry.get_mut().count = sum.ok_or_else(|| Error::CountOverflow { piece: show(piece) })?;
@@ -61,7 +62,7 @@ impl Table {
                 let (size_bytes, limit_bytes) = (piece.len() as u64, u64::from(u32::MAX));
                 let len = u32::try_from(piece.len());
                 let len = len.map_err(|_| Error::CorpusTooLarge { size_bytes, limit_bytes })?;
-                entry.insert(Word { start: pieces.len(), count });
+                entry.insert(Word { hash, start: pieces.len(), count });
                 pieces.extend_from_slice(&len.to_le_bytes());
                 pieces.extend_from_slice(piece);
                 *bytes += size_bytes;
@@ -88,8 +89,7 @@ impl Table {
         if max_bytes.is_some_and(|max_bytes| needed + words * size_of::<Entry<'_>>() > max_bytes) {
             return false;
         }
-        let pieces = &self.pieces;
-        self.words.reserve(other.words.len(), |word| hash(piece_at(pieces, word.start)));
+        self.words.reserve(other.words.len(), |word| word.hash);
         true
     }
 
@@ -127,7 +127,12 @@ impl Table {
 
     /// The pieces and their counts, in no order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8], u64)> {
-        self.words.iter().map(|word| (piece_at(&self.pieces, word.start), word.count))
+        self.iter_hashed().map(|(_, piece, count)| (piece, count))
+    }
+
+    /// The pieces with their hashes and counts, in no order.
+    pub(super) fn iter_hashed(&self) -> impl Iterator<Item = (u64, &[u8], u64)> {
+        self.words.iter().map(|word| (word.hash, piece_at(&self.pieces, word.start), word.count))
     }
 
     /// Number of distinct pieces.
