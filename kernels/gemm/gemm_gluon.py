@@ -16,8 +16,8 @@ tile takes more registers than there are.
 A thread block stays on its multiprocessor and works through tiles. They come in turns, but those of "tokens",
 which differ in length: there each block takes the next one that nobody has. HALVES cuts the tiles of a last
 turn that would leave half of the blocks idle. One warp, the producer, copies operands by TMA into a ring of
-STAGES stages; two warpgroups, the consumers, own two accumulators of 64x128 each (``sums_gluon``), or one of
-a half.
+STAGES stages. Two warpgroups, the consumers, have two accumulators of 64x128 each: both halves of a tile, or
+of half a tile two sums over every second block of K, which they then join (``sums_gluon``).
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
