@@ -270,8 +270,8 @@ pub(crate) struct Zeroed<T> {
 impl<T: FromZeros> Zeroed<T> {
     /// `len` items, on huge pages if that is enough of them. Where there is no memory the program ends, as with a vector.
     pub(crate) fn new(len: usize) -> Self {
-        let layout = Layout::array::<T>(len).unwrap_or(Layout::new::<T>());
-        let memory = MmapMut::map_anon(layout.size()).unwrap_or_else(|_| handle_alloc_error(layout));
+        let bytes = Layout::array::<T>(len).map_or(usize::MAX, |layout| layout.size());
+        let memory = MmapMut::map_anon(bytes).unwrap_or_else(|_| handle_alloc_error(Layout::new::<T>()));
         ask_for_huge_pages(memory.as_ptr(), memory.len());
         Self { memory, len, items: PhantomData }
     }

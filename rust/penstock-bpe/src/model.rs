@@ -237,15 +237,13 @@ impl Model {
     }
 
     fn cache(&self) -> Arc<SharedCache> {
-        let kept = self.cache.get().cloned();
-        kept.unwrap_or_else(|| {
-            let seeded = seeded_cache(self);
-            // Threads that come at the same time go on with that of the first.
-            self.cache
-                .set(Arc::clone(&seeded))
-                .map_or_else(|_| self.cache.get().cloned(), |()| None)
-                .unwrap_or(seeded)
-        })
+        if let Some(kept) = self.cache.get() {
+            return Arc::clone(kept);
+        }
+        let seeded = seeded_cache(self);
+        // Threads that come at the same time go on with that of the first.
+        _ = self.cache.set(Arc::clone(&seeded));
+        self.cache.get().map_or(seeded, Arc::clone)
     }
 }
 
