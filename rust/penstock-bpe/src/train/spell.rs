@@ -5,7 +5,6 @@ use crate::encode::Encoder;
 use crate::error::Result;
 use crate::pattern::Pattern;
 
-const MAX_MERGING_THREADS: usize = 8;
 /// Pieces are encoded together: enough to hide memory, few enough to stay near.
 const TEXT_BYTES: usize = 1 << 16;
 
@@ -19,7 +18,7 @@ pub(super) struct Speller {
 }
 
 impl Speller {
-    /// Spellers for up to `threads` threads with the tokens of `base`, which were made of text cut by `pattern`.
+    /// Spellers for `threads` threads with the tokens of `base`, which were made of text cut by `pattern`.
     pub(super) fn several(base: &Base, pattern: &Pattern, threads: usize) -> Result<Vec<Self>> {
         let mut byte_ids = [0; 256];
         for (id, token) in (0..).zip(&base.tokens) {
@@ -40,7 +39,7 @@ impl Speller {
             text: String::new(),
             ends: Vec::new(),
         };
-        Ok((0..threads.min(MAX_MERGING_THREADS)).map(merging).map(Some).map(speller).collect())
+        Ok((0..threads).map(merging).map(Some).map(speller).collect())
     }
 
     /// Calls `take` with each of `pieces` and its tokens: what merging it as one gives.
