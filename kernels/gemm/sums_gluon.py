@@ -17,11 +17,11 @@ from .results_gluon import fetch
 
 
 @gluon.jit
-def following(stage, phase, STAGES: gl.constexpr):
-    """The stage after ``stage``, and the phase of its barriers."""
-    stage += 1
-    if stage == STAGES:
-        stage = 0
+def following(stage, phase, STAGES: gl.constexpr, STEP: gl.constexpr = 1):
+    """The stage STEP after ``stage``, and the phase of its barriers."""
+    stage += STEP
+    if stage >= STAGES:
+        stage -= STAGES
         phase ^= 1
     return stage, phase
 
@@ -47,7 +47,8 @@ def sums(
 ):
     """Two accumulators, one below the other or side by side, and the stage that comes next.
 
-    Of HALF a tile both warpgroups sum up all rows, and take turns with the blocks of K.
+    Of HALF a tile both warpgroups sum up all rows, and take turns with the blocks of K. If STAGES is even, each
+    stage is always the same one's; else both must follow all, as every second phase of a barrier looks the same.
 
     The partial sum of the second accumulator takes over the registers of the first one's, which the extra
     ``warpgroup_mma_wait`` makes visible to the compiler: without it, both live at once and spill.
@@ -58,6 +59,7 @@ def sums(
     RIGHT: gl.constexpr = 1 - DOWN
     A0: gl.constexpr = 0 if HALF else wg * A_PARTS // 2
     STEP: gl.constexpr = 2 if HALF else 1
+    ALONE: gl.constexpr = HALF and STAGES % 2 == 0
     expert, row, column, first, blocks = found
     a_s, b_s, _sa_s, sb_s, _upcoming_s, full, empty, _standing, _joined = ring
     a_scale, b_scale0, b_scale1 = _scale_rows(expert, row, column, scales, size, SCALES, RIGHT)
@@ -67,7 +69,10 @@ def sums(
     start = first
     if HALF and wg == 1:
         start += 1
-        stage, phase = _pass_over(stage, phase, blocks > 0, full, empty, STAGES)
+        if ALONE:
+            stage, phase = following(stage, phase, STAGES)
+        else:
+            stage, phase = _pass_over(stage, phase, blocks > 0, full, empty, STAGES)
     for k in range(start, first + blocks, STEP):
         mbarrier.wait(full.index(stage), phase)
         a0 = a_s.index(stage * A_PARTS + A0)
@@ -90,17 +95,17 @@ def sums(
         if SCALES == "row_row" and RIGHT:
             across1 = sb_s.index(stage).slice(128, 128).load(gl.SliceLayout(0, mma))
         p = warpgroup_mma_wait(0, deps=(p,))
-        mbarrier.arrive(empty.index(stage), count=1)
+        mbarrier.arrive(empty.index(stage), count=2 if ALONE else 1)
         acc1 = _promote(acc1, p, down1, across1, SCALES)
-        stage, phase = following(stage, phase, STAGES)
-        if HALF:
+        stage, phase = following(stage, phase, STAGES, STEP if ALONE else 1)
+        if HALF and not ALONE:
             stage, phase = _pass_over(stage, phase, k + 1 < first + blocks, full, empty, STAGES)
     return acc0, acc1, stage, phase
 
 
 @gluon.jit
 def _pass_over(stage, phase, is_used, full, empty, STAGES: gl.constexpr):
-    """Leave a stage to the other warpgroup. Every second phase looks the same, so both follow all of them."""
+    """Leave a stage to the other warpgroup."""
     mbarrier.wait(full.index(stage), phase, pred=is_used)
     mbarrier.arrive(empty.index(stage), count=1, pred=is_used)
     return following(stage, phase, STAGES)

@@ -8,7 +8,7 @@ within 1 % of it everywhere; sixteen cost up to 8 % when power is the limit.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -77,7 +77,8 @@ def cut(
 ) -> tuple[Tile, bool]:
     """The tile for a dense product that is alone, and whether those of the last turn are cut into halves.
 
-    Either keeps busy who would be idle: squares if there is but half a turn, with more stages than halves.
+    Either keeps busy who would be idle: squares if there is but half a turn, with more stages than halves, and an
+    even number, which leaves each stage to one warpgroup.
 
     Parameters
     ----------
@@ -94,7 +95,8 @@ def cut(
         return tile, False
     count = -(-size[0] // tile.rows) * -(-size[1] // tile.columns)
     if 2 * count <= multiprocessors:
-        return _tile(128, 128, scales, out_bytes), False
+        square = _tile(128, 128, scales, out_bytes)
+        return replace(square, stages=square.stages // 2 * 2), False
     return tile, 0 < 2 * (count % multiprocessors) <= multiprocessors
 
 
