@@ -44,7 +44,7 @@ _TABLE: dict[str, tuple[tuple[str, Capability], ...]] = {
     "norm": (("triton", _ANY),),
     "rope": (("triton", _ANY),),
     "swiglu": (("triton", _ANY),),
-    "swiglu_quantize": (("triton", _ADA),),
+    "swiglu_quantize": (("gluon", _HOPPER), ("triton", _ADA)),
     "router_logits": (("triton", _AMPERE),),
     "route": (("triton", _ANY),),
     "route_tables": (("triton", _ANY),),

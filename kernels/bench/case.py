@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -104,13 +104,17 @@ def moving(
     value: Callable[[], Tensor],
     gate: float,
     *peers: Contender,
+    backends: Sequence[str] = ("triton",),
 ) -> Case:
-    """A case of bytes: a copy, our Triton kernel ``call``, and ``peers``; ``value`` is what ``call`` is
+    """A case of bytes: a copy, ``call`` by our ``backends``, and ``peers``; ``value`` is what ``call`` is
     compared by.
     """
-    answer = Answer(using(op, "reference", value), gate, using(op, "triton", value))
-    kernel = ours("triton", using(op, "triton", call), answer)
-    return Case("GB/s", flops, moved, [copy_of(moved), kernel, *peers])
+    expected = using(op, "reference", value)
+    kernels = [
+        ours(backend, using(op, backend, call), Answer(expected, gate, using(op, backend, value)))
+        for backend in backends
+    ]
+    return Case("GB/s", flops, moved, [copy_of(moved), *kernels, *peers])
 
 
 def randn(*shape: int) -> Tensor:

@@ -66,11 +66,11 @@ def weight_gradient(tokens: int, n: int, k: int) -> Case:
 def layer_gradients(tokens: int, sizes: list[tuple[int, int]]) -> Case:
     """All weight gradients of a layer in one launch, beside one product after the other."""
     pairs = [(randn(tokens, n), randn(tokens, k)) for n, k in sizes]
-
-    def one_by_one() -> list[Tensor]:
-        return [g.t() @ x for g, x in pairs]
-
-    contenders = [Contender(peers.BF16, one_by_one)]
+    blocks = [peers.block_wgrad(quantize_tokens(g), quantize_tokens(x)) for g, x in pairs]
+    contenders = [
+        Contender(peers.BF16, lambda: [g.t() @ x for g, x in pairs]),
+        Contender(peers.BLOCK, lambda: [product() for product in blocks]),
+    ]
     for recipe in ("v3", "shift"):
         operands = [(along_tokens(g, recipe), along_tokens(x, recipe)) for g, x in pairs]
         contenders += _lists(recipe, operands, [torch.zeros(size) for size in sizes])

@@ -121,7 +121,10 @@ def swiglu_backward_cast(rows: int, width: int) -> Case:
     call = partial(swiglu_backward_quantize, ds, h, p)
     value = lambda: dequantize(call().dh)  # noqa: E731
     elements = rows * width
-    return moving(11.0 * elements, 20.0 * elements, "swiglu_quantize", call, value, ATTENTION_GATE)
+    backends = ("gluon", "triton")
+    return moving(
+        11.0 * elements, 20.0 * elements, "swiglu_quantize", call, value, ATTENTION_GATE, backends=backends
+    )
 
 
 def rotation(tokens: int, heads: int, nope: int, rope: int) -> Case:

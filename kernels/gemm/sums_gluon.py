@@ -47,8 +47,9 @@ def sums(
 ):
     """Two accumulators, one below the other or side by side, and the stage that comes next.
 
-    Of HALF a tile both warpgroups sum up all rows, and take turns with the blocks of K. If STAGES is even, each
-    stage is always the same one's; else both must follow all, as every second phase of a barrier looks the same.
+    Of HALF a tile both warpgroups sum up all rows, and take turns with the blocks of K. If STAGES is even,
+    each stage is always the same one's; else both must follow all, as every second phase of a barrier looks
+    the same.
 
     The partial sum of the second accumulator takes over the registers of the first one's, which the extra
     ``warpgroup_mma_wait`` makes visible to the compiler: without it, both live at once and spill.

@@ -77,8 +77,8 @@ def cut(
 ) -> tuple[Tile, bool]:
     """The tile for a dense product that is alone, and whether those of the last turn are cut into halves.
 
-    Either keeps busy who would be idle: squares if there is but half a turn, with more stages than halves, and an
-    even number, which leaves each stage to one warpgroup.
+    Either keeps busy who would be idle: squares if there is but half a turn, with more stages than halves,
+    and an even number, which leaves each stage to one warpgroup.
 
     Parameters
     ----------

@@ -70,7 +70,7 @@ def swiglu_backward_quantize(ds: Tensor, h: Tensor, p: Tensor | None = None) -> 
 
 @library.op(fake=lambda h: fake_rows(h.shape[0], h.shape[1] // 2, h.device))
 def _swiglu_quantize(h: Tensor) -> tuple[Tensor, Tensor]:
-    q: RowQ = _implementation(h).swiglu_quantize(h)
+    q: RowQ = _implementation(h, forward=True).swiglu_quantize(h)
     return q.data, q.scale
 
 
@@ -89,6 +89,8 @@ def _fake_gradients(ds: Tensor, h: Tensor, p: Tensor | None) -> Seven:
 
 @library.op(fake=_fake_gradients)
 def _swiglu_backward_quantize(ds: Tensor, h: Tensor, p: Tensor | None) -> Seven:
+    # A copy is aligned as TMA wants it, which a view need not be.
+    ds, h = (x.contiguous() if x.data_ptr() % 16 == 0 else x.clone() for x in (ds, h))
     q: SwiGLUGradients = _implementation(h).swiglu_backward_quantize(ds, h, p)
     return *q.dh.parts, *q.dh_t.parts, *q.s_t.parts, q.dp
 
@@ -100,11 +102,17 @@ def _check(h: Tensor) -> None:
         raise ValueError(f"h: the last dimension holds gate and up, so it must be even, got {h.shape[1]}")
 
 
-def _implementation(h: Tensor) -> ModuleType:
+def _implementation(h: Tensor, forward: bool = False) -> ModuleType:
     # Blocks of 128 must not hold both gate and up.
     whole_blocks = h.shape[1] % (2 * BLOCK) == 0
-    if whole_blocks and registry.backend("swiglu_quantize", h.device, h.dtype) == "triton":
-        from . import quantized_triton  # Triton is imported only where it runs
+    backend = registry.backend("swiglu_quantize", h.device, h.dtype) if whole_blocks else "reference"
+    # Triton is imported only where it runs.
+    if backend == "gluon" and h.element_size() == 2 and not forward:
+        from . import quantized_gluon
+
+        return quantized_gluon
+    if backend in ("gluon", "triton"):
+        from . import quantized_triton
 
         return quantized_triton
     return reference

@@ -153,9 +153,7 @@ def swiglu_backward_quantize(ds: Tensor, h: Tensor, p: Tensor | None) -> SwiGLUG
     """See ``quantized.swiglu_backward_quantize``."""
     ds, h = ds.contiguous(), h.contiguous()
     rows, columns = ds.shape
-    dh = _empty_rows(h, rows, 2 * columns)
-    dh_t, s_t = _empty_tokens(h, rows, 2 * columns), _empty_tokens(h, rows, columns)
-    dp = torch.empty(columns // BLOCK, rows, dtype=torch.float32, device=h.device)
+    dh, dh_t, s_t, dp = empty_gradients(h, rows, columns)
     if h.numel():
         grid = (columns // BLOCK * triton.cdiv(rows, BLOCK),)
         row_scale = torch.empty(columns // BLOCK, dh.scale.shape[1], device=h.device)
@@ -166,6 +164,13 @@ def swiglu_backward_quantize(ds: Tensor, h: Tensor, p: Tensor | None) -> SwiGLUG
             num_warps=BACKWARD_WARPS, maxnreg=BACKWARD_REGISTERS,
         )  # fmt: skip
     return SwiGLUGradients(dh, dh_t, s_t, dp.sum(0))
+
+
+def empty_gradients(h: Tensor, rows: int, columns: int) -> tuple[RowQ, TokQ, TokQ, Tensor]:
+    """Where results of the backward pass go; the last holds a partial sum for each block of columns."""
+    dp = torch.empty(columns // BLOCK, rows, dtype=torch.float32, device=h.device)
+    tokens = _empty_tokens(h, rows, 2 * columns), _empty_tokens(h, rows, columns)
+    return _empty_rows(h, rows, 2 * columns), *tokens, dp
 
 
 def _empty_rows(like: Tensor, rows: int, columns: int) -> RowQ:

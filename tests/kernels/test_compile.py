@@ -12,6 +12,7 @@ import pytest
 
 triton = pytest.importorskip("triton", reason="the kernels are written in Triton")
 from compiled import HOPPER, argument_type, plain_source, spilled_bytes  # noqa: E402
+from triton.experimental.gluon._runtime import GluonASTSource  # noqa: E402
 
 from penstock.kernels.adamw import adamw_triton  # noqa: E402
 from penstock.kernels.attention import latent_triton  # noqa: E402
@@ -23,7 +24,7 @@ from penstock.kernels.norm import norm_triton  # noqa: E402
 from penstock.kernels.permute import permute_triton  # noqa: E402
 from penstock.kernels.quantize import quantize_triton  # noqa: E402
 from penstock.kernels.route import balance_triton, logits_triton, route_triton, tables_triton  # noqa: E402
-from penstock.kernels.swiglu import quantized_triton, swiglu_triton  # noqa: E402
+from penstock.kernels.swiglu import quantized_gluon, quantized_triton, swiglu_triton  # noqa: E402
 
 BF16, FP32, FP8, INT = "bf16", "fp32", "fp8e4nv", "i32"
 PLACES = dict.fromkeys(
@@ -235,8 +236,31 @@ def test_attention(name: str, quantize: bool | None, documents: bool, tmp_path: 
     assert spilled_bytes(compiled.asm["ptx"], tmp_path) == 0
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_swiglu_backward_for_hopper(dtype: str, weighted: bool, tmp_path: Path) -> None:
+    """So small that as many programs fit on a multiprocessor as are launched."""
+    kernel = quantized_gluon.swiglu_backward_quantize_kernel
+    constants = {"WEIGHTED": weighted, "ROWS": quantized_gluon.ROWS, "STAGES": quantized_gluon.STAGES}
+    pointers = dict.fromkeys(("q", "t", "a"), FP8)
+    operand = f"tensordesc<{dtype}[{quantized_gluon.ROWS}, 128],{quantized_gluon.OPERANDS!r}>"
+    signature = {
+        argument: "constexpr" if argument in constants else argument_type(argument, pointers, FP32)
+        for argument in kernel.arg_names
+    }
+    signature |= {"ds_desc": operand, "h_desc": operand}
+    plain = plain_source(kernel, signature, constants)
+    source = GluonASTSource(kernel, signature, plain.constants, plain.attrs)
+    options = {"num_warps": quantized_gluon.WARPS, "maxnreg": quantized_gluon.REGISTERS}
+    compiled = triton.compile(source, target=HOPPER, options=options)
+    # A multiprocessor has a kilobyte more than one program may use, and each program takes one.
+    assert quantized_gluon.RESIDENT * (compiled.metadata.shared + 1024) <= SHARED_MEMORY_BYTES + 1024
+    assert quantized_gluon.RESIDENT * quantized_gluon.WARPS * 32 * quantized_gluon.REGISTERS <= 65536
+    assert spilled_bytes(compiled.asm["ptx"], tmp_path) == 0
+
+
 def test_the_kernels_are_as_short_as_promised() -> None:
-    for module in {k[0] for k in KERNELS}:
+    for module in {quantized_gluon, *(k[0] for k in KERNELS)}:
         for name, value in vars(module).items():
             if isinstance(value, triton.JITFunction):
                 assert len(inspect.getsource(value.fn).splitlines()) <= 120, name

@@ -90,14 +90,15 @@ def test_the_gpu_cast_rounds_to_nearest() -> None:
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize(("rows", "columns"), [(1, 128), (300, 640), (1024, 1408)])
-def test_swiglu_quantises_like_its_reference(rows: int, columns: int, weighted: bool) -> None:
+@pytest.mark.parametrize(("rows", "columns"), [(1, 128), (300, 640), (9000, 1408)])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_swiglu_quantises_like_its_reference(backend: str, rows: int, columns: int, weighted: bool) -> None:
     """Sigmoids differ in their last bit, so now and then a byte does; a wrong place would differ widely."""
     h, ds = (torch.randn(rows, n, device="cuda").bfloat16() for n in (2 * columns, columns))
     p = torch.rand(rows, device="cuda") if weighted else None
     results = []
-    for backend in ("reference", "triton"):
-        with registry.override("swiglu_quantize", backend):
+    for name in ("reference", backend):
+        with registry.override("swiglu_quantize", name):
             back = swiglu_backward_quantize(ds, h, p)
             results.append((swiglu_quantize(h), back.dh, back.dh_t, back.s_t, back.dp))
     for a, b in zip(*results, strict=True):
@@ -105,7 +106,20 @@ def test_swiglu_quantises_like_its_reference(rows: int, columns: int, weighted: 
         assert relative_error(found, exact) < 2e-3
 
 
-def test_swiglu_of_extreme_gates() -> None:
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.bfloat16])
+def test_swiglu_takes_any_dtype_and_place(dtype: torch.dtype) -> None:
+    """Whatever the fastest kernel wants of its operands: these start between two words of memory."""
+    h, ds = (torch.randn(200 * n + 1, device="cuda").to(dtype)[1:].view(200, n) for n in (512, 256))
+    found = swiglu_backward_quantize(ds, h)
+    with registry.override("swiglu_quantize", "reference"):
+        exact = swiglu_backward_quantize(ds, h)
+    assert relative_error(found.dp, exact.dp) < 2e-3
+    for part in ("dh", "dh_t", "s_t"):
+        assert relative_error(*(dequantize(getattr(back, part)) for back in (found, exact))) < 2e-3
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_swiglu_of_extreme_gates(backend: str) -> None:
     """Where exp overflows a sigmoid is zero, and what is not finite spoils its own bytes and no others."""
     inf = float("inf")
     gate = torch.tensor([-inf, -1e38, -104, -100, -88, -50, 0, 50, 88, 100, 104, 1e38, inf, float("nan")])
@@ -113,8 +127,8 @@ def test_swiglu_of_extreme_gates() -> None:
     h[:, 7] = gate
     h[3, :128], h[4, :128], h[5, :128] = -100, -88, -50  # nothing else in the tile
     results = []
-    for backend in ("reference", "triton"):
-        with registry.override("swiglu_quantize", backend):
+    for name in ("reference", backend):
+        with registry.override("swiglu_quantize", name):
             back = swiglu_backward_quantize(ds, h)
             results.append((*map(dequantize, (swiglu_quantize(h), back.dh, back.dh_t, back.s_t)), back.dp))
     for exact, found in zip(*results, strict=True):
