@@ -10,10 +10,8 @@
 //! - [`Entry::get_unchecked`] leaves it to its caller to make sure that no entry of the table made room meanwhile.
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicU64, fence};
 
-use zerocopy::FromZeros;
-
+use super::sync::{FromZeros, Words, fence};
 use crate::vocab::MAX_ID;
 
 /// A packed piece whose four uppermost bits are free. The rest of its last word is not zero.
@@ -45,9 +43,9 @@ pub(super) fn uncounted<const WORDS: usize>(mut key: Key<WORDS>) -> Key<WORDS> {
 /// A key and its tokens, side by side in memory.
 #[derive(Debug, FromZeros)]
 pub(super) struct Entry<const WORDS: usize> {
-    key: [AtomicU64; WORDS],
+    key: Words<WORDS>,
     /// Two a word.
-    tokens: [AtomicU64; WORDS],
+    tokens: Words<WORDS>,
 }
 
 impl<const WORDS: usize> Entry<WORDS> {
@@ -116,8 +114,11 @@ impl<const WORDS: usize> Entry<WORDS> {
             let last = self.last();
             let mut tokens = self.tokens.each_ref().map(|word| word.load(Relaxed));
             tokens[0] = first & TOKENS;
-            (last != FREE && last != BUSY)
-                .then(|| (self.key.each_ref().map(|word| word.load(Relaxed)), tokens))
+            (last != FREE && last != BUSY).then(|| {
+                let mut key = self.key.each_ref().map(|word| word.load(Relaxed));
+                key[WORDS - 1] = last;
+                (key, tokens)
+            })
         })
     }
 

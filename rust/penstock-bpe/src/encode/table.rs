@@ -2,13 +2,9 @@
 //! whole, the older of two making room where the table may not grow. One that may is followed by another.
 
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicBool, AtomicUsize, fence};
-use std::sync::{Arc, Mutex};
-
-use zerocopy::FromZeros;
 
 use super::entry::{BUSY, Entry, FREE, Key, counted, uncounted};
-use crate::machine::{Zeroed, prefetch};
+use super::sync::{Arc, AtomicBool, AtomicUsize, FromZeros, Mutex, PART_PAIRS, Zeroed, fence, prefetch};
 
 /// Two entries of one or two cache lines. A piece stands in the pair that its hash names, or else in one of those beside it.
 #[derive(Debug, FromZeros)]
@@ -24,9 +20,6 @@ const EVICTIONS_A_TURN: u64 = 16;
 /// Pairs whose pieces are brought to a larger table together.
 const GROUP_PAIRS: usize = 32;
 
-/// Pairs that one thread brings there before it goes on with its text: less than a millisecond.
-const PART_PAIRS: usize = 1 << 12;
-
 /// A table that cannot grow.
 #[derive(Debug)]
 pub(crate) struct Table<const WORDS: usize> {
@@ -36,12 +29,12 @@ pub(crate) struct Table<const WORDS: usize> {
     /// Whether a larger one may follow.
     may_grow: bool,
     /// Pieces for which there was no room, where one may.
-    refused: AtomicUsize,
+    pub(super) refused: AtomicUsize,
     /// Evictions of entries that were begun, and those that are done.
     begun: AtomicUsize,
     done: AtomicUsize,
     /// The table that follows, while threads fill it: so many parts of this one have been taken, and are there.
-    next: Mutex<Option<Arc<Self>>>,
+    pub(super) next: Mutex<Option<Arc<Self>>>,
     parts_taken: AtomicUsize,
     parts_done: AtomicUsize,
     pub(super) is_old: AtomicBool,
@@ -202,17 +195,15 @@ impl<const WORDS: usize> Table<WORDS> {
         }
         let larger = || Arc::new(Self::new((self.pairs.len() * 4).min(max_pairs), max_pairs));
         // Who has to wait goes on without: see `Shared`.
-        let next = Arc::clone(self.next.try_lock().ok()?.get_or_insert_with(larger));
-        let part = self.pairs.chunks(PART_PAIRS).nth(self.parts_taken.fetch_add(1, Relaxed))?;
-        part.chunks(GROUP_PAIRS).for_each(|group| next.take_over(group));
-        if self.parts_done.fetch_add(1, AcqRel) + 1 < parts {
-            return None;
-        }
+        let mut next = self.next.try_lock().ok()?;
+        let number = self.parts_taken.fetch_add(1, Relaxed);
+        let part = self.pairs.chunks(PART_PAIRS).nth(number)?;
+        let larger = next.take().unwrap_or_else(larger);
         // This table may lie idle for long, and should not keep the memory of its successor.
-        if let Ok(mut kept) = self.next.try_lock() {
-            *kept = None;
-        }
-        Some(next)
+        *next = (number + 1 < parts).then(|| Arc::clone(&larger));
+        drop(next);
+        part.chunks(GROUP_PAIRS).for_each(|group| larger.take_over(group));
+        (self.parts_done.fetch_add(1, AcqRel) + 1 == parts).then_some(larger)
     }
 
     /// Takes all that is in `group`, up to [`GROUP_PAIRS`] pairs. Both tables have one order, so what is written lies near.
