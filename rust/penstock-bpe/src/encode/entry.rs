@@ -7,11 +7,12 @@
 //!
 //! - [`Entry::get`] compares the first word of the tokens before and after: an entry that made room for another has another
 //!   number of writes in the spare bits of that word, which is stored before all others.
-//! - [`Entry::get_unchecked`] leaves it to its caller to make sure that no entry of the table made room meanwhile.
+//! - [`Entry::get_unchecked`] leaves it to its caller to make sure, by [`Evictions`], that no entry of the table made room
+//!   meanwhile.
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-use super::sync::{FromZeros, Words, fence};
+use super::sync::{AtomicUsize, FromZeros, Words, fence};
 use crate::vocab::MAX_ID;
 
 /// A packed piece whose four uppermost bits are free. The rest of its last word is not zero.
@@ -142,5 +143,43 @@ impl<const WORDS: usize> Entry<WORDS> {
         }
         self.key[WORDS - 1].store(key[WORDS - 1], Release);
         true
+    }
+}
+
+/// Evictions of entries of a table that were begun, and those that are done.
+#[derive(Debug)]
+pub(super) struct Evictions {
+    begun: AtomicUsize,
+    done: AtomicUsize,
+}
+
+impl Evictions {
+    pub(super) fn new() -> Self {
+        Self { begun: AtomicUsize::new(0), done: AtomicUsize::new(0) }
+    }
+
+    /// How many entries have made room for another so far, unless one just does. What was read unchecked between two equal
+    /// answers is right.
+    #[inline]
+    pub(super) fn count(&self) -> Option<usize> {
+        // The second answer may not come before what was read.
+        fence(Acquire);
+        let done = self.done.load(Acquire);
+        (self.begun.load(Acquire) == done).then_some(done)
+    }
+
+    /// Writes an entry in place of another, unless some thread is writing it.
+    pub(super) fn evict<const WORDS: usize>(
+        &self,
+        entry: &Entry<WORDS>,
+        key: Key<WORDS>,
+        tokens: [u64; WORDS],
+    ) {
+        let last = entry.last();
+        if last != BUSY {
+            self.begun.fetch_add(1, Relaxed);
+            entry.write(last, key, tokens);
+            self.done.fetch_add(1, Release);
+        }
     }
 }

@@ -1,10 +1,10 @@
 //! A table from packed pieces to their tokens that threads read and fill together, without locks: keys stored and compared
 //! whole, the older of two making room where the table may not grow. One that may is followed by another.
 
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
-use super::entry::{BUSY, Entry, FREE, Key, counted, uncounted};
-use super::sync::{Arc, AtomicBool, AtomicUsize, FromZeros, Mutex, PART_PAIRS, Zeroed, fence, prefetch};
+use super::entry::{Entry, Evictions, FREE, Key, counted, uncounted};
+use super::sync::{Arc, AtomicBool, AtomicUsize, FromZeros, Mutex, PART_PAIRS, Zeroed, prefetch};
 
 /// Two entries of one or two cache lines. A piece stands in the pair that its hash names, or else in one of those beside it.
 #[derive(Debug, FromZeros)]
@@ -30,9 +30,7 @@ pub(crate) struct Table<const WORDS: usize> {
     may_grow: bool,
     /// Pieces for which there was no room, where one may.
     pub(super) refused: AtomicUsize,
-    /// Evictions of entries that were begun, and those that are done.
-    begun: AtomicUsize,
-    done: AtomicUsize,
+    evictions: Evictions,
     /// The table that follows, while threads fill it: so many parts of this one have been taken, and are there.
     pub(super) next: Mutex<Option<Arc<Self>>>,
     parts_taken: AtomicUsize,
@@ -105,8 +103,7 @@ impl<const WORDS: usize> Table<WORDS> {
             shift: u64::BITS - count.trailing_zeros(),
             may_grow: count < max_pairs,
             refused: AtomicUsize::new(0),
-            begun: AtomicUsize::new(0),
-            done: AtomicUsize::new(0),
+            evictions: Evictions::new(),
             next: Mutex::new(None),
             parts_taken: AtomicUsize::new(0),
             parts_done: AtomicUsize::new(0),
@@ -132,14 +129,10 @@ impl<const WORDS: usize> Table<WORDS> {
         Entries(&self.pairs)
     }
 
-    /// How many entries have made room for another so far, unless one just does. What was read unchecked between two equal
-    /// answers is right.
+    /// See [`Evictions::count`].
     #[inline]
     pub(crate) fn evictions(&self) -> Option<usize> {
-        // The second answer may not come before what was read.
-        fence(Acquire);
-        let done = self.done.load(Acquire);
-        (self.begun.load(Acquire) == done).then_some(done)
+        self.evictions.count()
     }
 
     /// Remembers `tokens`, at most two a word, for `key`.
@@ -167,12 +160,7 @@ impl<const WORDS: usize> Table<WORDS> {
         }
         // Lower bits of the hash, which say nothing of the place.
         let entry = &self.pairs[pair].0[usize::from(!hash.is_multiple_of(EVICTIONS_A_TURN))];
-        let last = entry.last();
-        if last != BUSY {
-            self.begun.fetch_add(1, Relaxed);
-            entry.write(last, key, tokens);
-            self.done.fetch_add(1, Release);
-        }
+        self.evictions.evict(entry, key, tokens);
     }
 
     /// Whether there is another one by now.
