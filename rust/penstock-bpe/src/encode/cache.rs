@@ -94,7 +94,7 @@ impl Cache {
     }
 
     /// See [`Table::evictions`].
-    pub(crate) fn evictions_of_short(&self) -> Option<usize> {
+    pub(crate) fn evictions_of_short(&self) -> usize {
         self.short.evictions()
     }
 

@@ -123,14 +123,21 @@ impl<const WORDS: usize> Entry<WORDS> {
         })
     }
 
-    /// Writes the entry if its last word is `last` and nobody else does.
-    pub(super) fn write(&self, last: u64, key: Key<WORDS>, tokens: [u64; WORDS]) -> bool {
-        if self.key[WORDS - 1].compare_exchange(last, BUSY, Acquire, Relaxed).is_err() {
+    /// Writes the entry if its last word is `last` and nobody else does. If it had a key, that is one of `evictions`.
+    pub(super) fn write(
+        &self,
+        last: u64,
+        key: Key<WORDS>,
+        tokens: [u64; WORDS],
+        evictions: &Evictions,
+    ) -> bool {
+        if last == BUSY || self.key[WORDS - 1].compare_exchange(last, BUSY, Acquire, Relaxed).is_err() {
             return false;
         }
         let mut writes = self.tokens[0].load(Relaxed) & !TOKENS;
         if last != FREE {
             writes = (writes | TOKENS).wrapping_add(ONE_WRITE) & !TOKENS;
+            evictions.0.fetch_add(1, Release);
         }
         fence(Release);
         self.tokens[0].store(tokens[0] | writes, Relaxed);
@@ -146,40 +153,21 @@ impl<const WORDS: usize> Entry<WORDS> {
     }
 }
 
-/// Evictions of entries of a table that were begun, and those that are done.
+/// Entries of a table that made room for another. Each is counted behind [`BUSY`] and before all that is then written: who
+/// knows of it no longer sees the key that was there, and who has seen anything of the next one will know of it.
 #[derive(Debug)]
-pub(super) struct Evictions {
-    begun: AtomicUsize,
-    done: AtomicUsize,
-}
+pub(super) struct Evictions(AtomicUsize);
 
 impl Evictions {
     pub(super) fn new() -> Self {
-        Self { begun: AtomicUsize::new(0), done: AtomicUsize::new(0) }
+        Self(AtomicUsize::new(0))
     }
 
-    /// How many entries have made room for another so far, unless one just does. What was read unchecked between two equal
-    /// answers is right.
+    /// How many there are so far. What was read unchecked between two equal answers is right.
     #[inline]
-    pub(super) fn count(&self) -> Option<usize> {
+    pub(super) fn count(&self) -> usize {
         // The second answer may not come before what was read.
         fence(Acquire);
-        let done = self.done.load(Acquire);
-        (self.begun.load(Acquire) == done).then_some(done)
-    }
-
-    /// Writes an entry in place of another, unless some thread is writing it.
-    pub(super) fn evict<const WORDS: usize>(
-        &self,
-        entry: &Entry<WORDS>,
-        key: Key<WORDS>,
-        tokens: [u64; WORDS],
-    ) {
-        let last = entry.last();
-        if last != BUSY {
-            self.begun.fetch_add(1, Relaxed);
-            entry.write(last, key, tokens);
-            self.done.fetch_add(1, Release);
-        }
+        self.0.load(Acquire)
     }
 }

@@ -148,7 +148,7 @@ fn all_cases(preemptions: Option<usize>, case: impl Fn() + Send + Sync + 'static
 }
 
 fn put(entry: &Entry<2>, number: u64) {
-    entry.write(entry.last(), counted(key(number), 4), words(number));
+    entry.write(entry.last(), counted(key(number), 4), words(number), &Evictions::new());
 }
 
 fn check(entry: &Entry<2>, number: u64) {
@@ -164,7 +164,9 @@ fn a_first_write_is_seen_whole_or_not_at_all() {
         let entry = Arc::new(Entry::default());
         let writers = [1, 2].map(|number| {
             let entry = Arc::clone(&entry);
-            thread::spawn(move || entry.write(FREE, counted(key(number), 4), words(number)))
+            thread::spawn(move || {
+                entry.write(FREE, counted(key(number), 4), words(number), &Evictions::new())
+            })
         });
         let mut places = [0; 4];
         if let Some(count) = entry.get_unchecked(key(1), &mut places) {
@@ -212,7 +214,7 @@ fn readers_that_do_not_look_twice_notice_evictions() {
     // Entries of one word, so that there is not too much to try.
     let key = |number: u64| [number | 1 << 56];
     let put = move |(entry, evictions): &(Entry<1>, Evictions), number: u64| {
-        evictions.evict(entry, counted(key(number), 2), [number]);
+        entry.write(entry.last(), counted(key(number), 2), [number], evictions);
     };
     all_cases(Some(2), move || {
         let shared = Arc::new((Entry::default(), Evictions::new()));
@@ -227,10 +229,8 @@ fn readers_that_do_not_look_twice_notice_evictions() {
             let mut places = [0; 2];
             entry.get_unchecked(key(u64::from(number)), &mut places).is_none_or(|_| places == [number, 0])
         });
-        let is_right = before.is_none() || evictions.count() != before || found == [true, true];
-        assert!(is_right);
+        assert!(evictions.count() != before || found == [true, true]);
         writers.into_iter().for_each(|writer| assert!(writer.join().is_ok()));
-        assert!(evictions.count().is_some());
     });
 }
 

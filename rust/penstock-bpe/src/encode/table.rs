@@ -131,7 +131,7 @@ impl<const WORDS: usize> Table<WORDS> {
 
     /// See [`Evictions::count`].
     #[inline]
-    pub(crate) fn evictions(&self) -> Option<usize> {
+    pub(crate) fn evictions(&self) -> usize {
         self.evictions.count()
     }
 
@@ -150,7 +150,7 @@ impl<const WORDS: usize> Table<WORDS> {
         for entry in (0..PAIRS_BESIDE).flat_map(|step| &self.pairs[pair ^ step].0) {
             let last = entry.last();
             // Another thread may have met the same piece at the same time.
-            if (last == FREE && entry.write(last, key, tokens)) || entry.is_of(key) {
+            if (last == FREE && entry.write(last, key, tokens, &self.evictions)) || entry.is_of(key) {
                 return;
             }
         }
@@ -160,7 +160,7 @@ impl<const WORDS: usize> Table<WORDS> {
         }
         // Lower bits of the hash, which say nothing of the place.
         let entry = &self.pairs[pair].0[usize::from(!hash.is_multiple_of(EVICTIONS_A_TURN))];
-        self.evictions.evict(entry, key, tokens);
+        entry.write(entry.last(), key, tokens, &self.evictions);
     }
 
     /// Whether there is another one by now.
