@@ -179,7 +179,7 @@ fn a_first_write_is_seen_whole_or_not_at_all() {
 
 #[test]
 fn an_entry_that_makes_room_is_not_mixed_with_the_next() {
-    all_cases(Some(3), || {
+    all_cases(Some(2), || {
         let entry = Arc::new(Entry::default());
         put(&entry, 1);
         let writer = {
