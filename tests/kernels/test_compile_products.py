@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,7 +48,7 @@ def test_the_hopper_kernel_for_lists(scales: str, rows: int, problems: int, tmp_
 def test_the_hopper_kernel_with_idle_multiprocessors(
     kind: str, scales: str, add: bool, out: str, tiles_in_a_turn: float, tmp_path: Path
 ) -> None:
-    compile_for_hopper(kind, scales, add, 256, out, 1, tmp_path, int(256 / tiles_in_a_turn))
+    compile_for_hopper(kind, scales, add, 256, out, 1, tmp_path, math.ceil(256 / tiles_in_a_turn))
 
 
 def compile_for_hopper(
@@ -58,6 +59,7 @@ def compile_for_hopper(
     tile, halves = tiles.hopper_tile(kind, scales, [rows], out_bytes), False
     if programs:
         tile, halves = tiles.cut(tile, scales, (512, 128 * 128, 128), out_bytes, programs)
+        assert halves or tile.rows == tile.columns, "nobody is idle"
         assert tile.stages * tile.rows * 128 >= 2 * 64 * 128 * 4, "two sums meet where A was"
     bytes_, words = launch_gluon.SWIZZLED[1], launch_gluon.SWIZZLED[out_bytes]
     problem = (

@@ -204,14 +204,14 @@ impl Model {
 
     /// Matchers for text in which no special token is allowed.
     pub(crate) fn matchers_of_text(&self) -> &Matchers {
-        self.text_matchers.get_or_init(|| Matchers::new(self, &Allowed::None))
+        made_once(&self.text_matchers, || Matchers::new(self, &Allowed::None))
     }
 
     /// Calls `work` with the matchers for `allowed`.
     pub(crate) fn with_matchers(&self, allowed: &Allowed, work: impl FnOnce(&Matchers)) {
         match allowed {
             Allowed::None => work(self.matchers_of_text()),
-            Allowed::All => work(self.all_matchers.get_or_init(|| Matchers::new(self, allowed))),
+            Allowed::All => work(made_once(&self.all_matchers, || Matchers::new(self, allowed))),
             Allowed::Set(_) => work(&Matchers::new(self, allowed)),
         }
     }
@@ -220,7 +220,7 @@ impl Model {
     /// forked while another thread held one would wait for ever.
     pub(crate) fn take_state(&self) -> State {
         let idle = self.states.try_lock().ok().and_then(|mut states| states.pop());
-        idle.unwrap_or_else(|| State::new(&self.cache()))
+        idle.unwrap_or_else(|| State::new(made_once(&self.cache, || seeded_cache(self))))
     }
 
     pub(crate) fn give_state(&self, state: State) {
@@ -235,16 +235,16 @@ impl Model {
         drop(states);
         drop(old);
     }
+}
 
-    fn cache(&self) -> Arc<SharedCache> {
-        if let Some(kept) = self.cache.get() {
-            return Arc::clone(kept);
-        }
-        let seeded = seeded_cache(self);
-        // Threads that come at the same time go on with that of the first.
-        _ = self.cache.set(Arc::clone(&seeded));
-        self.cache.get().map_or(seeded, Arc::clone)
+/// What `place` holds, once made. Threads that come at the same time all make it and go on with that of the first: who waited
+/// for another would wait for ever in a process that was forked meanwhile.
+pub(crate) fn made_once<T>(place: &OnceLock<T>, make: impl FnOnce() -> T) -> &T {
+    if let Some(made) = place.get() {
+        return made;
     }
+    let made = make();
+    place.get_or_init(|| made)
 }
 
 /// Puts the added tokens at their ids and orders them by id. Returns the id of each spelling.
@@ -334,4 +334,34 @@ fn resolve_merges(
         resolved.push(Merge { left, right, product });
     }
     Ok(resolved)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// As in a process that was forked while another thread made it.
+    #[test]
+    fn nobody_waits_for_what_another_makes() {
+        let place = OnceLock::new();
+        let ((begin, begun), (end, ended)) = (mpsc::channel(), mpsc::channel());
+        thread::scope(|scope| {
+            let place = &place;
+            scope.spawn(move || {
+                made_once(place, || {
+                    begin.send(()).unwrap();
+                    _ = ended.recv_timeout(Duration::from_secs(30));
+                    1
+                });
+            });
+            begun.recv().unwrap();
+            assert_eq!(*made_once(place, || 2), 2);
+            end.send(()).unwrap();
+        });
+        assert_eq!(place.get(), Some(&2));
+    }
 }

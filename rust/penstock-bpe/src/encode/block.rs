@@ -165,7 +165,7 @@ impl State {
         let count = std::mem::take(&mut self.block.len).min(PIECES);
         let evictions = self.cache.evictions_of_short();
         let mut ready = self.look_up_short::<true>(count);
-        if evictions.is_none() || self.cache.evictions_of_short() != evictions {
+        if self.cache.evictions_of_short() != evictions {
             ready = self.look_up_short::<false>(count);
         }
         let mut from = 0;

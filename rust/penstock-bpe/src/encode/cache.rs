@@ -1,5 +1,6 @@
 //! Tokens of pieces met before, by any thread: bounded memory, whole pieces compared.
 
+use std::ops::Range;
 use std::sync::{Arc, RwLock};
 
 use hashbrown::HashTable;
@@ -23,11 +24,11 @@ const FIRST_MIDDLING: usize = 1 << 12;
 const LONG_BYTES: usize = 1 << 12;
 /// The table of other pieces has parts, so that threads seldom meet in one.
 const LONG_PARTS: usize = 16;
-/// A part starts anew beyond this many bytes of pieces.
-const LONG_ARENA_BYTES: usize = (8 << 20) / LONG_PARTS;
+/// A part starts anew when it holds so much: pieces, tokens, and where they are.
+const LONG_PART_BYTES: usize = (32 << 20) / LONG_PARTS;
 
-/// A cache of all threads: at most about 64 MiB of short pieces, 32 MiB of middling ones, 16 MiB of others, and while a
-/// table is followed by another, that one too.
+/// A cache of all threads: at most about 64 MiB of short pieces, 32 MiB of middling ones, 64 MiB of others, of which up to
+/// half is room to grow, and while a table is followed by another, that one too.
 #[derive(Debug)]
 pub(crate) struct SharedCache {
     short: Shared<2>,
@@ -93,7 +94,7 @@ impl Cache {
     }
 
     /// See [`Table::evictions`].
-    pub(crate) fn evictions_of_short(&self) -> Option<usize> {
+    pub(crate) fn evictions_of_short(&self) -> usize {
         self.short.evictions()
     }
 
@@ -182,38 +183,51 @@ struct Long {
     tokens: Vec<u32>,
 }
 
+/// Where a piece and its tokens are: less than [`LONG_PART_BYTES`] of either.
 #[derive(Debug)]
 struct Kept {
-    bytes: std::ops::Range<usize>,
-    tokens: std::ops::Range<usize>,
+    bytes: Range<u32>,
+    tokens: Range<u32>,
+}
+
+/// `range` as a place in memory.
+fn place(range: &Range<u32>) -> Range<usize> {
+    range.start as usize..range.end as usize
 }
 
 impl Long {
+    fn find(&self, hash: u64, piece: &[u8]) -> Option<&Kept> {
+        self.table.find(hash, |kept| &self.bytes[place(&kept.bytes)] == piece)
+    }
+
     fn append(&self, hash: u64, piece: &[u8], out: &mut Vec<u32>) -> bool {
-        let found = self.table.find(hash, |kept| &self.bytes[kept.bytes.clone()] == piece);
+        let found = self.find(hash, piece);
         if let Some(kept) = found {
-            out.extend_from_slice(&self.tokens[kept.tokens.clone()]);
+            out.extend_from_slice(&self.tokens[place(&kept.tokens)]);
         }
         found.is_some()
     }
 
     fn put(&mut self, hash_of_piece: u64, piece: &[u8], tokens: &[u32]) {
-        if self.bytes.len() + piece.len() > LONG_ARENA_BYTES {
+        // Another thread may have met the same piece at the same time.
+        if self.find(hash_of_piece, piece).is_some() {
+            return;
+        }
+        let held = self.bytes.len() + size_of_val(&self.tokens[..]) + size_of::<Kept>() * self.table.len();
+        if held + piece.len() + size_of_val(tokens) + size_of::<Kept>() > LONG_PART_BYTES {
             self.table.clear();
             self.bytes.clear();
             self.tokens.clear();
         }
-        // Another thread may have met the same piece at the same time.
-        if self.table.find(hash_of_piece, |kept| &self.bytes[kept.bytes.clone()] == piece).is_some() {
-            return;
-        }
-        let bytes = self.bytes.len()..self.bytes.len() + piece.len();
-        let kept = self.tokens.len()..self.tokens.len() + tokens.len();
+        let (first_byte, first_token) = (self.bytes.len() as u32, self.tokens.len() as u32);
         self.bytes.extend_from_slice(piece);
         self.tokens.extend_from_slice(tokens);
+        let kept = Kept {
+            bytes: first_byte..self.bytes.len() as u32,
+            tokens: first_token..self.tokens.len() as u32,
+        };
         let arena = &self.bytes;
-        let entry = Kept { bytes, tokens: kept };
-        self.table.insert_unique(hash_of_piece, entry, |kept| hash(&arena[kept.bytes.clone()]));
+        self.table.insert_unique(hash_of_piece, kept, |kept| hash(&arena[place(&kept.bytes)]));
     }
 }
 
@@ -277,6 +291,22 @@ mod tests {
                 plain[15] = len as u8;
                 assert_eq!(pack(&bytes, start, start + len), u128::from_le_bytes(plain), "{len} {start}");
             }
+        }
+    }
+
+    #[test]
+    fn long_pieces_take_no_more_memory_than_promised() {
+        for (bytes, tokens) in [(5, 5), (10, 5), (15, 15), (30, 9), (LONG_BYTES, LONG_BYTES)] {
+            let mut long = Long::default();
+            let mut most_bytes = 0;
+            for number in 0..200_000_u32.min((16 << 20) / bytes as u32) {
+                let mut piece = vec![b'a'; bytes];
+                piece[..4].copy_from_slice(&number.to_le_bytes());
+                long.put(hash(&piece), &piece, &vec![7; tokens]);
+                let held = long.bytes.capacity() + 4 * long.tokens.capacity() + long.table.allocation_size();
+                most_bytes = most_bytes.max(LONG_PARTS * held);
+            }
+            assert!(((16 << 20)..=(64 << 20)).contains(&most_bytes), "{bytes} {tokens}: {most_bytes}");
         }
     }
 

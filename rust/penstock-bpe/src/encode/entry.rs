@@ -7,13 +7,12 @@
 //!
 //! - [`Entry::get`] compares the first word of the tokens before and after: an entry that made room for another has another
 //!   number of writes in the spare bits of that word, which is stored before all others.
-//! - [`Entry::get_unchecked`] leaves it to its caller to make sure that no entry of the table made room meanwhile.
+//! - [`Entry::get_unchecked`] leaves it to its caller to make sure, by [`Evictions`], that no entry of the table made room
+//!   meanwhile.
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicU64, fence};
 
-use zerocopy::FromZeros;
-
+use super::sync::{AtomicUsize, FromZeros, Words, fence};
 use crate::vocab::MAX_ID;
 
 /// A packed piece whose four uppermost bits are free. The rest of its last word is not zero.
@@ -45,9 +44,9 @@ pub(super) fn uncounted<const WORDS: usize>(mut key: Key<WORDS>) -> Key<WORDS> {
 /// A key and its tokens, side by side in memory.
 #[derive(Debug, FromZeros)]
 pub(super) struct Entry<const WORDS: usize> {
-    key: [AtomicU64; WORDS],
+    key: Words<WORDS>,
     /// Two a word.
-    tokens: [AtomicU64; WORDS],
+    tokens: Words<WORDS>,
 }
 
 impl<const WORDS: usize> Entry<WORDS> {
@@ -116,19 +115,29 @@ impl<const WORDS: usize> Entry<WORDS> {
             let last = self.last();
             let mut tokens = self.tokens.each_ref().map(|word| word.load(Relaxed));
             tokens[0] = first & TOKENS;
-            (last != FREE && last != BUSY)
-                .then(|| (self.key.each_ref().map(|word| word.load(Relaxed)), tokens))
+            (last != FREE && last != BUSY).then(|| {
+                let mut key = self.key.each_ref().map(|word| word.load(Relaxed));
+                key[WORDS - 1] = last;
+                (key, tokens)
+            })
         })
     }
 
-    /// Writes the entry if its last word is `last` and nobody else does.
-    pub(super) fn write(&self, last: u64, key: Key<WORDS>, tokens: [u64; WORDS]) -> bool {
-        if self.key[WORDS - 1].compare_exchange(last, BUSY, Acquire, Relaxed).is_err() {
+    /// Writes the entry if its last word is `last` and nobody else does. If it had a key, that is one of `evictions`.
+    pub(super) fn write(
+        &self,
+        last: u64,
+        key: Key<WORDS>,
+        tokens: [u64; WORDS],
+        evictions: &Evictions,
+    ) -> bool {
+        if last == BUSY || self.key[WORDS - 1].compare_exchange(last, BUSY, Acquire, Relaxed).is_err() {
             return false;
         }
         let mut writes = self.tokens[0].load(Relaxed) & !TOKENS;
         if last != FREE {
             writes = (writes | TOKENS).wrapping_add(ONE_WRITE) & !TOKENS;
+            evictions.0.fetch_add(1, Release);
         }
         fence(Release);
         self.tokens[0].store(tokens[0] | writes, Relaxed);
@@ -141,5 +150,24 @@ impl<const WORDS: usize> Entry<WORDS> {
         }
         self.key[WORDS - 1].store(key[WORDS - 1], Release);
         true
+    }
+}
+
+/// Entries of a table that made room for another. Each is counted behind [`BUSY`] and before all that is then written: who
+/// knows of it no longer sees the key that was there, and who has seen anything of the next one will know of it.
+#[derive(Debug)]
+pub(super) struct Evictions(AtomicUsize);
+
+impl Evictions {
+    pub(super) fn new() -> Self {
+        Self(AtomicUsize::new(0))
+    }
+
+    /// How many there are so far. What was read unchecked between two equal answers is right.
+    #[inline]
+    pub(super) fn count(&self) -> usize {
+        // The second answer may not come before what was read.
+        fence(Acquire);
+        self.0.load(Acquire)
     }
 }

@@ -15,6 +15,7 @@ pub(crate) mod merge;
 pub(crate) mod pairs;
 mod shared;
 mod sweep;
+mod sync;
 mod table;
 
 use std::collections::HashSet;
@@ -272,5 +273,9 @@ impl Drop for Encoder {
     }
 }
 
+#[cfg(test)]
+mod interleaved;
+#[cfg(test)]
+mod shared_tests;
 #[cfg(test)]
 mod tests;

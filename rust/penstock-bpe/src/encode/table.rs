@@ -1,14 +1,10 @@
 //! A table from packed pieces to their tokens that threads read and fill together, without locks: keys stored and compared
 //! whole, the older of two making room where the table may not grow. One that may is followed by another.
 
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicBool, AtomicUsize, fence};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
-use zerocopy::FromZeros;
-
-use super::entry::{BUSY, Entry, FREE, Key, counted, uncounted};
-use crate::machine::{Zeroed, prefetch};
+use super::entry::{Entry, Evictions, FREE, Key, counted, uncounted};
+use super::sync::{Arc, AtomicBool, AtomicUsize, FromZeros, Mutex, PART_PAIRS, Zeroed, prefetch};
 
 /// Two entries of one or two cache lines. A piece stands in the pair that its hash names, or else in one of those beside it.
 #[derive(Debug, FromZeros)]
@@ -24,9 +20,6 @@ const EVICTIONS_A_TURN: u64 = 16;
 /// Pairs whose pieces are brought to a larger table together.
 const GROUP_PAIRS: usize = 32;
 
-/// Pairs that one thread brings there before it goes on with its text: less than a millisecond.
-const PART_PAIRS: usize = 1 << 12;
-
 /// A table that cannot grow.
 #[derive(Debug)]
 pub(crate) struct Table<const WORDS: usize> {
@@ -36,12 +29,10 @@ pub(crate) struct Table<const WORDS: usize> {
     /// Whether a larger one may follow.
     may_grow: bool,
     /// Pieces for which there was no room, where one may.
-    refused: AtomicUsize,
-    /// Evictions of entries that were begun, and those that are done.
-    begun: AtomicUsize,
-    done: AtomicUsize,
+    pub(super) refused: AtomicUsize,
+    evictions: Evictions,
     /// The table that follows, while threads fill it: so many parts of this one have been taken, and are there.
-    next: Mutex<Option<Arc<Self>>>,
+    pub(super) next: Mutex<Option<Arc<Self>>>,
     parts_taken: AtomicUsize,
     parts_done: AtomicUsize,
     pub(super) is_old: AtomicBool,
@@ -112,8 +103,7 @@ impl<const WORDS: usize> Table<WORDS> {
             shift: u64::BITS - count.trailing_zeros(),
             may_grow: count < max_pairs,
             refused: AtomicUsize::new(0),
-            begun: AtomicUsize::new(0),
-            done: AtomicUsize::new(0),
+            evictions: Evictions::new(),
             next: Mutex::new(None),
             parts_taken: AtomicUsize::new(0),
             parts_done: AtomicUsize::new(0),
@@ -139,14 +129,10 @@ impl<const WORDS: usize> Table<WORDS> {
         Entries(&self.pairs)
     }
 
-    /// How many entries have made room for another so far, unless one just does. What was read unchecked between two equal
-    /// answers is right.
+    /// See [`Evictions::count`].
     #[inline]
-    pub(crate) fn evictions(&self) -> Option<usize> {
-        // The second answer may not come before what was read.
-        fence(Acquire);
-        let done = self.done.load(Acquire);
-        (self.begun.load(Acquire) == done).then_some(done)
+    pub(crate) fn evictions(&self) -> usize {
+        self.evictions.count()
     }
 
     /// Remembers `tokens`, at most two a word, for `key`.
@@ -164,7 +150,7 @@ impl<const WORDS: usize> Table<WORDS> {
         for entry in (0..PAIRS_BESIDE).flat_map(|step| &self.pairs[pair ^ step].0) {
             let last = entry.last();
             // Another thread may have met the same piece at the same time.
-            if (last == FREE && entry.write(last, key, tokens)) || entry.is_of(key) {
+            if (last == FREE && entry.write(last, key, tokens, &self.evictions)) || entry.is_of(key) {
                 return;
             }
         }
@@ -174,12 +160,7 @@ impl<const WORDS: usize> Table<WORDS> {
         }
         // Lower bits of the hash, which say nothing of the place.
         let entry = &self.pairs[pair].0[usize::from(!hash.is_multiple_of(EVICTIONS_A_TURN))];
-        let last = entry.last();
-        if last != BUSY {
-            self.begun.fetch_add(1, Relaxed);
-            entry.write(last, key, tokens);
-            self.done.fetch_add(1, Release);
-        }
+        entry.write(entry.last(), key, tokens, &self.evictions);
     }
 
     /// Whether there is another one by now.
@@ -202,17 +183,15 @@ impl<const WORDS: usize> Table<WORDS> {
         }
         let larger = || Arc::new(Self::new((self.pairs.len() * 4).min(max_pairs), max_pairs));
         // Who has to wait goes on without: see `Shared`.
-        let next = Arc::clone(self.next.try_lock().ok()?.get_or_insert_with(larger));
-        let part = self.pairs.chunks(PART_PAIRS).nth(self.parts_taken.fetch_add(1, Relaxed))?;
-        part.chunks(GROUP_PAIRS).for_each(|group| next.take_over(group));
-        if self.parts_done.fetch_add(1, AcqRel) + 1 < parts {
-            return None;
-        }
+        let mut next = self.next.try_lock().ok()?;
+        let number = self.parts_taken.fetch_add(1, Relaxed);
+        let part = self.pairs.chunks(PART_PAIRS).nth(number)?;
+        let larger = next.take().unwrap_or_else(larger);
         // This table may lie idle for long, and should not keep the memory of its successor.
-        if let Ok(mut kept) = self.next.try_lock() {
-            *kept = None;
-        }
-        Some(next)
+        *next = (number + 1 < parts).then(|| Arc::clone(&larger));
+        drop(next);
+        part.chunks(GROUP_PAIRS).for_each(|group| larger.take_over(group));
+        (self.parts_done.fetch_add(1, AcqRel) + 1 == parts).then_some(larger)
     }
 
     /// Takes all that is in `group`, up to [`GROUP_PAIRS`] pairs. Both tables have one order, so what is written lies near.

@@ -15,6 +15,7 @@ pub(crate) use dropout::Dropout;
 use crate::encode::{Allowed, Encoder, Matchers};
 use crate::error::Result;
 use crate::machine::with_huge_pages;
+use crate::model::made_once;
 use crate::threads::thread_count;
 use crate::tokenizer::Tokenizer;
 
@@ -62,7 +63,7 @@ impl Tokenizer {
 
     /// The tokens that join punctuation and line breaks, found at the first call.
     pub(crate) fn joins(&self) -> &Joins {
-        self.model().joins.get_or_init(|| Joins::new(self))
+        made_once(&self.model().joins, || Joins::new(self))
     }
 
     fn encode_dropping(
