@@ -15,6 +15,7 @@ mod long_text;
 mod text;
 mod tokenizer;
 mod training;
+mod unicode;
 
 use pyo3::prelude::*;
 
