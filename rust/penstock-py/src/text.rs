@@ -1,57 +1,118 @@
 //! Python's texts as UTF-8.
 
-use std::ops::Deref;
 use std::sync::OnceLock;
 
-use penstock_bpe::with_huge_pages;
+use penstock_bpe::Intake;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::PyString;
 
-use crate::unicode::{SLICE_CHARACTERS, Slices};
+use crate::unicode::{SLICE_CHARACTERS, Slices, Unicode};
 
-/// From this many characters on, a text is read in parts.
+/// From this many characters on, a text may be read in parts.
 const LONG_CHARACTERS: usize = 1 << 20;
+/// Slices of a long text that are looked at before it is read.
+const SAMPLES: usize = 16;
 /// Characters that are looked at together: few enough to have many without a rare one among them.
 const BLOCK_CHARACTERS: usize = 32;
 /// Bytes that a character takes at most.
 const MAX_BYTES: usize = 4;
 
-/// The UTF-8 of a text.
-pub(crate) enum Text {
-    /// CPython's own, which it keeps: a nanosecond a byte of Chinese, once. To make it here from UCS-4 and throw it away was
-    /// no faster cold, and a fifth slower for texts that come again.
-    Kept(PyBackedStr),
+/// A text whose UTF-8 is made when it is asked for.
+pub(crate) enum Unread {
+    /// As CPython makes it, which keeps it: a nanosecond a byte of Chinese, once.
+    Whole { text: Py<PyString>, read: OnceLock<PyBackedStr> },
     /// One emoji gives all of a text four bytes a character, from which CPython makes UTF-8 one by one: two nanoseconds a
-    /// character, and it keeps as much memory again. A long text is read in parts, most of which have no such character:
-    /// half a nanosecond, most of it for memory.
-    Made(String),
+    /// character, and it keeps as much memory again. Read in slices, most of which have no such character, and encoded part
+    /// by part, the same takes half a nanosecond and no memory, but again for each pass. Chinese gains nothing by it.
+    InParts { text: Py<PyString>, unicode: Unicode },
 }
 
-impl Text {
-    pub(crate) fn of(text: Bound<'_, PyString>) -> PyResult<Self> {
-        let len = characters(&text);
-        if len >= LONG_CHARACTERS
-            && !text.call_method0("isascii")?.extract()?
-            && let Some(made) = read_in_parts(&text, len)?
+impl Unread {
+    pub(crate) fn new(text: Bound<'_, PyString>) -> PyResult<Self> {
+        let unicode = Unicode::get().filter(|_| is_long(&text));
+        if let Some(unicode) = unicode
+            && is_better_in_parts(unicode, &text)?
         {
-            return Ok(Self::Made(made));
+            return Ok(Self::InParts { text: text.unbind(), unicode });
         }
-        PyBackedStr::try_from(text).map(Self::Kept)
+        Ok(Self::Whole { text: text.unbind(), read: OnceLock::new() })
+    }
+
+    /// Hands the text to `intake`.
+    pub(crate) fn hand_over<'t>(
+        &'t self,
+        py: Python<'_>,
+        intake: &mut (dyn Intake<'t, PyErr> + Send),
+    ) -> PyResult<()> {
+        match self {
+            Self::Whole { text, read } => {
+                if read.get().is_none() {
+                    _ = read.set(PyBackedStr::try_from(text.bind(py).clone())?);
+                }
+                read.get().into_iter().for_each(|text| intake.text(text));
+                Ok(())
+            }
+            Self::InParts { text, unicode } => {
+                let mut parts = Parts { slices: Slices::of(*unicode, text.bind(py))?, at: 0 };
+                // Others need not wait while a part is encoded.
+                py.detach(|| {
+                    intake.parts(&mut |utf8, bytes| Python::attach(|py| parts.read(py, utf8, bytes)))
+                })
+            }
+        }
     }
 }
 
-/// The UTF-8 of a text of `len` characters; `None` for Chinese and its like, which gain nothing, and for what has none.
-fn read_in_parts(text: &Bound<'_, PyString>, len: usize) -> PyResult<Option<String>> {
-    let Some(mut parts) = Slices::of(text.clone())? else { return Ok(None) };
-    let mut made = String::from_utf8(with_huge_pages(len + len / 8)).unwrap_or_default();
-    let mut bytes = [0; MAX_BYTES * SLICE_CHARACTERS];
-    for start in (0..len).step_by(SLICE_CHARACTERS) {
-        let part = to_utf8(parts.read(start)?, &mut bytes).filter(|_| made.len() <= start + start / 4);
-        let Some(part) = part else { return Ok(None) };
-        made.push_str(part);
+/// How many characters a text has; 0 for one of a class that may say anything.
+pub(crate) fn characters(text: &Bound<'_, PyString>) -> usize {
+    if text.is_exact_instance_of::<PyString>() { text.len().unwrap_or(0) } else { 0 }
+}
+
+fn is_long(text: &Bound<'_, PyString>) -> bool {
+    characters(text) >= LONG_CHARACTERS
+}
+
+/// Whether a long text is nearly all ASCII, but not all.
+fn is_better_in_parts(unicode: Unicode, text: &Bound<'_, PyString>) -> PyResult<bool> {
+    if text.call_method0("isascii")?.extract()? {
+        return Ok(false);
     }
-    Ok(Some(made))
+    let (mut slices, len) = (Slices::of(unicode, text)?, characters(text));
+    let mut others = 0;
+    for start in (0..len).step_by(len / SAMPLES) {
+        let slice = slices.read(text.py(), start)?;
+        others += slice.iter().filter(|&&character| character >= 0x80).count();
+    }
+    Ok(others < SAMPLES * SLICE_CHARACTERS / 8)
+}
+
+/// A text that is read part by part.
+struct Parts {
+    slices: Slices,
+    /// The first character that has not been read.
+    at: usize,
+}
+
+impl Parts {
+    /// Appends about `bytes` of UTF-8, and says whether there may be more.
+    fn read(&mut self, py: Python<'_>, utf8: &mut String, bytes: usize) -> PyResult<bool> {
+        let mut room = [0; MAX_BYTES * SLICE_CHARACTERS];
+        let enough = utf8.len() + bytes;
+        while utf8.len() < enough {
+            let slice = self.slices.read(py, self.at)?;
+            let Some(made) = to_utf8(slice, &mut room) else {
+                // The error of the whole says where.
+                return PyBackedStr::try_from(self.slices.text().bind(py).clone()).map(|_| false);
+            };
+            utf8.push_str(made);
+            self.at += slice.len();
+            if slice.len() < SLICE_CHARACTERS {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
 }
 
 /// The UTF-8 of `characters`, written to `bytes`; `None` if one of them has none.
@@ -74,40 +135,4 @@ fn one_by_one(characters: &[u32], bytes: &mut [u8]) -> Option<usize> {
     let encoded =
         |len: usize, &character| Some(len + char::from_u32(character)?.encode_utf8(&mut bytes[len..]).len());
     characters.iter().try_fold(0, encoded)
-}
-
-impl Deref for Text {
-    type Target = str;
-
-    fn deref(&self) -> &str {
-        match self {
-            Self::Kept(text) => text,
-            Self::Made(text) => text,
-        }
-    }
-}
-
-/// How many characters a text has; 0 for one of a class that may say anything.
-pub(crate) fn characters(text: &Bound<'_, PyString>) -> usize {
-    if text.is_exact_instance_of::<PyString>() { text.len().unwrap_or(0) } else { 0 }
-}
-
-/// A text whose UTF-8 is made when it is asked for.
-pub(crate) struct Unread {
-    text: Py<PyString>,
-    read: OnceLock<Text>,
-}
-
-impl Unread {
-    pub(crate) fn new(text: Bound<'_, PyString>) -> Self {
-        Self { text: text.unbind(), read: OnceLock::new() }
-    }
-
-    pub(crate) fn read(&self, py: Python<'_>) -> PyResult<&str> {
-        if let Some(text) = self.read.get() {
-            return Ok(text);
-        }
-        let text = Text::of(self.text.bind(py).clone())?;
-        Ok(self.read.get_or_init(|| text))
-    }
 }
