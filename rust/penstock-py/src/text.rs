@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::PyString;
 
+use crate::error::Fault;
 use crate::unicode::{SLICE_CHARACTERS, Slices, Unicode};
 
 /// From this many characters on, a text may be read in parts.
@@ -24,7 +25,7 @@ pub(crate) enum Unread {
     Whole { text: Py<PyString>, read: OnceLock<PyBackedStr> },
     /// One emoji gives all of a text four bytes a character, from which CPython makes UTF-8 one by one: two nanoseconds a
     /// character, and it keeps as much memory again. Read in slices, most of which have no such character, and encoded part
-    /// by part, the same takes half a nanosecond and no memory, but again for each pass. Chinese gains nothing by it.
+    /// by part, the same takes half a nanosecond and little memory, but again for each pass. Chinese gains nothing by it.
     InParts { text: Py<PyString>, unicode: Unicode },
 }
 
@@ -54,7 +55,7 @@ impl Unread {
                 Ok(())
             }
             Self::InParts { text, unicode } => {
-                let mut parts = Parts { slices: Slices::of(*unicode, text.bind(py))?, at: 0 };
+                let mut parts = Parts { text, slices: Slices::new(py, *unicode)?, at: 0 };
                 // Others need not wait while a part is encoded.
                 py.detach(|| {
                     intake.parts(&mut |utf8, bytes| Python::attach(|py| parts.read(py, utf8, bytes)))
@@ -78,33 +79,31 @@ fn is_better_in_parts(unicode: Unicode, text: &Bound<'_, PyString>) -> PyResult<
     if text.call_method0("isascii")?.extract()? {
         return Ok(false);
     }
-    let (mut slices, len) = (Slices::of(unicode, text)?, characters(text));
+    let (mut slices, len) = (Slices::new(text.py(), unicode)?, characters(text));
     let mut others = 0;
     for start in (0..len).step_by(len / SAMPLES) {
-        let slice = slices.read(text.py(), start)?;
+        let slice = slices.read(text, start)?;
         others += slice.iter().filter(|&&character| character >= 0x80).count();
     }
     Ok(others < SAMPLES * SLICE_CHARACTERS / 8)
 }
 
 /// A text that is read part by part.
-struct Parts {
+struct Parts<'t> {
+    text: &'t Py<PyString>,
     slices: Slices,
     /// The first character that has not been read.
     at: usize,
 }
 
-impl Parts {
+impl Parts<'_> {
     /// Appends about `bytes` of UTF-8, and says whether there may be more.
     fn read(&mut self, py: Python<'_>, utf8: &mut String, bytes: usize) -> PyResult<bool> {
         let mut room = [0; MAX_BYTES * SLICE_CHARACTERS];
-        let enough = utf8.len() + bytes;
+        let (text, enough) = (self.text.bind(py), utf8.len() + bytes);
         while utf8.len() < enough {
-            let slice = self.slices.read(py, self.at)?;
-            let Some(made) = to_utf8(slice, &mut room) else {
-                // The error of the whole says where.
-                return PyBackedStr::try_from(self.slices.text().bind(py).clone()).map(|_| false);
-            };
+            let slice = self.slices.read(text, self.at)?;
+            let Some(made) = to_utf8(slice, &mut room) else { return Err(no_utf8(text)) };
             utf8.push_str(made);
             self.at += slice.len();
             if slice.len() < SLICE_CHARACTERS {
@@ -113,6 +112,13 @@ impl Parts {
         }
         Ok(true)
     }
+}
+
+/// CPython's own exception for a text that has no UTF-8, which says where.
+fn no_utf8(text: &Bound<'_, PyString>) -> PyErr {
+    let none =
+        || Fault::internal("characters without UTF-8 in a text that has some").into_exception(text.py());
+    text.to_str().err().unwrap_or_else(none)
 }
 
 /// The UTF-8 of `characters`, written to `bytes`; `None` if one of them has none.

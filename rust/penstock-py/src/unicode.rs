@@ -78,35 +78,28 @@ impl Unicode {
 /// Characters of a slice.
 pub(crate) const SLICE_CHARACTERS: usize = 1 << 10;
 
-/// A slice of a long text at a time, its characters as numbers.
+/// Slices of a long text, their characters as numbers.
 pub(crate) struct Slices {
     unicode: Unicode,
-    text: Py<PyString>,
     /// A copy of the slice: CPython gives numbers for a whole text only. Both stay in the nearest cache.
     copied: Py<PyString>,
     characters: Box<[u32; SLICE_CHARACTERS]>,
 }
 
 impl Slices {
-    /// Those of a text of at least so many characters.
-    pub(crate) fn of(unicode: Unicode, text: &Bound<'_, PyString>) -> PyResult<Self> {
-        let copied = unicode.reserve(text.py(), SLICE_CHARACTERS, char::MAX.into())?.unbind();
-        let characters = Box::new([0; SLICE_CHARACTERS]);
-        Ok(Self { unicode, text: text.clone().unbind(), copied, characters })
+    pub(crate) fn new(py: Python<'_>, unicode: Unicode) -> PyResult<Self> {
+        let copied = unicode.reserve(py, SLICE_CHARACTERS, char::MAX.into())?.unbind();
+        Ok(Self { unicode, copied, characters: Box::new([0; SLICE_CHARACTERS]) })
     }
 
-    /// The characters from `start` on, as many as there are and have room.
+    /// The characters of `text` from `start` on, as many as there are and have room; for the first slice, all that have room.
     #[allow(unsafe_code)]
-    pub(crate) fn read(&mut self, py: Python<'_>, start: usize) -> PyResult<&[u32]> {
-        let Self { unicode, text, copied, characters } = self;
-        let len = unicode.copy(copied.bind(py), 0, text.bind(py), start, SLICE_CHARACTERS)?;
+    pub(crate) fn read(&mut self, text: &Bound<'_, PyString>, start: usize) -> PyResult<&[u32]> {
+        let Self { unicode, copied, characters } = self;
+        let len = unicode.copy(copied.bind(text.py()), 0, text, start, SLICE_CHARACTERS)?;
         let room = SLICE_CHARACTERS as ffi::Py_ssize_t;
         // SAFETY: both have room for so many, and all of the copy was written when the first slice was.
         let read = unsafe { ffi::PyUnicode_AsUCS4(copied.as_ptr(), characters.as_mut_ptr(), room, 0) };
-        if read.is_null() { Err(PyErr::fetch(py)) } else { Ok(&characters[..len]) }
-    }
-
-    pub(crate) fn text(&self) -> &Py<PyString> {
-        &self.text
+        if read.is_null() { Err(PyErr::fetch(text.py())) } else { Ok(&characters[..len]) }
     }
 }
