@@ -47,13 +47,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--corpus", type=Path, nargs="*", default=[], help=".jsonl or .jsonl.zst files")
     parser.add_argument("--megabytes", type=float, default=4)
     parser.add_argument("--samples", nargs="*", default=list(SOURCES), choices=list(SOURCES))
+    parser.add_argument("--single", action="store_true", help="one 12 MB string")
     parser.add_argument("--peers", nargs="*", default=[], metavar="NAME=PYTHON")
     parser.add_argument("--last-level", type=int, default=4096, metavar="KIB")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "penstock-bench-encode")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--sample", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--passes", type=int, help=argparse.SUPPRESS)
-    parser.set_defaults(single=False)
     return parser.parse_args()
 
 

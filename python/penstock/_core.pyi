@@ -16,6 +16,7 @@ __all__ = [
     "encode_files",
     "pack",
     "to_list",
+    "to_lists",
     "train_on_counts",
     "train_on_files",
     "unicode_version",
@@ -71,6 +72,9 @@ class Tokenizer:
 
 def to_list(ids: NDArray[np.uint32]) -> list[int]:
     """``ids.tolist()``, with numbers that are shared."""
+
+def to_lists(ids: NDArray[np.uint32], offsets: NDArray[np.int64]) -> list[list[int]]:
+    """The same of each part of ``ids`` between two neighbours of ``offsets``."""
 
 @type_check_only
 class TrainingRequest(Protocol):

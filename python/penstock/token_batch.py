@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,8 +45,7 @@ class TokenBatch:
 
     def tolist(self) -> list[list[int]]:
         """A list of ints a text."""
-        ids = np.ascontiguousarray(self.ids)
-        return [_core.to_list(ids[start:end]) for start, end in pairwise(self.offsets.tolist())]
+        return _core.to_lists(np.ascontiguousarray(self.ids), np.ascontiguousarray(self.offsets))
 
     def to_arrow(self) -> pyarrow.LargeListArray:
         """A ``large_list<uint32>`` that shares these buffers. Needs pyarrow."""

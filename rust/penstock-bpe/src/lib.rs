@@ -25,7 +25,7 @@ mod vocab;
 
 pub use decode::StreamDecoder;
 pub use encode::pairs::Merge;
-pub use encode::{Allowed, Encoder};
+pub use encode::{Allowed, Encoder, Intake, Read};
 pub use error::{CountsFileError, Error, PatternError, Result};
 pub use machine::{ask_for_huge_pages, with_huge_pages};
 pub use offsets::Unit;

@@ -15,6 +15,7 @@ mod long_text;
 mod text;
 mod tokenizer;
 mod training;
+mod unicode;
 
 use pyo3::prelude::*;
 
@@ -28,7 +29,7 @@ mod _core {
     #[pymodule_export]
     use super::files::encode_files;
     #[pymodule_export]
-    use super::ids::to_list;
+    use super::ids::{to_list, to_lists};
     /// Of the character classes that cut text.
     #[pymodule_export]
     #[expect(non_upper_case_globals, reason = "its name in Python")]

@@ -1,11 +1,11 @@
 //! A long `str` from UTF-8.
 
 use penstock_bpe::ask_for_huge_pages;
-use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use crate::decoding::text_of;
+use crate::unicode::Unicode;
 
 /// From so many bytes on, a text that is not all ASCII is long.
 pub(crate) const LONG_BYTES: usize = 1 << 18;
@@ -54,11 +54,13 @@ pub(crate) fn long_text<'py>(
 ) -> PyResult<Option<Bound<'py, PyString>>> {
     let (mut rest, mut done) = (bytes, 0);
     let Some(unicode) = Unicode::get().filter(|_| shape.highest >= 0x80) else { return Ok(None) };
-    let text = unicode.reserve(py, shape)?;
+    let (widest, width) = shape.widest();
+    let text = unicode.reserve(py, shape.characters, widest)?;
+    ask_for_huge_pages(text.as_ptr().cast::<u8>(), shape.characters * width);
     while !rest.is_empty() {
         let (slice, others) = rest.split_at(border(rest));
         let Ok(part) = text_of(py, slice, c"strict") else { return Ok(None) };
-        done += unicode.copy(&text, done, &part)?;
+        done += unicode.copy(&text, done, &part, 0, slice.len())?;
         rest = others;
     }
     Ok((done == shape.characters).then_some(text))
@@ -69,70 +71,4 @@ fn border(bytes: &[u8]) -> usize {
     let is_start = |&place: &usize| bytes.get(place).is_none_or(|byte| byte & 0xC0 != 0x80);
     let end = SLICE_BYTES.min(bytes.len());
     (1..=end).rev().take(4).find(is_start).unwrap_or(end)
-}
-
-type New = unsafe extern "C" fn(ffi::Py_ssize_t, u32) -> *mut ffi::PyObject;
-type CopyCharacters = unsafe extern "C" fn(
-    *mut ffi::PyObject,
-    ffi::Py_ssize_t,
-    *mut ffi::PyObject,
-    ffi::Py_ssize_t,
-    ffi::Py_ssize_t,
-) -> ffi::Py_ssize_t;
-
-/// Two functions that are not of the limited API, but that every CPython since 3.3 has had, unchanged. Where they are not
-/// found, there is the long way.
-#[derive(Clone, Copy)]
-struct Unicode {
-    new: New,
-    copy: CopyCharacters,
-}
-
-#[allow(unsafe_code)]
-impl Unicode {
-    #[cfg(target_os = "linux")]
-    fn get() -> Option<Self> {
-        use std::mem::transmute;
-        use std::sync::OnceLock;
-
-        static FOUND: OnceLock<Option<Unicode>> = OnceLock::new();
-        // SAFETY: the names end with a null, and the functions that have them have these types.
-        *FOUND.get_or_init(|| unsafe {
-            let new = libc::dlsym(libc::RTLD_DEFAULT, c"PyUnicode_New".as_ptr());
-            let copy = libc::dlsym(libc::RTLD_DEFAULT, c"PyUnicode_CopyCharacters".as_ptr());
-            if new.is_null() || copy.is_null() {
-                return None;
-            }
-            Some(Self {
-                new: transmute::<*mut libc::c_void, New>(new),
-                copy: transmute::<*mut libc::c_void, CopyCharacters>(copy),
-            })
-        })
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn get() -> Option<Self> {
-        None
-    }
-
-    /// A text whose characters are still to be written.
-    fn reserve<'py>(self, py: Python<'py>, shape: &Shape) -> PyResult<Bound<'py, PyString>> {
-        let (widest, width) = shape.widest();
-        // SAFETY: the function gives a `str` that is ours, or null and an exception.
-        let text: Bound<'py, PyString> = unsafe {
-            let text = (self.new)(shape.characters as ffi::Py_ssize_t, widest);
-            Bound::from_owned_ptr_or_err(py, text)?.cast_into_unchecked()
-        };
-        ask_for_huge_pages(text.as_ptr().cast::<u8>(), shape.characters * width);
-        Ok(text)
-    }
-
-    /// Writes the characters of `part` to those of `text` from `start` on; returns their number.
-    fn copy(self, text: &Bound<'_, PyString>, start: usize, part: &Bound<'_, PyString>) -> PyResult<usize> {
-        let len = part.len()? as ffi::Py_ssize_t;
-        // SAFETY: both are `str`, and the function itself refuses to write to one that others hold, beyond its end, or
-        // characters wider than its own.
-        let copied = unsafe { (self.copy)(text.as_ptr(), start as ffi::Py_ssize_t, part.as_ptr(), 0, len) };
-        usize::try_from(copied).map_err(|_| PyErr::fetch(text.py()))
-    }
 }

@@ -12,7 +12,7 @@ use crate::boundary::guarded;
 use crate::decoding;
 use crate::error::Fault;
 use crate::ids::Ids;
-use crate::text::{Text, Unread, characters};
+use crate::text::{Unread, characters};
 
 /// A tokenizer; immutable and shared between threads.
 #[pyclass(frozen, module = "penstock._core")]
@@ -32,6 +32,26 @@ fn allowed_special(names: Option<Vec<String>>) -> Allowed {
 pub(crate) fn variation(boundary_split: f64, dropout: f64, seed: u64) -> penstock_bpe::Result<Variation> {
     let boundary_split = Chance::new("boundary_split", boundary_split)?;
     Ok(Variation { boundary_split, dropout: Chance::new("dropout", dropout)?, seed })
+}
+
+impl Tokenizer {
+    /// The calling thread makes the UTF-8 of the texts, for which it needs the GIL, while others encode the first of them.
+    fn encode_texts(
+        &self,
+        py: Python<'_>,
+        texts: Vec<Bound<'_, PyString>>,
+        allowed: Option<Vec<String>>,
+        threads: usize,
+    ) -> PyResult<(Vec<u32>, Vec<i64>)> {
+        let allowed = allowed_special(allowed);
+        let expected_bytes = texts.iter().map(characters).sum();
+        let texts: Vec<Unread> = texts.into_iter().map(Unread::new).collect::<PyResult<_>>()?;
+        guarded::<_, Fault>(py, || {
+            Ok(self.0.encode_fed(expected_bytes, &allowed, threads, |intake| {
+                Python::attach(|py| texts.iter().try_for_each(|text| text.hand_over(py, intake)))
+            }))
+        })?
+    }
 }
 
 #[pymethods]
@@ -82,12 +102,10 @@ impl Tokenizer {
         text: Bound<'py, PyString>,
         allowed: Option<Vec<String>>,
     ) -> PyResult<Bound<'py, PyArray1<u32>>> {
-        let (allowed, text) = (allowed_special(allowed), Text::of(text)?);
-        let ids = guarded::<_, Fault>(py, || Ok(self.0.encode(&text, &allowed)))?;
+        let (ids, _) = self.encode_texts(py, vec![text], allowed, 0)?;
         Ok(ids.into_pyarray(py))
     }
 
-    /// The calling thread makes the UTF-8 of the texts, for which it needs the GIL, while others encode the first of them.
     fn encode_batch<'py>(
         &self,
         py: Python<'py>,
@@ -95,16 +113,7 @@ impl Tokenizer {
         allowed: Option<Vec<String>>,
         threads: Option<usize>,
     ) -> PyResult<IdsAndOffsets<'py>> {
-        let allowed = allowed_special(allowed);
-        let expected_bytes = texts.iter().map(characters).sum();
-        let texts: Vec<Unread> = texts.into_iter().map(Unread::new).collect();
-        let feed = |take: &mut dyn FnMut(_)| {
-            Python::attach(|py| texts.iter().try_for_each(|text| text.read(py).map(&mut *take)))
-        };
-        let encoded = guarded::<_, Fault>(py, || {
-            Ok(self.0.encode_fed(expected_bytes, &allowed, threads.unwrap_or(0), feed))
-        })?;
-        let (ids, offsets) = encoded?;
+        let (ids, offsets) = self.encode_texts(py, texts, allowed, threads.unwrap_or(0))?;
         Ok((ids.into_pyarray(py), offsets.into_pyarray(py)))
     }
 

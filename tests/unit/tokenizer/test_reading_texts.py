@@ -48,6 +48,17 @@ def test_long_and_short_texts_have_the_ids_of_their_parts(
 
 
 @pytest.mark.parametrize("threads", [1, 2])
+def test_added_tokens_in_a_text_read_in_parts_are_found(tokenizer: penstock.Tokenizer, threads: int) -> None:
+    # Exactly so many slices; and nowhere a place to cut for some megabytes.
+    text = ("é<|endoftext|>" + "a" * 1009) * 3000 + "<|endoftext|>" + "xy—" * 70_000
+    text += " " * (-len(text) % 1024)
+    batch = tokenizer.encode_batch(["", text, PROSE], allowed_special="all", threads=threads)
+    assert tokenizer.decode(batch[1]) == text
+    assert (batch.ids == tokenizer.eot_id).sum() == 3001
+    np.testing.assert_array_equal(batch[2], tokenizer.encode_to_numpy(PROSE))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
 def test_a_lone_surrogate_is_refused_with_its_place(tokenizer: penstock.Tokenizer, threads: int) -> None:
     text = PROSE * 40_000 + "\ud800"
     with pytest.raises(UnicodeEncodeError, match=f"position {len(text) - 1}"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import pickle
 import re
@@ -86,6 +87,28 @@ def test_a_batch_is_its_parts(tokenizer: penstock.Tokenizer) -> None:
     assert batch.to_arrow().to_pylist() == batch.tolist()
     with pytest.raises(IndexError):
         batch[5]
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_lists_of_a_batch_are_made_without_a_garbage_collection(is_enabled: bool) -> None:
+    batch = penstock.TokenBatch(np.arange(5000, dtype=np.uint32), np.arange(5001))
+    collections: list[str] = []
+    gc.callbacks.append(lambda phase, info: collections.append(phase))
+    try:
+        (gc.enable if is_enabled else gc.disable)()
+        during = (batch.tolist(), len(collections))[1]
+        assert gc.isenabled() == is_enabled
+    finally:
+        gc.callbacks.pop()
+        gc.enable()
+    assert during == 0
+
+
+@pytest.mark.parametrize("offsets", [[0, 4], [2, 1], [-1, 2]])
+def test_offsets_that_do_not_lie_in_the_ids_are_refused(offsets: list[int]) -> None:
+    batch = penstock.TokenBatch(np.arange(3, dtype=np.uint32), np.array(offsets))
+    with pytest.raises(penstock.TokenizerError, match=f"offsets {offsets[0]} and {offsets[1]} .* 3 ids"):
+        batch.tolist()
 
 
 def test_files_keep_everything(tokenizer: penstock.Tokenizer, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ use crate::unicode::{SPACE, class_of};
 pub(crate) struct Matcher {
     automaton: AhoCorasick,
     starts: Starts,
+    /// The bytes of the longest token as it is looked for.
+    longest: usize,
     /// Each token, and whether it is active. One that is not stays text, but hides the shorter ones within it, as in HF.
     tokens: Vec<(SpecialToken, bool)>,
 }
@@ -35,10 +37,11 @@ impl Matcher {
         let (spellings, tokens): (Vec<_>, Vec<_>) =
             entries.into_iter().map(|(spelling, token, is_active)| (spelling, (token, is_active))).unzip();
         let starts = Starts::new(&spellings);
+        let longest = spellings.iter().map(String::len).max().unwrap_or_default();
         let mut builder = AhoCorasick::builder();
         let builder = builder.match_kind(MatchKind::LeftmostLongest).start_kind(StartKind::Both);
         // Building fails only beyond 2^31 states, which the limits on vocabularies exclude.
-        builder.build(spellings).ok().map(|automaton| Self { automaton, starts, tokens })
+        builder.build(spellings).ok().map(|automaton| Self { automaton, starts, longest, tokens })
     }
 
     /// Calls `emit` with each part of `text`, in order.
@@ -86,6 +89,12 @@ impl Matcher {
 }
 
 impl Matcher {
+    /// Whether no token ends, starts or lies at `at`, whatever follows `text`.
+    pub(crate) fn is_clear(&self, text: &str, at: usize) -> bool {
+        let around = at.saturating_sub(self.longest)..at + self.longest;
+        around.end <= text.len() && self.automaton.find(Input::new(text).range(around)).is_none()
+    }
+
     /// The first token in `text` from `from` on, the longest of those that start there.
     fn find(&self, text: &str, mut from: usize) -> Option<Match> {
         let Starts::Few { first, pairs } = &self.starts else {

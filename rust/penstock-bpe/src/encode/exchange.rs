@@ -1,5 +1,6 @@
 //! What threads that encode together take, and where they leave what they made: chunks go out and come back by number.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -8,10 +9,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 pub(super) enum Chunk<'t> {
     /// Whole texts.
     Texts(Vec<&'t str>),
-    /// A part of a long text in which no added token is looked for.
-    Text(&'t str),
-    /// An added token in a long text.
-    Token(u32),
+    /// A part of a long text.
+    Part(Cow<'t, str>),
     /// The end of a long text.
     End,
 }
@@ -62,6 +61,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl<'t> Queue<'t> {
+    fn take(&mut self) -> Option<(usize, Chunk<'t>)> {
+        let chunk = self.chunks.pop_front()?;
+        self.taken += 1;
+        Some((self.taken - 1, chunk))
+    }
+}
+
 impl<'t> Exchange<'t> {
     /// Ids will be appended to `ids`.
     pub(super) fn new(ids: Vec<u32>) -> Self {
@@ -93,10 +100,13 @@ impl<'t> Exchange<'t> {
     pub(super) fn take(&self) -> Option<(usize, Chunk<'t>)> {
         let is_to_wait = |queue: &mut Queue<'t>| queue.chunks.is_empty() && !queue.is_closed;
         let queue = self.changed.wait_while(lock(&self.queue), is_to_wait);
-        let mut queue = queue.unwrap_or_else(PoisonError::into_inner);
-        let chunk = queue.chunks.pop_front()?;
-        queue.taken += 1;
-        Some((queue.taken - 1, chunk))
+        queue.unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The next chunk and its number if more than `count` are there.
+    pub(super) fn take_beyond(&self, count: usize) -> Option<(usize, Chunk<'t>)> {
+        let mut queue = lock(&self.queue);
+        if queue.chunks.len() > count { queue.take() } else { None }
     }
 
     /// Memory for a chunk, used before: new memory would cost more than the copy from it.
@@ -160,7 +170,7 @@ mod tests {
     fn chunks_come_back_in_order() {
         let exchange = Exchange::new(vec![]);
         for text in ["a", "b", "c", "d"] {
-            exchange.add(Chunk::Text(text));
+            exchange.add(Chunk::Part(Cow::Borrowed(text)));
         }
         exchange.close();
         let numbers: Vec<usize> = std::iter::from_fn(|| exchange.take()).map(|(number, _)| number).collect();

@@ -1,6 +1,7 @@
 //! Text to ids.
 
 pub(crate) mod added;
+mod alone;
 mod batch;
 mod block;
 pub(crate) mod cache;
@@ -8,6 +9,7 @@ pub(crate) mod chain;
 pub(crate) mod cuts;
 mod entry;
 mod exchange;
+mod intake;
 mod joined;
 mod lanes;
 mod long;
@@ -17,6 +19,7 @@ mod shared;
 mod sweep;
 mod sync;
 mod table;
+mod team;
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -25,12 +28,14 @@ use std::sync::Arc;
 use added::{Matcher, Part};
 use block::{Block, Gather};
 use cache::{Cache, SHORT_BYTES, SharedCache};
+pub use intake::{Intake, Read};
 use lanes::{LANES, Lanes};
 use merge::Workspace;
 
 use crate::error::Result;
 use crate::model::Model;
 use crate::normalize::Normalizer;
+use crate::pretokenize::safe_cut;
 use crate::tokenizer::{SpecialToken, Tokenizer};
 use crate::vary::Dropout;
 
@@ -112,12 +117,17 @@ impl Matchers {
         checked
     }
 
-    /// Calls `emit` with the parts of a text that no normaliser changes.
-    fn for_each_part<'t>(&self, text: &'t str, mut emit: impl FnMut(Part<'t>)) {
-        for_each_part(self.raw.as_ref(), text, |part| match part {
-            Part::Text(text) => for_each_part(self.normalized.as_ref(), text, &mut emit),
-            token => emit(token),
-        });
+    /// The first place behind `least` bytes of `text`, which is not normalised, where it may be cut in two that are then
+    /// encoded each alone.
+    fn cut(&self, text: &str, mut least: usize) -> Option<usize> {
+        let matchers = || [&self.raw, &self.normalized].into_iter().flatten();
+        loop {
+            // White space that an added token takes does not reach beyond the letter before such a place.
+            least = safe_cut(text, least)?;
+            if matchers().all(|matcher| matcher.is_clear(text, least)) {
+                return Some(least);
+            }
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Merging against the plain rule, whatever the length of the piece, with and without a cache.
 
+use std::convert::Infallible;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -122,6 +124,72 @@ proptest! {
             let range = offsets[index] as usize..offsets[index + 1] as usize;
             prop_assert_eq!(&ids[range], tokenizer.encode_ordinary(text));
         }
+    }
+
+    #[test]
+    fn texts_are_cut_only_where_it_changes_nothing(text in named(), least in 0_usize..40, is_allowed in any::<bool>()) {
+        let (tokenizer, allowed) = (with_names(), if is_allowed { Allowed::All } else { Allowed::None });
+        let at = tokenizer.cut(&Matchers::new(tokenizer.model(), &allowed), &text, least);
+        if let Some((before, behind)) = at.map(|at| text.split_at(at)) {
+            let parts = [before, behind].map(|part| tokenizer.encode(part, &allowed)).concat();
+            prop_assert_eq!(parts, tokenizer.encode(&text, &allowed), "{} | {}", before, behind);
+        }
+    }
+
+    #[test]
+    fn a_text_in_parts_has_the_ids_of_the_whole(
+        unit in named(), count in 1_usize..200, bytes in 1_usize..3000, threads in 1_usize..4,
+    ) {
+        let tokenizer = with_names();
+        let whole = unit.repeat(count);
+        let (texts, allowed) = (["é <a> b", whole.as_str(), "cab", whole.as_str()], Allowed::All);
+        let fed = tokenizer.encode_fed(0, &allowed, threads, |intake| {
+            for pair in texts.chunks(2) {
+                intake.text(pair[0]);
+                let mut rest = pair[1];
+                intake.parts(&mut |text, _| {
+                    let at = (bytes.min(rest.len())..).find(|&at| rest.is_char_boundary(at)).unwrap();
+                    text.push_str(&rest[..at]);
+                    rest = &rest[at..];
+                    Ok::<_, Infallible>(!rest.is_empty())
+                })?;
+            }
+            Ok(())
+        });
+        prop_assert_eq!(fed.unwrap(), tokenizer.encode_batch(&texts, &allowed, 1));
+    }
+}
+
+/// Text that names the tokens of [`with_names`], and nearly does.
+fn named() -> impl Strategy<Value = String> {
+    prop::collection::vec("<a>|<ab cd>|<ab|cd>|MM|[abcM]{1,4}| {1,3}|é|\n|w[x ]y", 0..40)
+        .prop_map(|parts| parts.concat())
+}
+
+/// A tokenizer with added tokens of all kinds, some of which look as if they might be cut.
+fn with_names() -> Tokenizer {
+    let tokens = (0..=255).map(|byte| vec![byte]).collect();
+    let token = SpecialToken::new;
+    let specials = vec![
+        token("<a>", 256),
+        SpecialToken { lstrip: true, rstrip: true, ..token("<ab cd>", 257) },
+        SpecialToken { single_word: true, special: false, ..token("MM", 258) },
+        SpecialToken { normalized: true, special: false, ..token("x y", 259) },
+    ];
+    Tokenizer::new(Pattern::Gpt2, tokens, vec![], specials).unwrap()
+}
+
+#[test]
+fn what_reading_fails_with_is_returned() {
+    for threads in [1, 3] {
+        let failed = with_names().encode_fed(0, &Allowed::None, threads, |intake| {
+            intake.text("a");
+            intake.parts(&mut |text, bytes| {
+                text.push_str(&"ab ".repeat(bytes));
+                if text.len() > bytes { Err("no more") } else { Ok(true) }
+            })
+        });
+        assert_eq!(failed, Err("no more"));
     }
 }
 
