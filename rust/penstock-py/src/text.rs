@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use penstock_bpe::Intake;
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 use pyo3::types::PyString;
@@ -65,13 +66,16 @@ impl Unread {
     }
 }
 
-/// How many characters a text has; 0 for one of a class that may say anything.
+/// How many characters a text has, whatever its class says.
+#[allow(unsafe_code)]
 pub(crate) fn characters(text: &Bound<'_, PyString>) -> usize {
-    if text.is_exact_instance_of::<PyString>() { text.len().unwrap_or(0) } else { 0 }
+    // SAFETY: it is a `str`, so there is a length.
+    let len = unsafe { ffi::PyUnicode_GetLength(text.as_ptr()) };
+    usize::try_from(len).unwrap_or(0)
 }
 
 fn is_long(text: &Bound<'_, PyString>) -> bool {
-    characters(text) >= LONG_CHARACTERS
+    text.is_exact_instance_of::<PyString>() && characters(text) >= LONG_CHARACTERS
 }
 
 /// Whether a long text is nearly all ASCII, but not all.

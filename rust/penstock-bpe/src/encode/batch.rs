@@ -6,13 +6,16 @@ use std::thread;
 use super::alone::{Alone, LEAST_BYTES_A_TOKEN};
 use super::exchange::Exchange;
 use super::intake::Intake;
-use super::team::Team;
+use super::team::{LONG_TEXT_BYTES, Team};
 use super::{Allowed, Matchers};
 use crate::machine::with_huge_pages;
 use crate::normalize::Normalizer;
 use crate::pattern::Family;
 use crate::threads::thread_count;
 use crate::tokenizer::Tokenizer;
+
+/// Texts of which no more are expected are not worth several threads, even if each byte turns out to be four.
+const FEW_BYTES: usize = LONG_TEXT_BYTES / 4;
 
 impl Tokenizer {
     /// Encodes `texts` on `threads` threads (0 = one a core) of its own. Returns the ids of all texts in order, and
@@ -35,8 +38,8 @@ impl Tokenizer {
         }
     }
 
-    /// [`encode_batch`](Self::encode_batch) of texts of about `expected_bytes` that `feed` hands over one by one: from the
-    /// first megabyte on, other threads encode while more come.
+    /// [`encode_batch`](Self::encode_batch) of texts of about `expected_bytes`, or up to four times as many, that `feed` hands
+    /// over one by one: from the first megabyte on, other threads encode while more come.
     ///
     /// # Errors
     ///
@@ -48,17 +51,19 @@ impl Tokenizer {
         threads: usize,
         feed: impl FnOnce(&mut (dyn Intake<'t, E> + Send)) -> Result<(), E>,
     ) -> Result<(Vec<u32>, Vec<i64>), E> {
+        // Asking how many cores there are takes 25 microseconds.
+        let threads = if expected_bytes < FEW_BYTES { 1 } else { thread_count(threads) };
         let mut result = Ok(Default::default());
         self.model().with_matchers(allowed, |matchers| {
             let alone = |texts| Alone::new(self, matchers, expected_bytes, texts);
-            if thread_count(threads) == 1 {
+            if threads == 1 {
                 let mut alone = alone(Vec::new());
                 result = feed(&mut alone).map(|()| alone.finish());
                 return;
             }
             let exchange = Exchange::new(with_huge_pages(expected_bytes / LEAST_BYTES_A_TOKEN));
             let few = thread::scope(|scope| {
-                let mut team = Team::new(self, matchers, &exchange, thread_count(threads), scope);
+                let mut team = Team::new(self, matchers, &exchange, threads, scope);
                 feed(&mut team)?;
                 Ok(team.finish())
             });

@@ -11,7 +11,7 @@ use crate::tokenizer::Tokenizer;
 /// Threads are handed texts, and parts of long ones, of about this many bytes at a time.
 const CHUNK_BYTES: usize = 1 << 18;
 /// Longer texts are cut, and fewer bytes of texts are not worth several threads.
-const LONG_TEXT_BYTES: usize = 4 * CHUNK_BYTES;
+pub(super) const LONG_TEXT_BYTES: usize = 4 * CHUNK_BYTES;
 /// Chunks a thread that may wait before more of a text is read.
 const MOST_WAITING: usize = 4;
 
