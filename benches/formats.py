@@ -1,4 +1,4 @@
-"""What surrounds plain encoding: split boundary tokens, BPE-dropout, files, loading, SentencePiece models.
+"""What surrounds plain encoding: short texts, split boundary tokens, dropout, files, loading, other formats.
 
     python3 dev.py bench formats --tokenizer tokenizer.json --corpus corpus.jsonl --megabytes 20
     ... --model tokenizer.model    # beside sentencepiece, where that is installed
@@ -23,6 +23,9 @@ from rich.table import Table
 import penstock
 
 Times = dict[str, float]
+CALLS = 2000
+SHORT = "Hello world"
+LONGER = "The quick brown fox jumps over the lazy dog. " * 20
 
 
 def main() -> None:
@@ -41,6 +44,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         show(console, "load, ms", loading(options.tokenizer, Path(folder), options.visits), 1e3)
+        show(console, "microseconds a call", calling(options.tokenizer, options.visits), 1e6 / CALLS)
         times = encoding(options.tokenizer, texts, Path(folder), options.visits)
         show(console, "MB/s, all text", {name: size / seconds for name, seconds in times.items()})
         few = read(options.corpus, 1_000_000)
@@ -82,6 +86,21 @@ def loading(path: Path, folder: Path, visits: int) -> Times:
         "with a cache": lambda: penstock.Tokenizer.from_file(path, cache=cache),
         "Hugging Face tokenizers": lambda: tokenizers.Tokenizer.from_file(str(path)),
     }
+    return least(visits, work)
+
+
+def calling(path: Path, visits: int) -> Times:
+    """What each of many calls costs, each with one text."""
+    tok, peer = penstock.Tokenizer.from_file(path), tokenizers.Tokenizer.from_file(str(path))
+    work: dict[str, Callable[[], object]] = {}
+    for text in (SHORT, LONGER):
+        assert tok.encode(text) == peer.encode(text, add_special_tokens=False).ids
+        size = f"{len(text)} bytes"
+        work[f"encode, {size}"] = lambda text=text: [tok.encode(text) for _ in range(CALLS)]
+        work[f"encode_to_numpy, {size}"] = lambda text=text: [tok.encode_to_numpy(text) for _ in range(CALLS)]
+        work[f"Hugging Face tokenizers, {size}"] = lambda text=text: [
+            peer.encode(text, add_special_tokens=False).ids for _ in range(CALLS)
+        ]
     return least(visits, work)
 
 

@@ -98,7 +98,7 @@ impl Tokenizer {
     /// # Errors
     ///
     /// [`Error::Io`] and [`Error::FileTooLarge`] naming the path, [`Error::InFile`] naming path and place,
-    /// [`Error::PatternNeeded`], [`Error::PatternConflict`], [`Error::UnknownPattern`], [`Error::UnknownFormat`].
+    /// [`Error::PatternNeeded`], [`Error::PatternConflict`], [`Error::Pattern`], [`Error::UnknownFormat`].
     pub fn from_file(path: &Path, pattern: Option<&str>) -> Result<Self> {
         crate::format::load(path, pattern, None)
     }
