@@ -205,10 +205,10 @@ class Tokenizer:
         TokenizerError
             Tokens are to be split, and none of the vocabulary joins punctuation and line breaks.
         """
-        ids = self.encode_to_numpy(
-            text, allowed_special=allowed_special, boundary_split=boundary_split, dropout=dropout, seed=seed
-        )
-        return _core.to_list(ids)
+        allowed = _allowed(allowed_special)
+        if boundary_split or dropout:
+            return _core.to_list(self._vary(text, allowed, boundary_split, dropout, seed))
+        return self._core.encode_to_list(text, allowed)
 
     def encode_to_numpy(
         self,
@@ -222,9 +222,14 @@ class Tokenizer:
         """The same as uint32[n], without Python integers between."""
         allowed = _allowed(allowed_special)
         if boundary_split or dropout:
-            with numbers_in_range():
-                return self._core.encode_varied([text], allowed, boundary_split, dropout, seed, 1)[0]
+            return self._vary(text, allowed, boundary_split, dropout, seed)
         return self._core.encode(text, allowed)
+
+    def _vary(
+        self, text: str, allowed: list[str] | None, boundary_split: float, dropout: float, seed: int
+    ) -> NDArray[np.uint32]:
+        with numbers_in_range():
+            return self._core.encode_varied([text], allowed, boundary_split, dropout, seed, 1)[0]
 
     def encode_batch(
         self,

@@ -159,7 +159,11 @@ impl Lists {
 /// The ids of an array as a list of `int`.
 #[pyfunction]
 pub(crate) fn to_list<'py>(py: Python<'py>, ids: PyReadonlyArray1<'_, u32>) -> PyResult<Bound<'py, PyList>> {
-    let ids = ids.as_slice()?;
+    list(py, ids.as_slice()?)
+}
+
+/// Ids as a list of `int`.
+pub(crate) fn list<'py>(py: Python<'py>, ids: &[u32]) -> PyResult<Bound<'py, PyList>> {
     Lists::of(ids).list(py, ids)
 }
 

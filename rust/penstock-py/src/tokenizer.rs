@@ -6,13 +6,16 @@ use numpy::{IntoPyArray, PyArray1};
 use penstock_bpe::{Allowed, Chance, Unit, Variation};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
-use pyo3::types::{PyBytes, PyString};
+use pyo3::types::{PyBytes, PyList, PyString};
 
-use crate::boundary::guarded;
+use crate::boundary::{caught, guarded};
 use crate::decoding;
 use crate::error::Fault;
-use crate::ids::Ids;
+use crate::ids::{Ids, list};
 use crate::text::{Unread, characters};
+
+/// A text of so many characters is encoded in a few microseconds, too few to let others have the GIL meanwhile.
+const FEW_CHARACTERS: usize = 1 << 10;
 
 /// A tokenizer; immutable and shared between threads.
 #[pyclass(frozen, module = "penstock._core")]
@@ -35,6 +38,19 @@ pub(crate) fn variation(boundary_split: f64, dropout: f64, seed: u64) -> penstoc
 }
 
 impl Tokenizer {
+    fn encode_text(
+        &self,
+        py: Python<'_>,
+        text: Bound<'_, PyString>,
+        allowed: Option<Vec<String>>,
+    ) -> PyResult<Vec<u32>> {
+        if characters(&text) > FEW_CHARACTERS {
+            return Ok(self.encode_texts(py, vec![text], allowed, 0)?.0);
+        }
+        let (text, allowed) = (text.to_str()?, allowed_special(allowed));
+        caught(|| Ok::<_, Fault>(self.0.encode(text, &allowed))).map_err(|fault| fault.into_exception(py))
+    }
+
     /// The calling thread makes the UTF-8 of the texts, for which it needs the GIL, while others encode the first of them.
     fn encode_texts(
         &self,
@@ -102,8 +118,16 @@ impl Tokenizer {
         text: Bound<'py, PyString>,
         allowed: Option<Vec<String>>,
     ) -> PyResult<Bound<'py, PyArray1<u32>>> {
-        let (ids, _) = self.encode_texts(py, vec![text], allowed, 0)?;
-        Ok(ids.into_pyarray(py))
+        Ok(self.encode_text(py, text, allowed)?.into_pyarray(py))
+    }
+
+    fn encode_to_list<'py>(
+        &self,
+        py: Python<'py>,
+        text: Bound<'py, PyString>,
+        allowed: Option<Vec<String>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        list(py, &self.encode_text(py, text, allowed)?)
     }
 
     fn encode_batch<'py>(

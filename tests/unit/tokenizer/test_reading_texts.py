@@ -65,6 +65,8 @@ def test_a_lone_surrogate_is_refused_with_its_place(tokenizer: penstock.Tokenize
         tokenizer.encode_batch([PROSE * 1000] * 50 + [text], threads=threads)
     with pytest.raises(UnicodeEncodeError, match=f"position {len(text) - 1}"):
         tokenizer.encode(text)
+    with pytest.raises(UnicodeEncodeError, match="position 3"):
+        tokenizer.encode("abc\ud800")
     assert tokenizer.decode(tokenizer.encode(PROSE)) == PROSE
 
 

@@ -76,6 +76,17 @@ def test_a_special_string_in_a_text_is_text(tokenizer: penstock.Tokenizer) -> No
     assert tokenizer.decode(everything) == text
 
 
+@pytest.mark.parametrize("characters", [0, 1, 1023, 1024, 1025, 5000])
+def test_every_way_to_encode_gives_the_same_ids(tokenizer: penstock.Tokenizer, characters: int) -> None:
+    """Short texts and long ones take ways of their own."""
+    text = ("ein 'Satz' <|pad|> 数 🙂 " * 400)[:characters]
+    for allowed in ((), "all", ["<|pad|>"]):
+        ids = tokenizer.encode(text, allowed_special=allowed)
+        assert tokenizer.encode_to_numpy(text, allowed_special=allowed).tolist() == ids
+        assert tokenizer.encode_batch([text], allowed_special=allowed).tolist() == [ids]
+        assert tokenizer.decode(ids) == text
+
+
 def test_a_batch_is_its_parts(tokenizer: penstock.Tokenizer) -> None:
     texts = ["", "one", "deux trois", "", "四"]
     batch = tokenizer.encode_batch(texts, threads=2)
