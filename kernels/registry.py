@@ -32,7 +32,7 @@ _ADA: Capability = (8, 9)
 _HOPPER: Capability = (9, 0)
 
 # op -> backends in the order of preference, each with the lowest capability it runs on.
-# Gluon kernels are written for wgmma, which Hopper alone has: see `_runs`.
+# Gluon kernels are written for Hopper alone: see `_runs`.
 _TABLE: dict[str, tuple[tuple[str, Capability], ...]] = {
     "quantize": (("triton", _ADA),),
     "gemm": (("gluon", _HOPPER), ("triton", _ADA), ("torch", _HOPPER)),

@@ -89,10 +89,15 @@ def _fake_gradients(ds: Tensor, h: Tensor, p: Tensor | None) -> Seven:
 
 @library.op(fake=_fake_gradients)
 def _swiglu_backward_quantize(ds: Tensor, h: Tensor, p: Tensor | None) -> Seven:
-    # A copy is aligned as TMA wants it, which a view need not be.
-    ds, h = (x.contiguous() if x.data_ptr() % 16 == 0 else x.clone() for x in (ds, h))
-    q: SwiGLUGradients = _implementation(h).swiglu_backward_quantize(ds, h, p)
+    q: SwiGLUGradients = _implementation(h).swiglu_backward_quantize(aligned(ds), aligned(h), p)
     return *q.dh.parts, *q.dh_t.parts, *q.s_t.parts, q.dp
+
+
+def aligned(x: Tensor) -> Tensor:
+    """``x`` as TMA wants it: whole rows, from a multiple of 16 bytes on. Other views are copied."""
+    if x.is_contiguous() and x.data_ptr() % 16 == 0:
+        return x
+    return x.clone(memory_format=torch.contiguous_format)
 
 
 def _check(h: Tensor) -> None:

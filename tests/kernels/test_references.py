@@ -39,6 +39,7 @@ from penstock.kernels.quantize import (
 )
 from penstock.kernels.route import route_tables
 from penstock.kernels.swiglu import swiglu
+from penstock.kernels.swiglu.quantized import aligned
 
 DOUBLE = torch.float64
 
@@ -369,3 +370,14 @@ def test_bf16_layers_sum_weight_gradients_in_float32() -> None:
     linear(x, w, "bf16").backward(torch.ones(4096, 8))
     expected = torch.ones(8, 4096, dtype=DOUBLE) @ x.bfloat16().double()
     assert relative_error(w.grad, expected) < 1e-6
+
+
+def test_what_tma_reads_is_made_of_any_view() -> None:
+    """Whole rows from a multiple of 16 bytes on: a copy of a transposed view would be transposed too."""
+    memory = torch.arange(8 * 64 + 1).bfloat16()
+    for x in (memory[:-1].view(8, 64), memory[1:].view(8, 64), memory[1:].view(64, 8).t()):
+        found = aligned(x)
+        assert found.is_contiguous()
+        assert found.data_ptr() % 16 == 0
+        assert torch.equal(found, x)
+    assert aligned(memory[:-1]).data_ptr() == memory.data_ptr(), "no copy where none is needed"
