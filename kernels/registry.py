@@ -35,6 +35,7 @@ _HOPPER: Capability = (9, 0)
 # Gluon kernels are written for Hopper alone: see `_runs`.
 _TABLE: dict[str, tuple[tuple[str, Capability], ...]] = {
     "quantize": (("triton", _ADA),),
+    "transpose_shift": (("gluon", _HOPPER), ("triton", _ADA)),
     "gemm": (("gluon", _HOPPER), ("triton", _ADA), ("torch", _HOPPER)),
     "wgrad": (("gluon", _HOPPER), ("triton", _ADA)),
     "grouped_gemm": (("gluon", _HOPPER), ("triton", _ADA)),

@@ -194,7 +194,7 @@ def _quantize_weight(w: Tensor, out: Sequence[Tensor]) -> None:
     fake=lambda a, rows: fake_tokens((a[0] if rows is None else rows).shape[0], a[0].shape[1], a[0].device)
 )
 def _transpose_shift(a: Sequence[Tensor], rows: Tensor | None) -> tuple[Tensor, Tensor]:
-    q: TokQ = _implementation(a[0].device).transpose_shift(RowQ(*a), rows)
+    q: TokQ = _implementation(a[0].device, "transpose_shift").transpose_shift(RowQ(*a), rows)
     return q.data, q.scale
 
 
@@ -217,9 +217,15 @@ def _check_matrix(name: str, x: Tensor) -> None:
     check_tensor(name, x, ndim=2)
 
 
-def _implementation(device: torch.device) -> ModuleType:
-    if registry.backend("quantize", device) == "triton":
-        from . import quantize_triton  # Triton is imported only where it runs
+def _implementation(device: torch.device, op: str = "quantize") -> ModuleType:
+    # Triton is imported only where it runs.
+    match registry.backend(op, device):
+        case "gluon":
+            from . import transpose_gluon
 
-        return quantize_triton
+            return transpose_gluon
+        case "triton":
+            from . import quantize_triton
+
+            return quantize_triton
     return reference

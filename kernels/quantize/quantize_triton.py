@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..arguments import FP8
 from ..types import BLOCK, RowQ, TokQ, WeightQ
+from .op import fake_tokens
 
 SMALLEST_SCALE = tl.constexpr(2.0**-126)
 
@@ -154,9 +155,10 @@ def _transpose_weight(q_ptr, t_ptr, N, K):
 def _transpose_shift(
     q_ptr, s_ptr, rows_ptr, t_ptr, ts_ptr, M, K, M_OUT, t_stride, s_stride, GATHER: tl.constexpr
 ):
-    columns = tl.cdiv(K, 128)
-    row_block = tl.program_id(0) // columns
-    column_block = tl.program_id(0) % columns
+    """Down the rows of a block of columns first, as ``transpose_gluon`` does."""
+    row_blocks = t_stride // 128
+    column_block = tl.program_id(0) // row_blocks
+    row_block = tl.program_id(0) % row_blocks
     place = row_block.to(tl.int64) * 128 + tl.arange(0, 128)
     k = column_block * 128 + tl.arange(0, 128)
     if GATHER:
@@ -170,7 +172,7 @@ def _transpose_shift(
     largest = tl.max(scale, 0)
     shifted = tl.trans(shift(q, scale, largest).to(tl.float8e4nv))
     tl.store(t_ptr + k.to(tl.int64)[:, None] * t_stride + place[None, :], shifted, mask=(k < K)[:, None])
-    tl.store(ts_ptr + column_block * (t_stride // 128) + row_block, largest)
+    tl.store(ts_ptr + tl.program_id(0), largest)
 
 
 def quantize_rows(x: Tensor) -> RowQ:
@@ -217,25 +219,23 @@ def transpose_shift(a: RowQ, rows: Tensor | None = None) -> TokQ:
     """See ``op.transpose_shift``."""
     m, k = a.data.shape
     m_out = m if rows is None else rows.shape[0]
-    padded = _up(m_out, BLOCK)
-    data = torch.empty((k, padded), dtype=FP8, device=a.data.device)
-    scale = a.scale.new_empty((triton.cdiv(k, BLOCK), padded // BLOCK))
-    if data.numel():
-        _transpose_shift[(scale.numel(),)](
+    t = TokQ(*fake_tokens(m_out, k, a.data.device))
+    if t.data.numel():
+        _transpose_shift[(t.scale.numel(),)](
             a.data,
             a.scale,
             a.data if rows is None else rows.contiguous(),
-            data,
-            scale,
+            t.data,
+            t.scale,
             m,
             k,
             m_out,
-            padded,
+            t.data.stride(0),
             a.scale.stride(0),
             GATHER=rows is not None,
             num_warps=4,
         )
-    return TokQ(data, scale)
+    return t
 
 
 def _up(size: int, multiple: int) -> int:

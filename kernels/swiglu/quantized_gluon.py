@@ -18,6 +18,7 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from .. import registry
+from ..quantize.transpose_gluon import TILE, send_transposed
 from ..types import BLOCK, SwiGLUGradients
 from .quantized_triton import empty_gradients
 
@@ -28,6 +29,9 @@ STAGES = 2
 WARPS, REGISTERS, RESIDENT = 8, 128, 2
 """Of a program; and programs on a multiprocessor, for which so many registers a thread are left."""
 OPERANDS = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
+WAITING = gl.constexpr(gl.SwizzledSharedLayout(16, 4, 8, [1, 0]))
+"""Four words side by side in each of eight groups of four rows lie in 32 different banks."""
+FLAT = gl.constexpr(gl.SwizzledSharedLayout(1, 1, 1, [0]))
 
 
 @gluon.jit
@@ -83,29 +87,25 @@ def _maxima(a0, a1, a2, b0, b1, b2):
 
 @gluon.constexpr_function
 def _squares(elements):
-    """32 rows of 128, four rows and four columns of them a thread, one warp beside the other."""
+    """128x128, four rows of four columns in a thread at a time, in the order of ``elements``."""
     lanes = [[4, 0], [8, 0], [16, 0], [0, 4], [0, 8]]
-    return gl.DistributedLinearLayout(elements, lanes, [[0, 16], [0, 32], [0, 64]], [], [32, 128])
+    warps = [[32, 0], [64, 0], [0, 64]]
+    return gl.DistributedLinearLayout([*elements, [0, 16], [0, 32]], lanes, warps, [], [128, 128])
+
+
+BY_ROWS = gl.constexpr(_squares([[0, 1], [0, 2], [1, 0], [2, 0]]))
+BY_COLUMNS = gl.constexpr(_squares([[1, 0], [2, 0], [0, 1], [0, 2]]))
 
 
 @gluon.jit
-def _transpose(result, largest, t_ptr, largest_ptr, t_stride, ROWS: gl.constexpr):
-    """Write a result's bytes transposed, at the largest scale of its rows."""
-    # Words are bytes of a row where they are read, and of a column where they are written.
-    BY_ROWS: gl.constexpr = _squares([[0, 1], [0, 2], [1, 0], [2, 0]])
-    BY_COLUMNS: gl.constexpr = _squares([[1, 0], [2, 0], [0, 1], [0, 2]])
+def _transpose(result, largest, t_desc, row, column, largest_ptr):
+    """Write a result's bytes transposed, at the largest scale of its rows, from where they wait."""
     bytes_s, scales_s = result
     gl.store(largest_ptr, largest)
-    r = gl.arange(0, ROWS, gl.SliceLayout(1, BY_COLUMNS))
-    k = gl.arange(0, 128, gl.SliceLayout(0, BY_COLUMNS))
-    at = gl.expand_dims(k.to(gl.int64) * t_stride, 0) + gl.expand_dims(r, 1)
-    for part in gl.static_range(128 // ROWS):
-        scale = scales_s.index(part).load(gl.SliceLayout(1, BY_ROWS))
-        # As in quantize_triton.shift.
-        drop = (largest.to(gl.int32, bitcast=True) - scale.to(gl.int32, bitcast=True)) >> 23
-        factor = ((127 - gl.minimum(drop, 24)) << 23).to(gl.float32, bitcast=True).to(gl.float16)
-        shifted = bytes_s.index(part).load(BY_ROWS).to(gl.float16) * gl.expand_dims(factor, 1)
-        gl.store(t_ptr + at + part * ROWS, gl.convert_layout(shifted, BY_COLUMNS).to(gl.float8e4nv))
+    q = bytes_s._reinterpret(gl.float8e4nv, [128, 128], WAITING).load(BY_ROWS)
+    scale = scales_s._reinterpret(gl.float32, [128], FLAT).load(gl.SliceLayout(1, BY_ROWS))
+    tile_s = bytes_s._reinterpret(gl.float8e4nv, [128, 128], t_desc.layout)
+    send_transposed(q, scale, largest, tile_s, t_desc, row, column, BY_COLUMNS)
 
 
 @gluon.jit
@@ -121,17 +121,14 @@ def _keep(result, part, x):
 @gluon.jit
 def _room(ROWS: gl.constexpr):
     """For a result's bytes and scales."""
-    # Four words side by side in each of eight groups of four rows lie in 32 different banks.
-    SWIZZLED: gl.constexpr = gl.SwizzledSharedLayout(16, 4, 8, [1, 0])
-    bytes_s = gl.allocate_shared_memory(gl.float8e4nv, [128 // ROWS, ROWS, 128], SWIZZLED)
-    FLAT: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
+    bytes_s = gl.allocate_shared_memory(gl.float8e4nv, [128 // ROWS, ROWS, 128], WAITING)
     return bytes_s, gl.allocate_shared_memory(gl.float32, [128 // ROWS, ROWS], FLAT)
 
 
 @gluon.jit
 def swiglu_backward_quantize_kernel(
-    ds_desc, h_desc, p_ptr, q_ptr, s_ptr, t_ptr, ts_ptr, a_ptr, as_ptr, dp_ptr,
-    M, columns, s_stride, t_stride, programs,
+    ds_desc, h_desc, p_ptr, q_ptr, s_ptr, t_desc, ts_ptr, a_desc, as_ptr, dp_ptr,
+    M, columns, s_stride, programs,
     WEIGHTED: gl.constexpr, ROWS: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     """Gradients of gate and up, by rows and transposed, and SwiGLU's values transposed."""
@@ -185,6 +182,8 @@ def swiglu_backward_quantize_kernel(
             sig = _sigmoid(gate)
             silu = gate * sig
             s = silu * up
+            if i == 0:
+                tma.store_wait(0)  # the tile before has left
             up *= sig + silu * (1.0 - sig)
             gl.store(dp_ptr + column * M + row + r, gl.sum(ds * s, 1), mask=real)
             if WEIGHTED:
@@ -202,13 +201,11 @@ def swiglu_backward_quantize_kernel(
             gl.store(gate_s_ptr + blocks * s_stride + r, scale, mask=held)
             top_up = gl.maximum(top_up, scale)
         top_values, top_gate, top_up = gl.reduce((top_values, top_gate, top_up), 0, _maxima)
-        scales = t_stride // 128
-        corner = (column * 128).to(gl.int64) * t_stride + row
-        up_corner = columns.to(gl.int64) * t_stride + corner
-        s_corner = column * scales + block
-        _transpose(values, top_values, a_ptr + corner, as_ptr + s_corner, t_stride, ROWS)
-        _transpose(dgate, top_gate, t_ptr + corner, ts_ptr + s_corner, t_stride, ROWS)
-        _transpose(dup, top_up, t_ptr + up_corner, ts_ptr + blocks * scales + s_corner, t_stride, ROWS)
+        at = column * gl.cdiv(M, 128) + block
+        _transpose(values, top_values, a_desc, column * 128, block * 128, as_ptr + at)
+        _transpose(dgate, top_gate, t_desc, column * 128, block * 128, ts_ptr + at)
+        _transpose(dup, top_up, t_desc, columns + column * 128, block * 128, ts_ptr + tiles + at)
+    tma.store_wait(0)
 
 
 def swiglu_backward_quantize(ds: Tensor, h: Tensor, p: Tensor | None) -> SwiGLUGradients:
@@ -218,11 +215,11 @@ def swiglu_backward_quantize(ds: Tensor, h: Tensor, p: Tensor | None) -> SwiGLUG
     if h.numel():
         tiles = columns // BLOCK * triton.cdiv(rows, BLOCK)
         programs = min(tiles, RESIDENT * registry.multiprocessors(h.device))
-        descriptors = (TensorDescriptor.from_tensor(x, [ROWS, BLOCK], OPERANDS) for x in (ds, h))
-        written = (dh.data, dh.scale, dh_t.data, dh_t.scale, s_t.data, s_t.scale, dp)
+        read = [TensorDescriptor.from_tensor(x, [ROWS, BLOCK], OPERANDS) for x in (ds, h)]
+        t_desc, a_desc = (TensorDescriptor.from_tensor(t.data, [BLOCK, BLOCK], TILE) for t in (dh_t, s_t))
         swiglu_backward_quantize_kernel[(programs,)](
-            *descriptors, dp if p is None else p.contiguous(), *written, rows, columns,
-            dh.scale.stride(0), dh_t.data.stride(0), programs,
+            *read, dp if p is None else p.contiguous(), dh.data, dh.scale, t_desc, dh_t.scale,
+            a_desc, s_t.scale, dp, rows, columns, dh.scale.stride(0), programs,
             WEIGHTED=p is not None, ROWS=ROWS, STAGES=STAGES, num_warps=WARPS, maxnreg=REGISTERS,
         )  # fmt: skip
     return SwiGLUGradients(dh, dh_t, s_t, dp.sum(0))

@@ -22,7 +22,7 @@ from penstock.kernels.gemm.tiles import SHARED_MEMORY_BYTES  # noqa: E402
 from penstock.kernels.mla import rope_triton  # noqa: E402
 from penstock.kernels.norm import norm_triton  # noqa: E402
 from penstock.kernels.permute import permute_triton  # noqa: E402
-from penstock.kernels.quantize import quantize_triton  # noqa: E402
+from penstock.kernels.quantize import quantize_triton, transpose_gluon  # noqa: E402
 from penstock.kernels.route import balance_triton, logits_triton, route_triton, tables_triton  # noqa: E402
 from penstock.kernels.swiglu import quantized_gluon, quantized_triton, swiglu_triton  # noqa: E402
 
@@ -34,6 +34,7 @@ PLACES["valid"] = "u8"
 BALANCE = {"EP": 64, "BT": balance_triton.TILE_ELEMENTS // 64, "MASKED": True}
 SCAN = {"BLOCK": 128, "EP": 256, "SCANNED": tables_triton.SCANNED}
 ROWS = {"x": BF16, "dx": BF16}
+TILE = f"tensordesc<fp8e4nv[128, 128],{transpose_gluon.TILE!r}>"
 TABLES = {"row_token": "i32", "token_pos": "i32"}
 
 
@@ -242,13 +243,14 @@ def test_swiglu_backward_for_hopper(dtype: str, weighted: bool, tmp_path: Path) 
     """So small that as many programs fit on a multiprocessor as are launched."""
     kernel = quantized_gluon.swiglu_backward_quantize_kernel
     constants = {"WEIGHTED": weighted, "ROWS": quantized_gluon.ROWS, "STAGES": quantized_gluon.STAGES}
-    pointers = dict.fromkeys(("q", "t", "a"), FP8)
+    pointers = {"q": FP8}
     operand = f"tensordesc<{dtype}[{quantized_gluon.ROWS}, 128],{quantized_gluon.OPERANDS!r}>"
     signature = {
         argument: "constexpr" if argument in constants else argument_type(argument, pointers, FP32)
         for argument in kernel.arg_names
     }
     signature |= {"ds_desc": operand, "h_desc": operand}
+    signature |= dict.fromkeys(("t_desc", "a_desc"), TILE)
     plain = plain_source(kernel, signature, constants)
     source = GluonASTSource(kernel, signature, plain.constants, plain.attrs)
     options = {"num_warps": quantized_gluon.WARPS, "maxnreg": quantized_gluon.REGISTERS}
@@ -259,8 +261,27 @@ def test_swiglu_backward_for_hopper(dtype: str, weighted: bool, tmp_path: Path) 
     assert spilled_bytes(compiled.asm["ptx"], tmp_path) == 0
 
 
+@pytest.mark.parametrize("gather", [False, True])
+def test_transpose_shift_for_hopper(gather: bool, tmp_path: Path) -> None:
+    """Eight programs fit on a multiprocessor."""
+    kernel = transpose_gluon.transpose_shift_kernel
+    constants = {"GATHER": gather}
+    pointers = {"q": FP8, "rows": INT}
+    signature = {
+        argument: "constexpr" if argument in constants else argument_type(argument, pointers, FP32)
+        for argument in kernel.arg_names
+    }
+    signature["t_desc"] = TILE
+    plain = plain_source(kernel, signature, constants)
+    source = GluonASTSource(kernel, signature, plain.constants, plain.attrs)
+    options = {"num_warps": transpose_gluon.WARPS}
+    compiled = triton.compile(source, target=HOPPER, options=options)
+    assert 8 * (compiled.metadata.shared + 1024) <= SHARED_MEMORY_BYTES + 1024
+    assert spilled_bytes(compiled.asm["ptx"], tmp_path) == 0
+
+
 def test_the_kernels_are_as_short_as_promised() -> None:
-    for module in {quantized_gluon, *(k[0] for k in KERNELS)}:
+    for module in {quantized_gluon, transpose_gluon, *(k[0] for k in KERNELS)}:
         for name, value in vars(module).items():
             if isinstance(value, triton.JITFunction):
                 assert len(inspect.getsource(value.fn).splitlines()) <= 120, name

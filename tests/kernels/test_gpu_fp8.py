@@ -74,13 +74,16 @@ def test_a_stack_of_weights_is_cast_like_each(dtype: torch.dtype) -> None:
     assert_same(quantize_weight(stack.cuda()), quantize_weight(stack))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("rows", "columns"), SHAPES)
-def test_transpose_shift_equals_the_reference_bit_for_bit(rows: int, columns: int) -> None:
+def test_transpose_shift_equals_the_reference_bit_for_bit(rows: int, columns: int, backend: str) -> None:
     a = reference.quantize_rows(hostile(rows, columns, torch.float32))
     on_gpu = RowQ(a.data.cuda(), a.scale.cuda())
-    assert_same(transpose_shift(on_gpu), reference.transpose_shift(a))
     picked = torch.randint(-1, rows, (2 * rows + 3,), dtype=torch.int32)
-    assert_same(transpose_shift(on_gpu, picked.cuda()), reference.transpose_shift(a, picked))
+    with registry.override("transpose_shift", backend):
+        assert_same(transpose_shift(on_gpu), reference.transpose_shift(a))
+        assert_same(transpose_shift(on_gpu, picked.cuda()), reference.transpose_shift(a, picked))
+        assert_same(transpose_shift(on_gpu, picked.cuda().long()), reference.transpose_shift(a, picked))
 
 
 def test_the_gpu_cast_rounds_to_nearest() -> None:
