@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import library, registry
-from ..arguments import check_float, check_same_device, check_shape, check_tensor
+from ..arguments import check_float, check_number, check_same_device, check_shape, check_tensor
 from ..quantize.op import fake_rows
 from ..states import S, States, as_given, states_of
 from ..types import BLOCK, RowQ
@@ -58,6 +58,7 @@ def latent_attention(
     """
     given = states_of(kv)
     _check(q, q_rope, given.values, k_rope, documents)
+    check_number("scale", scale)
     if _has_kernel(q, q_rope, given.values):
         return as_given(kv, _fused(q, q_rope, given, k_rope, scale, documents, quantize))
     k, v = given.values[..., : q.shape[3]], given.values[..., q.shape[3] :]
@@ -181,5 +182,16 @@ def _check(q: Tensor, q_rope: Tensor, kv: Tensor, k_rope: Tensor, documents: Doc
         raise ValueError(f"kv: {kv.shape[3]} features leave no values beside keys of {q.shape[3]}")
     check_same_device(q=q, q_rope=q_rope, kv=kv, k_rope=k_rope)
     if documents is not None:
-        check_shape("documents.ids", documents.ids, q.shape[:2])
-        check_same_device(q=q, documents=documents.ids)
+        _check_documents(documents, q)
+
+
+def _check_documents(documents: Documents, q: Tensor) -> None:
+    if not isinstance(documents, Documents):
+        raise TypeError(f"documents: expected Documents, got {type(documents).__name__}")
+    check_tensor("documents.ids", documents.ids, dtype=(torch.int32, torch.int64))
+    bounds = {"documents.starts": documents.starts, "documents.ends": documents.ends}
+    for name, bound in bounds.items():
+        check_tensor(name, bound, dtype=torch.int32, contiguous=True)
+    for name, table in (("documents.ids", documents.ids), *bounds.items()):
+        check_shape(name, table, q.shape[:2])
+        check_same_device(**{"q": q, name: table})
