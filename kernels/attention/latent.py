@@ -166,8 +166,9 @@ def _rows_in_one_piece(t: Tensor) -> Tensor:
 def _has_kernel(q: Tensor, q_rope: Tensor, kv: Tensor) -> bool:
     """Tensor cores take products over 16, 32, 64, ... features; the kernels count elements in 31 bits."""
     sizes = (q.shape[3], q_rope.shape[3], kv.shape[3] - q.shape[3])
-    fits = all(size >= 16 and size & (size - 1) == 0 for size in sizes) and q.numel() > 0
-    fits &= all(t.shape[1] * max(t.stride(1), t[0, 0].numel()) < 2**31 for t in (q, q_rope, kv))
+    if q.numel() == 0 or not all(size >= 16 and size & (size - 1) == 0 for size in sizes):
+        return False
+    fits = all(t.shape[1] * max(t.stride(1), t[0, 0].numel()) < 2**31 for t in (q, q_rope, kv))
     return fits and q.dtype in _HALVES and registry.backend("latent_attention", q.device) == "triton"
 
 
