@@ -248,7 +248,8 @@ def rotations() -> None:
             both("rotate_heads", ("rope",), with_gradients(rotated, q, k))
 
 
-def rest() -> None:
+def streams() -> None:
+    """What runs along the residual stream."""
     norm = with_gradients(lambda x, w: rms_norm(x, w, 1e-6), torch.randn(7, 3, 100), torch.randn(100))
     both("rms_norm", ("norm",), norm)
     summed = lambda x, delta, w: torch.cat(add_rms_norm(x, delta, w, 1e-6))  # noqa: E731
@@ -264,6 +265,9 @@ def rest() -> None:
     with registry.override("embedding", "triton"):
         assert embedding(torch.tensor([-1, 60]), table, torch.float32).isnan().all()
     both("swiglu", ("swiglu",), with_gradients(swiglu, torch.randn(7, 3000)))
+
+
+def routing() -> None:
     for n_group, topk_group, normalised in ((1, 1, True), (4, 2, False), (8, 3, True)):
         arguments = (torch.rand(16) / 4, n_group, topk_group, 4, 2.5, normalised)
         logits = torch.randn(150, 16)
@@ -291,6 +295,9 @@ def rest() -> None:
     # In float32 alone: the interpreter multiplies bfloat16 numbers as if they were integers.
     logits = with_gradients(router_logits, torch.randn(150, 200), torch.randn(70, 200))
     both("router_logits", ("router_logits",), logits)
+
+
+def moves() -> None:
     groups = route_tables(torch.randint(0, 8, (20, 3)).int(), 8, torch.rand(20) > 0.3, block=4)
     both("permute", ("permute",), with_gradients(lambda x: permute(x, groups), torch.randn(20, 1100)))
     moved = with_gradients(
@@ -299,6 +306,9 @@ def rest() -> None:
     both("combine", ("permute",), moved)
     y, extra = torch.randn(groups.n_rows, 1100), torch.randn(20, 1100)
     both("gather_sum", ("permute",), lambda: gather_sum(y, None, groups, extra))
+
+
+def losses_and_updates() -> None:
     target = torch.randint(0, 5000, (20,))
     target[3] = -100
     states, matrix = (torch.randn(20, 16), torch.randn(20, 16)), torch.randn(20000, 16)
@@ -337,4 +347,7 @@ if __name__ == "__main__":
     parts_of_layers()
     products_by_every_tile()
     attentions()
-    rest()
+    streams()
+    routing()
+    moves()
+    losses_and_updates()
