@@ -257,6 +257,8 @@ def streams() -> None:
     both("add_rms_norm", ("norm",), with_gradients(summed, *streams))
     strided = lambda x, w: torch.cat(add_rms_norm(x[..., :100], None, w, 1e-6))  # noqa: E731
     both("rms_norm of a slice", ("norm",), with_gradients(strided, torch.randn(7, 3, 130), torch.randn(100)))
+    strided = lambda x, w: rms_norm(x, w[:, 1], 1e-6)  # noqa: E731
+    both("rms_norm of a column", ("norm",), with_gradients(strided, torch.randn(7, 100), torch.randn(100, 3)))
     rotations()
     for tokens in (torch.randint(0, 60, (2, 45)), torch.tensor([7] * 100 + [0, 59])):
         table = torch.randn(60, 300)
@@ -295,6 +297,8 @@ def routing() -> None:
     # In float32 alone: the interpreter multiplies bfloat16 numbers as if they were integers.
     logits = with_gradients(router_logits, torch.randn(150, 200), torch.randn(70, 200))
     both("router_logits", ("router_logits",), logits)
+    turned = with_gradients(lambda x, w: router_logits(x, w.t()), torch.randn(50, 80), torch.randn(80, 70))
+    both("router_logits of a transpose", ("router_logits",), turned)
 
 
 def moves() -> None:
