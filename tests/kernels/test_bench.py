@@ -270,6 +270,17 @@ def test_it_runs_from_a_bare_copy_of_the_kernels(tmp_path: Path) -> None:
     assert "adamw" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("option", "value"), [("--csv", "no/such.csv"), ("--png", "no/such.png"), ("--seconds", "0")]
+)
+def test_what_would_fail_after_the_run_fails_before_it(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([option, value])
+    assert f"{option}: " in capsys.readouterr().err
+
+
 def test_what_selects_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     for more in ([], ["--list"]):
         with pytest.raises(SystemExit, match="2"):
