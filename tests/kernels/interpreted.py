@@ -199,9 +199,10 @@ def products() -> None:
             dense = (cast(torch.cat((g, g, g))), cast(torch.cat((x, -x, x))))
             call = lambda: wgrad(*dense, start.clone(), add)  # noqa: E731, B023
             both(f"wgrad {name} {add}", ("wgrad",), call)
-            grouped = (cast(spread), cast(gathered), groups)
-            call = lambda: grouped_wgrad(*grouped, total.clone(), add)  # noqa: E731, B023
-            both(f"grouped_wgrad {name} {add}", ("grouped_wgrad",), call)
+            for n in (192, 80):
+                grouped = (cast(spread[:, :n]), cast(gathered), groups)
+                call = lambda: grouped_wgrad(*grouped, total[:, :n].clone(), add)  # noqa: E731, B023
+                both(f"grouped_wgrad {name} {n} {add}", ("grouped_wgrad",), call)
 
 
 def products_by_every_tile() -> None:

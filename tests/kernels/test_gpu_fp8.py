@@ -302,7 +302,7 @@ def test_grouped_gemm_is_within_the_gate(n: int, k: int, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("recipe", ["v3", "shift"])
-@pytest.mark.parametrize(("n", "k"), [(128, 128), (1280, 640), (576, 320), (192, 64)])
+@pytest.mark.parametrize(("n", "k"), [(128, 128), (1280, 640), (576, 320), (192, 64), (80, 64)])
 def test_grouped_wgrad_is_within_the_gate_and_repeats(n: int, k: int, recipe: str, backend: str) -> None:
     groups, x, g, w = grouped_case(n, k)
     cast = quantize_tokens if recipe == "v3" else lambda t: transpose_shift(quantize_rows(t))
