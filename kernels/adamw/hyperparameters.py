@@ -36,7 +36,7 @@ def hyperparameters(
         check_number(name, number)
     if not lr >= 0:
         raise ValueError(f"lr: must not be negative, got {lr}")
-    if not isinstance(betas, tuple | list) or len(betas) != 2:
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
         raise TypeError(f"betas: expected two numbers, got {betas}")
     for beta in betas:
         check_number("betas", beta)

@@ -114,7 +114,7 @@ def _check(
     check_same("outer dimension", "x", x.shape[1], "down", down.shape[1])
     if shared is None:
         return
-    if not isinstance(shared, tuple | list) or len(shared) != 2:
+    if not isinstance(shared, (tuple, list)) or len(shared) != 2:
         raise TypeError(f"shared: expected a pair of tensors, got {type(shared).__name__}")
     dense.check_weights(x, *shared, names=("shared[0]", "shared[1]"))
     check_same("outer dimension", "x", x.shape[1], "shared[1]", shared[1].shape[0])
