@@ -30,6 +30,8 @@ _ADA: Capability = (8, 9)
 """The first generation that converts to float8_e4m3fn in hardware."""
 _HOPPER: Capability = (9, 0)
 
+_SHARED_MEMORY_KIB = {(8, 0): 163, (8, 7): 163, (9, 0): 227, (10, 0): 227, (10, 3): 227}
+
 # op -> backends in the order of preference, each with the lowest capability it runs on.
 # Gluon kernels are written for Hopper alone: see `_runs`.
 _TABLE: dict[str, tuple[tuple[str, Capability], ...]] = {
@@ -87,6 +89,11 @@ def shared_memory_bytes(device: torch.device) -> int:
         return 0
     properties: Any = torch.cuda.get_device_properties(device)  # its stub lacks this
     return int(properties.shared_memory_per_block_optin)
+
+
+def most_shared_memory_bytes(found: Capability) -> int:
+    """What one program may use on GPUs of a capability; also where a compiler traces."""
+    return _SHARED_MEMORY_KIB.get(found, 99) << 10
 
 
 def ops() -> tuple[str, ...]:

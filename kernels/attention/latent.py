@@ -169,7 +169,19 @@ def _has_kernel(q: Tensor, q_rope: Tensor, kv: Tensor) -> bool:
     if q.numel() == 0 or not all(size >= 16 and size & (size - 1) == 0 for size in sizes):
         return False
     fits = all(t.shape[1] * max(t.stride(1), t[0, 0].numel()) < 2**31 for t in (q, q_rope, kv))
-    return fits and q.dtype in _HALVES and registry.backend("latent_attention", q.device) == "triton"
+    fits &= q.dtype in _HALVES and registry.backend("latent_attention", q.device) == "triton"
+    return fits and _has_room(q.shape[3] + q_rope.shape[3] + kv.shape[3] - q.shape[3], q.device)
+
+
+def _has_room(features: int, device: torch.device) -> bool:
+    """Whether shared memory takes a kernel's tiles; consumer cards have less than half of a Hopper's."""
+    found = registry.capability(device) if device.type == "cuda" else None
+    if found is None:
+        return True
+    from . import latent_triton  # Triton is imported only where it runs
+
+    needed = latent_triton.shared_memory_bytes(features, hopper=found >= (9, 0))
+    return needed <= registry.most_shared_memory_bytes(found)
 
 
 def _check(q: Tensor, q_rope: Tensor, kv: Tensor, k_rope: Tensor, documents: Documents | None) -> None:
