@@ -8,8 +8,15 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from .types import Groups
+
 Precision = Literal["fp32", "bf16", "fp8"]
 FP8 = torch.float8_e4m3fn
+
+FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+_WHOLE = (int, torch.SymInt)
+_NUMBERS = (*_WHOLE, float, torch.SymFloat)
+_TABLES = tuple(f"groups.{name}" for name in ("offsets", "block_expert", "row_token", "token_pos", "counts"))
 
 
 def check_tensor(
@@ -38,7 +45,42 @@ def check_tensor(
 
 def check_float(name: str, value: object) -> None:
     """Raise TypeError unless ``value`` is a floating-point tensor wider than FP8."""
-    check_tensor(name, value, dtype=(torch.bfloat16, torch.float16, torch.float32, torch.float64))
+    check_tensor(name, value, dtype=FLOATS)
+
+
+def check_rows(name: str, value: object) -> None:
+    """Raise TypeError or ValueError unless ``value`` is a floating-point tensor [..., K]."""
+    check_float(name, value)
+    if isinstance(value, Tensor) and value.ndim == 0:
+        raise ValueError(f"{name}: expected at least one dimension, got a scalar")
+
+
+def check_number(name: str, value: object) -> None:
+    """Raise TypeError unless ``value`` is a number of Python's."""
+    if not isinstance(value, _NUMBERS):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+
+
+def check_count(name: str, value: object) -> None:
+    """Raise TypeError or ValueError unless ``value`` is a positive whole number."""
+    if not isinstance(value, _WHOLE):
+        raise TypeError(f"{name}: expected a whole number, got {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name}: must be positive, got {value}")
+
+
+def check_tables(groups: object) -> None:
+    """Raise TypeError or ValueError unless ``groups`` are Groups whose tables fit one another."""
+    if not isinstance(groups, Groups):
+        raise TypeError(f"groups: expected Groups, got {type(groups).__name__}")
+    tables = dict(zip(_TABLES, groups.parts, strict=True))
+    for name, table in tables.items():
+        ndim = 2 if name == "groups.token_pos" else 1
+        check_tensor(name, table, ndim=ndim, dtype=torch.int32, contiguous=True)
+    check_count("groups.block", groups.block)
+    check_shape("groups.offsets", groups.offsets, (groups.n_experts + 1,))
+    check_shape("groups.row_token", groups.row_token, (groups.block_expert.shape[0] * groups.block,))
+    check_same_device(**tables)
 
 
 def check_shape(name: str, value: Tensor, expected: Sequence[int]) -> None:

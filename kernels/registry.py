@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-BACKENDS = ("gluon", "triton", "torch", "reference")
 ENVIRONMENT = "PENSTOCK_KERNELS"
 
 RECIPES = ("shift", "v3")
@@ -30,6 +29,8 @@ _AMPERE: Capability = (8, 0)
 _ADA: Capability = (8, 9)
 """The first generation that converts to float8_e4m3fn in hardware."""
 _HOPPER: Capability = (9, 0)
+
+_SHARED_MEMORY_KIB = {(8, 0): 163, (8, 7): 163, (9, 0): 227, (10, 0): 227, (10, 3): 227}
 
 # op -> backends in the order of preference, each with the lowest capability it runs on.
 # Gluon kernels are written for Hopper alone: see `_runs`.
@@ -91,6 +92,11 @@ def shared_memory_bytes(device: torch.device) -> int:
     return int(properties.shared_memory_per_block_optin)
 
 
+def most_shared_memory_bytes(found: Capability) -> int:
+    """What one program may use on GPUs of a capability; also where a compiler traces."""
+    return _SHARED_MEMORY_KIB.get(found, 99) << 10
+
+
 def ops() -> tuple[str, ...]:
     """The names that ``backend`` and ``override`` know."""
     return tuple(_TABLE)
@@ -105,21 +111,19 @@ def backend(op: str, device: torch.device | None = None, dtype: torch.dtype | No
     Raises
     ------
     ValueError
-        The op, or a name in ``PENSTOCK_KERNELS``, is unknown.
+        The op, or a name in ``PENSTOCK_KERNELS``, is unknown, or an override names a backend that the GPU
+        cannot run.
     """
     _check(op)
     if dtype == torch.float64:
         return "torch" if op == "attention" else "reference"
-    if op in _overrides:
-        return _overrides[op]
-    wanted = _wanted(os.environ.get(ENVIRONMENT, ""))
-    if op in wanted:
-        return wanted[op]
     on_cuda = torch.cuda.is_available() if device is None else device.type == "cuda"
-    if not on_cuda:
-        return _on_cpu(op)
-    found = capability(device)
-    return next((name for name, lowest in _TABLE[op] if found and _runs(name, lowest, found)), "reference")
+    found = capability(device) if on_cuda else None
+    forced = _overrides.get(op) or _wanted(os.environ.get(ENVIRONMENT, "")).get(op)
+    if forced is not None:
+        _check_runs(op, forced, found)
+        return forced
+    return _fastest(op, found) if on_cuda else _on_cpu(op)
 
 
 def wgrad_recipe() -> str:
@@ -164,6 +168,22 @@ def _runs(name: str, lowest: Capability, found: Capability) -> bool:
     return found[0] == lowest[0] if name == "gluon" else found >= lowest
 
 
+def _fastest(op: str, found: Capability | None) -> str:
+    return next((name for name, lowest in _TABLE[op] if found and _runs(name, lowest, found)), "reference")
+
+
+def _check_runs(op: str, name: str, found: Capability | None) -> None:
+    lowest = dict(_TABLE[op]).get(name, _ANY)
+    if found and not _runs(name, lowest, found):
+        needed = (
+            f"capability {lowest[0]}.x" if name == "gluon" else "capability {}.{} or more".format(*lowest)
+        )
+        raise ValueError(
+            f"{op}: backend {name} needs a GPU of {needed}, this one has {found[0]}.{found[1]}; "
+            f"without an override {_fastest(op, found)} would run"
+        )
+
+
 def _on_cpu(op: str) -> str:
     """SDPA has a CPU kernel; everything else falls to the reference."""
     return "torch" if op == "attention" else "reference"
@@ -191,5 +211,6 @@ _cached_environment = cache(_environment)
 def _check(op: str, name: str = "reference") -> None:
     if op not in _TABLE:
         raise ValueError(f"unknown op {op!r}: expected one of {', '.join(_TABLE)}")
-    if name not in BACKENDS:
-        raise ValueError(f"unknown backend {name!r} for {op}: expected one of {', '.join(BACKENDS)}")
+    if name != "reference" and name not in dict(_TABLE[op]):
+        known = ", ".join(dict(_TABLE[op]))
+        raise ValueError(f"unknown backend {name!r} for {op}: expected {known} or reference")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..arguments import check_count, check_number
+
 
 @dataclass(frozen=True)
 class Hyperparameters:
@@ -27,20 +29,24 @@ def hyperparameters(
 
     Raises
     ------
-    ValueError
-        A number lies outside its range.
+    TypeError, ValueError
+        A number is none, or lies outside its range.
     """
+    for name, number in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
+        check_number(name, number)
     if not lr >= 0:
         raise ValueError(f"lr: must not be negative, got {lr}")
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+        raise TypeError(f"betas: expected two numbers, got {betas}")
     for beta in betas:
+        check_number("betas", beta)
         if not 0 <= beta < 1:
             raise ValueError(f"betas: must lie in [0, 1), got {betas}")
     if not eps > 0:
         raise ValueError(f"eps: must be positive, got {eps}")
     if not weight_decay >= 0:
         raise ValueError(f"weight_decay: must not be negative, got {weight_decay}")
-    if step < 1:
-        raise ValueError(f"step: the first step is 1, got {step}")
+    check_count("step", step)
     return Hyperparameters(
         lr, betas[0], betas[1], eps, weight_decay, 1 - betas[0] ** step, 1 - betas[1] ** step
     )

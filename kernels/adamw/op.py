@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import library, registry
-from ..arguments import check_float, check_same, check_same_device, check_shape, check_tensor
+from ..arguments import check_float, check_number, check_same, check_same_device, check_shape, check_tensor
 from ..quantize.op import check_weight_q
 from ..types import WeightQ
 from . import reference
@@ -120,5 +120,9 @@ def _check_copy(name: str, copy: WeightQ | Tensor | None, param: Tensor) -> None
 
 def _on_device(coefficient: float | Tensor, device: torch.device) -> Tensor:
     if isinstance(coefficient, Tensor):
+        check_float("clip_coefficient", coefficient)
+        if coefficient.numel() != 1:
+            raise ValueError(f"clip_coefficient: expected one element, got {tuple(coefficient.shape)}")
         return coefficient.to(device, torch.float32)
+    check_number("clip_coefficient", coefficient)
     return torch.full((), coefficient, dtype=torch.float32, device=device)  # a fill, not a copy that waits

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import library, registry
-from ..arguments import check_float, check_same_device, check_shape, check_tensor
+from ..arguments import check_float, check_number, check_same_device, check_shape, check_tensor
 from ..quantize.op import fake_rows
 from ..states import S, States, as_given, states_of
 from ..types import BLOCK, RowQ
@@ -58,6 +58,7 @@ def latent_attention(
     """
     given = states_of(kv)
     _check(q, q_rope, given.values, k_rope, documents)
+    check_number("scale", scale)
     if _has_kernel(q, q_rope, given.values):
         return as_given(kv, _fused(q, q_rope, given, k_rope, scale, documents, quantize))
     k, v = given.values[..., : q.shape[3]], given.values[..., q.shape[3] :]
@@ -165,9 +166,22 @@ def _rows_in_one_piece(t: Tensor) -> Tensor:
 def _has_kernel(q: Tensor, q_rope: Tensor, kv: Tensor) -> bool:
     """Tensor cores take products over 16, 32, 64, ... features; the kernels count elements in 31 bits."""
     sizes = (q.shape[3], q_rope.shape[3], kv.shape[3] - q.shape[3])
-    fits = all(size >= 16 and size & (size - 1) == 0 for size in sizes) and q.numel() > 0
-    fits &= all(t.shape[1] * max(t.stride(1), t[0, 0].numel()) < 2**31 for t in (q, q_rope, kv))
-    return fits and q.dtype in _HALVES and registry.backend("latent_attention", q.device) == "triton"
+    if q.numel() == 0 or not all(size >= 16 and size & (size - 1) == 0 for size in sizes):
+        return False
+    fits = all(t.shape[1] * max(t.stride(1), t[0, 0].numel()) < 2**31 for t in (q, q_rope, kv))
+    fits &= q.dtype in _HALVES and registry.backend("latent_attention", q.device) == "triton"
+    return fits and _has_room(q.shape[3] + q_rope.shape[3] + kv.shape[3] - q.shape[3], q.device)
+
+
+def _has_room(features: int, device: torch.device) -> bool:
+    """Whether shared memory takes a kernel's tiles; consumer cards have less than half of a Hopper's."""
+    found = registry.capability(device) if device.type == "cuda" else None
+    if found is None:
+        return True
+    from . import latent_triton  # Triton is imported only where it runs
+
+    needed = latent_triton.shared_memory_bytes(features, hopper=found >= (9, 0))
+    return needed <= registry.most_shared_memory_bytes(found)
 
 
 def _check(q: Tensor, q_rope: Tensor, kv: Tensor, k_rope: Tensor, documents: Documents | None) -> None:
@@ -181,5 +195,16 @@ def _check(q: Tensor, q_rope: Tensor, kv: Tensor, k_rope: Tensor, documents: Doc
         raise ValueError(f"kv: {kv.shape[3]} features leave no values beside keys of {q.shape[3]}")
     check_same_device(q=q, q_rope=q_rope, kv=kv, k_rope=k_rope)
     if documents is not None:
-        check_shape("documents.ids", documents.ids, q.shape[:2])
-        check_same_device(q=q, documents=documents.ids)
+        _check_documents(documents, q)
+
+
+def _check_documents(documents: Documents, q: Tensor) -> None:
+    if not isinstance(documents, Documents):
+        raise TypeError(f"documents: expected Documents, got {type(documents).__name__}")
+    check_tensor("documents.ids", documents.ids, dtype=(torch.int32, torch.int64))
+    bounds = {"documents.starts": documents.starts, "documents.ends": documents.ends}
+    for name, bound in bounds.items():
+        check_tensor(name, bound, dtype=torch.int32, contiguous=True)
+    for name, table in (("documents.ids", documents.ids), *bounds.items()):
+        check_shape(name, table, q.shape[:2])
+        check_same_device(**{"q": q, name: table})

@@ -362,6 +362,13 @@ def backward(
     return dqn, dqr, dkv, dkr.sum(2), scales
 
 
+def shared_memory_bytes(features: int, hopper: bool) -> int:
+    """What the kernel that takes most of it takes, for so many features of a query, a key and a value."""
+    # A buffer more is under way where products read them while copies go on.
+    tile, buffers = QUERIES, QUERIES.stages - (not hopper)
+    return 2 * features * (tile.own + buffers * tile.met)
+
+
 def _strides(qn: Tensor, qr: Tensor, kv: Tensor, kr: Tensor) -> tuple[int, ...]:
     """Of a token and of a head."""
     return (*qn.stride()[1:3], *qr.stride()[1:3], *kv.stride()[1:3], kr.stride(1))

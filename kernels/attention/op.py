@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .. import registry
-from ..arguments import check_float, check_same_device, check_shape, check_tensor
+from ..arguments import check_float, check_number, check_same_device, check_shape, check_tensor
 from . import reference
 
 FASTEST_FIRST = [
@@ -44,6 +45,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float, doc_ids: Tensor | N
         An argument has the wrong type, rank, shape or device.
     """
     _check(q, k, v, doc_ids)
+    check_number("scale", scale)
     if registry.backend("attention", q.device, q.dtype) == "reference":
         return reference.attention(q, k, v, scale, doc_ids)
     # Without documents SDPA may use a kernel that knows the causal mask; a written mask costs S x S bytes.
@@ -64,4 +66,5 @@ def _check(q: Tensor, k: Tensor, v: Tensor, doc_ids: Tensor | None) -> None:
     if doc_ids is not None:
         check_tensor("doc_ids", doc_ids, ndim=2)
         check_shape("doc_ids", doc_ids, q.shape[:2])
+        check_tensor("doc_ids", doc_ids, dtype=(torch.int32, torch.int64))
         check_same_device(q=q, doc_ids=doc_ids)

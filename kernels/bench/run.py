@@ -20,7 +20,15 @@ def main(arguments: Sequence[str]) -> int:
     """Run the benchmark; the exit status is 2 without a GPU and 1 if a kernel missed its accuracy gate."""
     if arguments and arguments[0] == "step":
         return step.main(arguments[1:])
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not any(catalog.entries(options.quick, options.only)):
+        parser.error(f"--only: no case is called {options.only!r}; --list shows them")
+    if not options.seconds > 0:
+        parser.error(f"--seconds: expected more than 0, got {options.seconds}")
+    for name, path in (("--csv", options.csv), ("--png", options.png)):
+        if path and not Path(path).absolute().parent.is_dir():
+            parser.error(f"{name}: there is no folder {Path(path).absolute().parent}")
     if options.list:
         print(catalog.listing(options.quick, options.only))
         return 0

@@ -75,7 +75,10 @@ def parameters(shape: Shape) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """Print the table; the exit status is 2 without a GPU."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.tokens < 1 or options.tokens % ROW_TOKENS:
+        parser.error(f"--tokens: expected a multiple of {ROW_TOKENS}, got {options.tokens}")
     if not torch.cuda.is_available():
         print("the kernel benchmark needs a CUDA GPU, and torch sees none", file=sys.stderr)
         return 2

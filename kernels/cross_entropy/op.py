@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from .. import library, registry
-from ..arguments import check_float, check_precision, check_same, check_same_device, check_shape, check_tensor
+from ..arguments import (
+    check_count,
+    check_float,
+    check_number,
+    check_precision,
+    check_same,
+    check_same_device,
+    check_shape,
+    check_tensor,
+)
 from ..gemm.matmul import write_weight_gradient
 from ..gemm.weights import cast_weight, deliver_gradient, is_written_in_place
 from . import reference
@@ -98,7 +107,7 @@ def _check(
 ) -> None:
     check_float("w", w)
     check_tensor("w", w, ndim=2)
-    if not states:
+    if len(states) == 0:
         raise ValueError("states: expected at least one head, got none")
     check_same("heads", "states", len(states), "targets", len(targets))
     check_same("heads", "states", len(states), "weights", len(weights))
@@ -110,8 +119,10 @@ def _check(
         check_shape(f"targets[{i}]", target, x.shape[:1])
         check_same_device(w=w, **{f"states[{i}]": x, f"targets[{i}]": target})
     check_precision(precision)
-    if chunk < 1:
-        raise ValueError(f"chunk: must be positive, got {chunk}")
+    check_count("chunk", chunk)
+    for i, weight in enumerate(weights):
+        check_number(f"weights[{i}]", weight)
+    check_number("z_loss", z_loss)
     if not z_loss >= 0:
         raise ValueError(f"z_loss: must not be negative, got {z_loss}")
 

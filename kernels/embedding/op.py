@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import library, registry
-from ..arguments import check_float, check_same_device, check_tensor
+from ..arguments import FLOATS, check_float, check_same_device, check_tensor
 from ..gemm.weights import deliver_gradient
 from . import reference
 
@@ -40,6 +40,8 @@ def embedding(tokens: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
     check_float("weight", weight)
     check_tensor("weight", weight, ndim=2)
     check_same_device(tokens=tokens, weight=weight)
+    if dtype not in FLOATS:
+        raise TypeError(f"dtype: expected a floating-point dtype wider than FP8, got {dtype}")
     out: Tensor = _Embedding.apply(tokens, weight, dtype)  # type: ignore[no-untyped-call]
     return out
 

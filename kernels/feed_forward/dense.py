@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..arguments import check_float
+from ..arguments import (
+    check_float,
+    check_precision,
+    check_rows,
+    check_same,
+    check_same_device,
+    check_shape,
+    check_tensor,
+)
 from ..gemm.linear import linear, product_dtype
 from ..gemm.op import gemm
 from ..gemm.weights import deliver_product, quantized_weight
@@ -51,19 +60,38 @@ def feed_forward(x: S, gate_up: Tensor, down: Tensor, precision: str = "bf16") -
     """
     given = states_of(x)
     values = given.values
+    check_rows("x", values)
+    check_states("x", given)
+    check_weights(values, gate_up, down)
+    check_precision(precision)
     if not reads_rows(precision):
         y = linear(swiglu(linear(values, gate_up, precision)), down, precision)
         return as_given(x, States(y))
     if down.shape[-1] % BLOCK:  # a block would hold both gate and up
         h = linear(given, gate_up, precision)
         return as_given(x, linear(States(swiglu(h.values)), down, precision))
-    check_float("x", values)
-    check_states("x", given)
     matrix = values.reshape(-1, values.shape[-1])
     places = isinstance(x, States) and takes_rows()
     out, *parts = _Fp8FeedForward.apply(matrix, given.rows, places, gate_up, down)  # type: ignore[no-untyped-call]
     y = out.to(values.dtype).view(*values.shape[:-1], down.shape[0])
     return as_given(x, States(y, None, RowQ(*parts) if parts else None))
+
+
+def check_weights(
+    x: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    experts: Sequence[int] = (),
+    names: tuple[str, str] = ("gate_up", "down"),
+) -> None:
+    """Raise TypeError or ValueError unless two weights, stacks of ``experts``, fit ``x`` and one another."""
+    for name, w in zip(names, (gate_up, down), strict=True):
+        check_float(name, w)
+        check_tensor(name, w, ndim=2 + len(experts))
+        check_same_device(**{"x": x, name: w})
+    check_same("inner dimension", "x", x.shape[-1], names[0], gate_up.shape[-1])
+    check_shape(names[0], gate_up, (*experts, 2 * down.shape[-1], x.shape[-1]))
+    check_shape(names[1], down, (*experts, *down.shape[-2:]))
 
 
 class _Fp8FeedForward(torch.autograd.Function):

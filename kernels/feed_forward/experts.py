@@ -7,11 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arguments import check_float, check_same_device, check_shape
+from ..arguments import (
+    check_float,
+    check_precision,
+    check_same,
+    check_same_device,
+    check_shape,
+    check_tensor,
+)
 from ..gemm.linear import product_dtype
 from ..gemm.weights import deliver_gradient, quantized_weight
 from ..grouped_gemm.linear import grouped_linear
-from ..grouped_gemm.op import grouped_gemm, grouped_wgrad
+from ..grouped_gemm.op import check_groups, grouped_gemm, grouped_wgrad
 from ..permute import combine, permute, permute_rows
 from ..permute.op import gather_sum
 from ..permute.reference import row_weights
@@ -28,7 +35,7 @@ from ..states import (
     with_places,
 )
 from ..swiglu import swiglu, swiglu_backward_quantize, swiglu_quantize
-from ..types import Groups, RowQ, TokQ
+from ..types import BLOCK, Groups, RowQ, TokQ
 from . import dense
 
 
@@ -70,13 +77,11 @@ def expert_feed_forward(
     TypeError, ValueError
         An argument has the wrong type or shape, or the groups do not suit the precision.
     """
-    check_float("p", p)
-    check_shape("p", p, groups.token_pos.shape)
     given = states_of(x)
     values = given.values
-    check_same_device(x=values, p=p, groups=groups.offsets)
+    _check(values, p, gate_up, down, groups, precision, shared)
+    check_states("x", given)
     if reads_rows(precision):
-        check_states("x", given)
         weights = (gate_up, down, *(shared or ()))
         places = isinstance(x, States) and takes_rows()
         # The router reads the values themselves.
@@ -86,6 +91,33 @@ def expert_feed_forward(
     h = grouped_linear(permute(values, groups), gate_up, groups, precision)
     y = combine(grouped_linear(swiglu(h), down, groups, precision), p, groups)
     return as_given(x, States(y if shared is None else y + dense.feed_forward(values, *shared, precision)))
+
+
+def _check(
+    x: Tensor,
+    p: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    groups: Groups,
+    precision: str,
+    shared: tuple[Tensor, Tensor] | None,
+) -> None:
+    check_float("x", x)
+    check_tensor("x", x, ndim=2)
+    check_float("p", p)
+    check_precision(precision)
+    check_groups(groups, block=BLOCK if precision == "fp8" else None)
+    check_same("tokens", "x", x.shape[0], "groups", groups.token_pos.shape[0])
+    check_shape("p", p, groups.token_pos.shape)
+    check_same_device(x=x, p=p, groups=groups.offsets)
+    dense.check_weights(x, gate_up, down, (groups.n_experts,))
+    check_same("outer dimension", "x", x.shape[1], "down", down.shape[1])
+    if shared is None:
+        return
+    if not isinstance(shared, (tuple, list)) or len(shared) != 2:
+        raise TypeError(f"shared: expected a pair of tensors, got {type(shared).__name__}")
+    dense.check_weights(x, *shared, names=("shared[0]", "shared[1]"))
+    check_same("outer dimension", "x", x.shape[1], "shared[1]", shared[1].shape[0])
 
 
 class _Fp8Experts(torch.autograd.Function):

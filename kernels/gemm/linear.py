@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import registry
-from ..arguments import check_float, check_precision, check_same, check_same_device, check_tensor
+from ..arguments import check_float, check_precision, check_rows, check_same, check_same_device, check_tensor
 from ..quantize import quantize_rows, quantize_tokens, transpose_shift
 from ..states import S, States, as_given, check_states, received, states_of, takes_rows, with_places
 from ..types import RowQ, TokQ
@@ -107,7 +107,7 @@ def _plain_product(x: Tensor, w: Tensor, precision: str) -> Tensor:
 
 
 def _check_input(x: States) -> None:
-    check_float("x", x.values)
+    check_rows("x", x.values)
     check_states("x", x)
 
 

@@ -65,6 +65,7 @@ def gemm(
         return _gemm(a.parts, w.parts, transposed, out_dtype)
     check_tensor("out", out, ndim=2, dtype=OUTPUTS, contiguous=True)
     check_shape("out", out, (a.data.shape[0], n))
+    check_same_device(a=a.data, out=out)
     _gemm_out(a.parts, w.parts, transposed, out)
     return out
 

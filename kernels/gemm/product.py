@@ -87,12 +87,11 @@ def backward(
 
 
 def movable(product: Product) -> bool:
-    """Whether TMA can move tiles of the operands: there are some, and every row starts at 16 bytes."""
-    return all(
-        t.numel() > 0
-        and t.data_ptr() % TMA_ALIGNMENT_BYTES == 0
-        and t.shape[-1] * t.element_size() % TMA_ALIGNMENT_BYTES == 0
-        for t in (product.a, product.b, product.c)
+    """Whether TMA can move operands and scales: there are some, and every row starts at 16 bytes."""
+    matrices = (product.a, product.b, product.c)
+    placed = (*matrices, product.a_scale, product.b_scale)
+    return all(t.data_ptr() % TMA_ALIGNMENT_BYTES == 0 for t in placed) and all(
+        t.numel() > 0 and t.shape[-1] * t.element_size() % TMA_ALIGNMENT_BYTES == 0 for t in matrices
     )
 
 

@@ -47,9 +47,9 @@ def grouped_linear(x: Tensor, w: Tensor, groups: Groups, precision: str = "bf16"
     check_float("w", w)
     check_tensor("w", w, ndim=3)
     check_same("inner dimension", "x", x.shape[1], "w", w.shape[2])
-    check_same_device(x=x, w=w)
     check_precision(precision)
     check_groups(groups, w.shape[0], x.shape[0], block=128 if precision == "fp8" else None)
+    check_same_device(x=x, w=w, groups=groups.offsets)
     out: Tensor
     if precision == "fp8":
         out = _Fp8GroupedLinear.apply(x, w, groups, registry.wgrad_recipe())  # type: ignore[no-untyped-call]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import library, registry
-from ..arguments import check_same, check_same_device, check_shape, check_tensor
+from ..arguments import check_same, check_same_device, check_shape, check_tables, check_tensor
 from ..gemm.op import OUTPUTS, check_operands
 from ..gemm.product import backward, forward, launch
 from ..quantize.op import check_row_q, check_weight_q
@@ -58,6 +58,7 @@ def grouped_gemm(
         return _grouped_gemm(a.parts, w.parts, groups.parts, transposed, out_dtype)
     check_tensor("out", out, ndim=2, dtype=OUTPUTS, contiguous=True)
     check_shape("out", out, (a.data.shape[0], n))
+    check_same_device(a=a.data, out=out)
     _grouped_gemm_out(a.parts, w.parts, groups.parts, transposed, out)
     return out
 
@@ -92,7 +93,8 @@ def grouped_wgrad(
         An operand is malformed, they do not fit each other, or there is nothing to accumulate on.
     """
     check_operands(g, x)
-    check_groups(groups, experts=groups.n_experts, rows=g.data.shape[1])
+    check_groups(groups, rows=g.data.shape[1])
+    check_same_device(g=g.data, groups=groups.offsets)
     if out is None:
         if accumulate:
             raise ValueError("out: accumulate=True needs a tensor to add to")
@@ -100,6 +102,7 @@ def grouped_wgrad(
         out = torch.empty(shape, dtype=torch.float32, device=g.data.device)
     check_tensor("out", out, ndim=3, dtype=torch.float32, contiguous=True)
     check_shape("out", out, (groups.n_experts, g.data.shape[0], x.data.shape[0]))
+    check_same_device(g=g.data, out=out)
     _grouped_wgrad(g.parts, x.parts, groups.parts, out, isinstance(g, TokQ), accumulate)
     return out
 
@@ -145,16 +148,20 @@ def _grouped_wgrad(
     form, tables = TokQ if blocks else RowQ, Groups.of(groups)
     gradient, rows = form(*g), form(*x)
     backend = registry.backend("grouped_wgrad", out.device)
-    # A tile of 64 rows must not reach into the next expert's gradient.
-    if out.shape[1] % 64 or not launch(backend, backward(gradient, rows, out, accumulate, tables)):
+    if backend == "gluon" and out.shape[1] % 64:
+        backend = "triton"  # the other's tiles of 64 rows would reach into the next expert's gradient
+    if not launch(backend, backward(gradient, rows, out, accumulate, tables)):
         reference.grouped_wgrad(gradient, rows, tables, out, accumulate)
 
 
-def check_groups(groups: object, experts: int, rows: int, block: int | None = BLOCK) -> None:
+def check_groups(
+    groups: Groups, experts: int | None = None, rows: int | None = None, block: int | None = BLOCK
+) -> None:
     """Raise unless ``groups`` divides ``rows`` rows among ``experts`` experts in blocks of ``block``."""
-    if not isinstance(groups, Groups):
-        raise TypeError(f"groups: expected Groups, got {type(groups).__name__}")
-    check_same("experts", "groups", groups.n_experts, "the weight", experts)
-    check_same("rows", "groups", groups.n_rows, "the operand", rows)
+    check_tables(groups)
+    if experts is not None:
+        check_same("experts", "groups", groups.n_experts, "the weight", experts)
+    if rows is not None:
+        check_same("rows", "groups", groups.n_rows, "the operand", rows)
     if block is not None:
         check_same("groups.block", "groups", groups.block, "FP8", block)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .. import registry
-from ..arguments import check_float, check_same_device, check_shape, check_tensor
+from ..arguments import check_float, check_rows, check_same_device, check_shape, check_tensor
 from ..states import States, states_of
 from . import reference
 
@@ -33,14 +33,17 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = True) ->
     TypeError, ValueError
         ``x`` is no floating-point tensor, R is odd, or ``cos`` and ``sin`` fit neither R nor R / 2.
     """
-    check_float("x", x)
+    check_rows("x", x)
     size = x.shape[-1]
     if size % 2:
         raise ValueError(f"x: the last dimension is rotated in pairs, so it must be even, got {size}")
     half = size // 2
     for name, angle in (("cos", cos), ("sin", sin)):
+        check_rows(name, angle)
         if angle.shape[-1] not in (half, size):
             raise ValueError(f"{name}: the last dimension must be {half} or {size}, got {angle.shape[-1]}")
+        _check_broadcast(name, angle, x)
+        check_same_device(**{"x": x, name: angle})
     return reference.apply_rope(x, cos, sin, interleaved)
 
 
@@ -82,6 +85,7 @@ def rotate_heads(
     if size % 2 or size > q.shape[3]:
         raise ValueError(f"k: expected an even number of features, at most {q.shape[3]}, got {size}")
     for name, angle in (("cos", cos), ("sin", sin)):
+        check_float(name, angle)
         check_tensor(name, angle, ndim=3)
         if angle.shape[2] not in (size, size // 2) or angle.shape[0] not in (1, q.shape[0]):
             raise ValueError(
@@ -94,3 +98,12 @@ def rotate_heads(
 
         return fast(given, k, cos, sin, interleaved)
     return reference.rotate_heads(q, k, cos, sin, interleaved)
+
+
+def _check_broadcast(name: str, angle: Tensor, x: Tensor) -> None:
+    """Of all dimensions but the last."""
+    sizes = list(zip(reversed(angle.shape[:-1]), reversed(x.shape[:-1]), strict=False))
+    if angle.ndim > x.ndim or any(given not in (1, wanted) for given, wanted in sizes):
+        raise ValueError(
+            f"{name}: expected a shape that broadcasts against {tuple(x.shape)}, got {tuple(angle.shape)}"
+        )

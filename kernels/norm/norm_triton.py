@@ -167,6 +167,7 @@ class _AddRmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
         x, delta, place, _, w, eps, keep, quantize = arguments
+        w = w.contiguous()
         y, r, added, *rows = _add_rms_norm(x, delta, w, eps, keep, quantize)
         total = x if delta is None else added
         ctx.set_materialize_grads(False)

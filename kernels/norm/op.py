@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .. import registry
-from ..arguments import check_float, check_same_device, check_shape, check_tensor
+from ..arguments import check_float, check_number, check_rows, check_same_device, check_shape, check_tensor
 from ..quantize import quantize_rows
 from ..states import States, states_of
 from . import reference
@@ -33,7 +33,7 @@ def rms_norm(x: Tensor, w: Tensor, eps: float) -> Tensor:
     TypeError, ValueError
         An argument is no floating-point tensor, or ``w`` does not fit ``x``.
     """
-    _check(x, w)
+    _check(x, w, eps)
     if registry.backend("norm", x.device, x.dtype) == "triton":
         from .norm_triton import rms_norm as fast  # Triton is imported only where it runs
 
@@ -65,7 +65,7 @@ def add_rms_norm(x: Tensor, delta: Tensor | None, w: Tensor, eps: float) -> tupl
     TypeError, ValueError
         An argument is no floating-point tensor, or they do not fit each other.
     """
-    _check(x, w)
+    _check(x, w, eps)
     _check_delta(x, delta)
     if registry.backend("norm", x.device, x.dtype) == "triton":
         from .norm_triton import add_rms_norm as fast  # Triton is imported only where it runs
@@ -99,7 +99,7 @@ def add_rms_norm_quantize(
     TypeError, ValueError
         As ``add_rms_norm``.
     """
-    _check(x, w)
+    _check(x, w, eps)
     added = None if delta is None else states_of(delta)
     values = None if added is None else added.values
     _check_delta(x, values)
@@ -118,7 +118,12 @@ def _check_delta(x: Tensor, delta: Tensor | None) -> None:
         check_same_device(x=x, delta=delta)
 
 
-def _check(x: Tensor, w: Tensor) -> None:
-    check_float("x", x)
+def _check(x: Tensor, w: Tensor, eps: float) -> None:
+    check_rows("x", x)
+    check_float("w", w)
     check_tensor("w", w, ndim=1)
     check_shape("w", w, x.shape[-1:])
+    check_same_device(x=x, w=w)
+    check_number("eps", eps)
+    if not eps >= 0:
+        raise ValueError(f"eps: must not be negative, got {eps}")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import library, registry
-from ..arguments import check_float, check_same_device, check_shape, check_tensor
+from ..arguments import check_float, check_same_device, check_shape, check_tables, check_tensor
 from ..quantize.op import check_row_q, fake_rows
 from ..types import Groups, RowQ
 from . import reference
@@ -35,6 +35,7 @@ def permute(x: Tensor, groups: Groups) -> Tensor:
     """
     check_float("x", x)
     check_tensor("x", x, ndim=2)
+    check_tables(groups)
     check_shape("x", x, (groups.token_pos.shape[0], x.shape[1]))
     check_same_device(x=x, groups=groups.offsets)
     out: Tensor = _Permute.apply(x, groups)  # type: ignore[no-untyped-call]
@@ -59,6 +60,7 @@ def permute_rows(a: RowQ, groups: Groups) -> RowQ:
         ``a`` is no RowQ of ``groups``' T rows on ``groups``' device.
     """
     check_row_q("a", a)
+    check_tables(groups)
     check_shape("a.data", a.data, (groups.token_pos.shape[0], a.data.shape[1]))
     check_same_device(a=a.data, groups=groups.offsets)
     return RowQ(*_gather_quantized(a.parts, groups.parts))
@@ -85,6 +87,7 @@ def combine(y: Tensor, p: Tensor, groups: Groups) -> Tensor:
     """
     check_float("y", y)
     check_tensor("y", y, ndim=2)
+    check_tables(groups)
     check_shape("y", y, (groups.n_rows, y.shape[1]))
     check_float("p", p)
     check_shape("p", p, groups.token_pos.shape)

@@ -12,16 +12,15 @@ from ..types import Groups, RowQ
 
 def gather_rows(x: Tensor, groups: Groups) -> Tensor:
     """[T, D] -> [R_max, D]: each row its token's, filling rows zero."""
-    token = groups.row_token.long()
-    return torch.where(token[:, None] >= 0, x[token.clamp_min(0)], 0)
+    return F.pad(x, (0, 0, 0, 1))[groups.row_token.long()]  # -1 is the row of zeros
 
 
 def gather_quantized(a: RowQ, groups: Groups) -> RowQ:
     """[T, D] -> [R_max, D]: bytes and scales of each row's token, filling rows zero at the smallest scale."""
     token = groups.row_token.long()
-    real, token = token >= 0, token.clamp_min(0)
-    data = torch.where(real[:, None], a.data.view(torch.uint8)[token], 0).view(a.data.dtype)
-    scale = torch.where(real, a.scale[:, token], SMALLEST_SCALE)
+    # -1 is the row of zeros, and the scale, behind the last.
+    data = F.pad(a.data.view(torch.uint8), (0, 0, 0, 1))[token].view(a.data.dtype)
+    scale = F.pad(a.scale, (0, 1), value=SMALLEST_SCALE)[:, token]
     return RowQ(data, F.pad(scale, (0, -scale.shape[1] % 4), value=SMALLEST_SCALE))
 
 

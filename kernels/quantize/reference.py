@@ -79,13 +79,13 @@ def transpose_shift(a: RowQ, rows: Tensor | None = None) -> TokQ:
     data, scale = a.data, a.scale[:, : a.data.shape[0]]
     picked = torch.arange(data.shape[0], device=data.device) if rows is None else rows.long()
     picked = F.pad(picked, (0, -picked.shape[0] % BLOCK), value=-1)
-    real, picked = picked >= 0, picked.clamp_min(0)
-    row_scale = torch.where(real, scale[:, picked], SMALLEST_SCALE)  # [K / 128, M_out]
+    # -1 is the row of zeros, and the scale, behind the last.
+    row_scale = F.pad(scale, (0, 1), value=SMALLEST_SCALE)[:, picked]  # [K / 128, M_out]
     block_scale = _split(row_scale, 1).amax(2)
     # Bit patterns of powers of two subtract like exponents; beyond 126 every byte is zero anyway.
     drop = (block_scale.repeat_interleave(BLOCK, 1).view(torch.int32) - row_scale.view(torch.int32)) >> 23
     shift = ((127 - drop.clamp_max(126)) << 23).view(torch.float32)
-    value = torch.where(real[:, None], data.view(torch.uint8)[picked].view(FP8).float(), 0.0)
+    value = F.pad(data.view(torch.uint8), (0, 0, 0, 1))[picked].view(FP8).float()
     shifted = value.t() * shift.repeat_interleave(BLOCK, 0)[: data.shape[1]]
     canonical = torch.where(shifted.isnan(), torch.nan, shifted)  # a NaN byte may carry a sign, ours does not
     return TokQ(canonical.to(FP8).contiguous(), block_scale.contiguous())

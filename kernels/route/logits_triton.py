@@ -106,11 +106,12 @@ def _router_backward_weight(
 
 @library.op(name="router_logits", fake=lambda x, w: w.new_empty(x.shape[0], w.shape[0]))
 def forward(x: Tensor, w: Tensor) -> Tensor:
-    """[T, E] of x [T, D] and w [E, D], both contiguous."""
+    """[T, E] of contiguous x [T, D] and w [E, D]."""
     out = w.new_empty(x.shape[0], w.shape[0])
     if x.numel():
         tile = tile_for(w.shape[0])
-        _router_logits[(triton.cdiv(x.shape[0], tile["BT"]),)](x, w, out, *_sizes(x, w), **tile)
+        grid = (triton.cdiv(x.shape[0], tile["BT"]),)
+        _router_logits[grid](x, w.contiguous(), out, *_sizes(x, w), **tile)
     return out
 
 
@@ -122,7 +123,7 @@ def backward_input(g: Tensor, w: Tensor, like: Tensor) -> Tensor:
         tile = tile_for(64)  # experts are met 64 at a time
         tile["BE"] = tile.pop("EP")
         grid = (triton.cdiv(like.shape[0], tile["BT"]), triton.cdiv(like.shape[1], tile["BD"]))
-        _router_backward_input[grid](g, w, dx, *_sizes(like, w), **tile)
+        _router_backward_input[grid](g, w.contiguous(), dx, *_sizes(like, w), **tile)
     return dx
 
 

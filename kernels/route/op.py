@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 
 from .. import library, registry
-from ..arguments import check_float, check_same, check_same_device, check_shape, check_tensor
+from ..arguments import (
+    check_count,
+    check_float,
+    check_number,
+    check_same,
+    check_same_device,
+    check_shape,
+    check_tensor,
+)
 from ..gemm.weights import deliver_gradient
 from ..types import BLOCK, Groups
 from . import reference
@@ -66,9 +74,11 @@ def route(
     """
     check_tensor("logits", logits, ndim=2, dtype=(torch.float32, torch.float64))
     experts = logits.shape[1]
-    check_tensor("bias", bias, ndim=1)
+    check_tensor("bias", bias, ndim=1, dtype=(torch.float32, torch.float64))
     check_shape("bias", bias, (experts,))
+    check_same_device(logits=logits, bias=bias)
     _check_choice(experts, n_group, topk_group, k)
+    check_number("scale", scale)
     arguments = (logits, bias, n_group, topk_group, k, scale, norm_topk_prob)
     if registry.backend("route", logits.device, logits.dtype) == "triton":
         from . import route_triton  # Triton is imported only where it runs
@@ -107,9 +117,9 @@ def route_tables(idx: Tensor, n_experts: int, valid: Tensor | None = None, block
     if valid is not None:
         check_tensor("valid", valid, ndim=1, dtype=torch.bool)
         check_shape("valid", valid, idx.shape[:1])
-    for name, value in (("n_experts", n_experts), ("block", block)):
-        if value < 1:
-            raise ValueError(f"{name}: must be positive, got {value}")
+        check_same_device(idx=idx, valid=valid)
+    check_count("n_experts", n_experts)
+    check_count("block", block)
     tokens, k = idx.shape
     n_rows = -(-(k * tokens + (block - 1) * n_experts) // block) * block
     return Groups(*_route_tables(idx, n_experts, valid, block, n_rows), block=block)
@@ -219,10 +229,13 @@ def balance_loss(scores: Tensor, highest: Tensor, valid: Tensor | None = None) -
     check_tensor("scores", scores, ndim=3, dtype=(torch.float32, torch.float64))
     check_tensor("highest", highest, ndim=3, dtype=(torch.int32, torch.int64))
     check_shape("highest", highest, (*scores.shape[:2], highest.shape[2]))
+    if not 1 <= highest.shape[2] <= scores.shape[2]:
+        raise ValueError(f"highest: expected 1 to {scores.shape[2]} experts a token, got {highest.shape[2]}")
     check_same_device(scores=scores, highest=highest)
     if valid is not None:
         check_tensor("valid", valid, ndim=2, dtype=torch.bool)
         check_shape("valid", valid, scores.shape[:2])
+        check_same_device(scores=scores, valid=valid)
     if registry.backend("balance_loss", scores.device, scores.dtype) == "triton":
         from .balance_triton import balance_loss as fast  # Triton is imported only where it runs
 
@@ -231,7 +244,9 @@ def balance_loss(scores: Tensor, highest: Tensor, valid: Tensor | None = None) -
 
 
 def _check_choice(experts: int, n_group: int, topk_group: int, k: int) -> None:
-    if n_group < 1 or experts % n_group:
+    for name, number in (("n_group", n_group), ("topk_group", topk_group), ("k", k)):
+        check_count(name, number)
+    if experts % n_group:
         raise ValueError(f"n_group: {experts} experts cannot be split into {n_group} groups")
     if n_group > 1 and experts // n_group < 2:
         raise ValueError(f"n_group: a group needs two experts, but {experts} / {n_group} is fewer")

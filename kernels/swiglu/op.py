@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .. import registry
-from ..arguments import check_float
+from ..arguments import check_rows
 from . import reference
 
 
@@ -26,7 +26,7 @@ def swiglu(h: Tensor) -> Tensor:
     TypeError, ValueError
         ``h`` is no floating-point tensor, or its last dimension is odd.
     """
-    check_float("h", h)
+    check_rows("h", h)
     if h.shape[-1] % 2:
         raise ValueError(f"h: the last dimension holds gate and up, so it must be even, got {h.shape[-1]}")
     if registry.backend("swiglu", h.device, h.dtype) == "triton":

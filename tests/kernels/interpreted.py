@@ -199,9 +199,10 @@ def products() -> None:
             dense = (cast(torch.cat((g, g, g))), cast(torch.cat((x, -x, x))))
             call = lambda: wgrad(*dense, start.clone(), add)  # noqa: E731, B023
             both(f"wgrad {name} {add}", ("wgrad",), call)
-            grouped = (cast(spread), cast(gathered), groups)
-            call = lambda: grouped_wgrad(*grouped, total.clone(), add)  # noqa: E731, B023
-            both(f"grouped_wgrad {name} {add}", ("grouped_wgrad",), call)
+            for n in (192, 80):
+                grouped = (cast(spread[:, :n]), cast(gathered), groups)
+                call = lambda: grouped_wgrad(*grouped, total[:, :n].clone(), add)  # noqa: E731, B023
+                both(f"grouped_wgrad {name} {n} {add}", ("grouped_wgrad",), call)
 
 
 def products_by_every_tile() -> None:
@@ -248,7 +249,8 @@ def rotations() -> None:
             both("rotate_heads", ("rope",), with_gradients(rotated, q, k))
 
 
-def rest() -> None:
+def streams() -> None:
+    """What runs along the residual stream."""
     norm = with_gradients(lambda x, w: rms_norm(x, w, 1e-6), torch.randn(7, 3, 100), torch.randn(100))
     both("rms_norm", ("norm",), norm)
     summed = lambda x, delta, w: torch.cat(add_rms_norm(x, delta, w, 1e-6))  # noqa: E731
@@ -256,6 +258,8 @@ def rest() -> None:
     both("add_rms_norm", ("norm",), with_gradients(summed, *streams))
     strided = lambda x, w: torch.cat(add_rms_norm(x[..., :100], None, w, 1e-6))  # noqa: E731
     both("rms_norm of a slice", ("norm",), with_gradients(strided, torch.randn(7, 3, 130), torch.randn(100)))
+    strided = lambda x, w: rms_norm(x, w[:, 1], 1e-6)  # noqa: E731
+    both("rms_norm of a column", ("norm",), with_gradients(strided, torch.randn(7, 100), torch.randn(100, 3)))
     rotations()
     for tokens in (torch.randint(0, 60, (2, 45)), torch.tensor([7] * 100 + [0, 59])):
         table = torch.randn(60, 300)
@@ -264,6 +268,9 @@ def rest() -> None:
     with registry.override("embedding", "triton"):
         assert embedding(torch.tensor([-1, 60]), table, torch.float32).isnan().all()
     both("swiglu", ("swiglu",), with_gradients(swiglu, torch.randn(7, 3000)))
+
+
+def routing() -> None:
     for n_group, topk_group, normalised in ((1, 1, True), (4, 2, False), (8, 3, True)):
         arguments = (torch.rand(16) / 4, n_group, topk_group, 4, 2.5, normalised)
         logits = torch.randn(150, 16)
@@ -291,6 +298,11 @@ def rest() -> None:
     # In float32 alone: the interpreter multiplies bfloat16 numbers as if they were integers.
     logits = with_gradients(router_logits, torch.randn(150, 200), torch.randn(70, 200))
     both("router_logits", ("router_logits",), logits)
+    turned = with_gradients(lambda x, w: router_logits(x, w.t()), torch.randn(50, 80), torch.randn(80, 70))
+    both("router_logits of a transpose", ("router_logits",), turned)
+
+
+def moves() -> None:
     groups = route_tables(torch.randint(0, 8, (20, 3)).int(), 8, torch.rand(20) > 0.3, block=4)
     both("permute", ("permute",), with_gradients(lambda x: permute(x, groups), torch.randn(20, 1100)))
     moved = with_gradients(
@@ -299,6 +311,9 @@ def rest() -> None:
     both("combine", ("permute",), moved)
     y, extra = torch.randn(groups.n_rows, 1100), torch.randn(20, 1100)
     both("gather_sum", ("permute",), lambda: gather_sum(y, None, groups, extra))
+
+
+def losses_and_updates() -> None:
     target = torch.randint(0, 5000, (20,))
     target[3] = -100
     states, matrix = (torch.randn(20, 16), torch.randn(20, 16)), torch.randn(20000, 16)
@@ -337,4 +352,7 @@ if __name__ == "__main__":
     parts_of_layers()
     products_by_every_tile()
     attentions()
-    rest()
+    streams()
+    routing()
+    moves()
+    losses_and_updates()

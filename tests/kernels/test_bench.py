@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -253,6 +257,39 @@ def test_an_earlier_run_is_drawn_without_a_gpu(tmp_path: Path, capsys: pytest.Ca
 def test_list_needs_no_gpu(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list", "--only", "wgrad"]) == 0
     assert "grouped_wgrad 64x98304x1280x640" in capsys.readouterr().out
+
+
+def test_it_runs_from_a_bare_copy_of_the_kernels(tmp_path: Path) -> None:
+    """No package beside it, and nothing of what ``site`` reads, so that penstock is not found installed."""
+    kernels = Path(run.__file__).resolve().parents[1]
+    shutil.copytree(kernels, tmp_path / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    environment = {**os.environ, "PYTHONPATH": str(Path(torch.__file__).parents[1])}
+    command = [sys.executable, "-S", tmp_path / "kernels" / "bench", "--list", "--only", "adamw"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "adamw" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--csv", "no/such.csv"), ("--png", "no/such.png"), ("--seconds", "0")]
+)
+def test_what_would_fail_after_the_run_fails_before_it(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([option, value])
+    assert f"{option}: " in capsys.readouterr().err
+
+
+def test_what_selects_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for more in ([], ["--list"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["--only", "gem8", *more])
+        assert "--only" in capsys.readouterr().err
+    for tokens in ("100", "0", "-4096"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["step", "--shape", "small", "--tokens", tokens])
+        assert "--tokens: expected a multiple of 4096" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -9,13 +9,15 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 triton = pytest.importorskip("triton", reason="the kernels are written in Triton")
 from compiled import HOPPER, argument_type, plain_source, spilled_bytes  # noqa: E402
 from triton.experimental.gluon._runtime import GluonASTSource  # noqa: E402
 
+from penstock.kernels import registry  # noqa: E402
 from penstock.kernels.adamw import adamw_triton  # noqa: E402
-from penstock.kernels.attention import latent_triton  # noqa: E402
+from penstock.kernels.attention import latent, latent_triton  # noqa: E402
 from penstock.kernels.cross_entropy import cross_entropy_triton  # noqa: E402
 from penstock.kernels.embedding import embedding_triton  # noqa: E402
 from penstock.kernels.gemm.tiles import SHARED_MEMORY_BYTES  # noqa: E402
@@ -233,8 +235,26 @@ def test_attention(name: str, quantize: bool | None, documents: bool, tmp_path: 
     }
     options = {"num_warps": tile.warps, "num_stages": tile.stages}
     compiled = triton.compile(plain_source(kernel, signature, constants), target=HOPPER, options=options)
+    assert compiled.metadata.shared <= latent_triton.shared_memory_bytes(128 + 64 + 128, hopper=True)
     assert compiled.metadata.shared <= SHARED_MEMORY_BYTES
     assert spilled_bytes(compiled.asm["ptx"], tmp_path) == 0
+
+
+@pytest.mark.parametrize(
+    ("capability", "features", "has_room"),
+    [
+        ((9, 0), 320, True),
+        ((8, 0), 320, True),
+        ((8, 9), 320, False),
+        ((8, 9), 160, True),
+        ((9, 0), 448, False),
+    ],
+)
+def test_attention_of_heads_too_wide_for_a_card_is_left_to_the_library(
+    capability: tuple[int, int], features: int, has_room: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "capability", lambda _: capability)
+    assert latent._has_room(features, torch.device("cuda", 0)) == has_room
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -305,7 +305,7 @@ def test_grouped_gemm_is_within_the_gate(n: int, k: int, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("recipe", ["v3", "shift"])
-@pytest.mark.parametrize(("n", "k"), [(128, 128), (1280, 640), (576, 320), (192, 64)])
+@pytest.mark.parametrize(("n", "k"), [(128, 128), (1280, 640), (576, 320), (192, 64), (80, 64)])
 def test_grouped_wgrad_is_within_the_gate_and_repeats(n: int, k: int, recipe: str, backend: str) -> None:
     groups, x, g, w = grouped_case(n, k)
     cast = quantize_tokens if recipe == "v3" else lambda t: transpose_shift(quantize_rows(t))
@@ -340,3 +340,24 @@ def test_grouped_wgrad_takes_every_tile_once(seed: int) -> None:
         added = grouped_wgrad(g_q, x_q, groups, start.clone(), accumulate=True)
     assert relative_error(out, expected) < FP32_GATE
     assert relative_error(added, start + expected) < FP32_GATE
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("experts", [1, 256])
+def test_one_expert_and_many(experts: int, backend: str) -> None:
+    groups = route_tables(torch.randint(0, experts, (600, 1), dtype=torch.int32, device="cuda"), experts)
+    x, w = (
+        permute(torch.randn(600, 256, device="cuda"), groups),
+        torch.randn(experts, 384, 256, device="cuda"),
+    )
+    g = permute(torch.randn(600, 384, device="cuda"), groups)
+    end = int(groups.offsets[-1])
+    a, weight = quantize_rows(x), quantize_weight(w)
+    transposed = transpose_shift(quantize_rows(g)), transpose_shift(a)
+    results = []
+    for name in ("reference", backend):
+        with registry.override("grouped_gemm", name), registry.override("grouped_wgrad", name):
+            product = grouped_gemm(a, weight, groups, out_dtype=torch.float32)[:end]
+            results.append((product, grouped_wgrad(*transposed, groups, w.clone(), accumulate=True)))
+    for expected, found in zip(*results, strict=True):
+        assert relative_error(found, expected) < FP32_GATE

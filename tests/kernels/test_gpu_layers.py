@@ -170,3 +170,17 @@ def test_an_moe_layer_runs_without_waiting_for_the_host_and_repeats(precision: s
     for a, b in zip(first, second, strict=True):
         assert a.isfinite().all()
         assert same_bits(a, b)
+
+
+@pytest.mark.parametrize("recipe", ["v3", "shift"])
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+def test_no_tokens_are_few_tokens(precision: str, recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_FP8_RECIPE", recipe)
+    groups = route_tables(torch.empty(0, 2, dtype=torch.int32, device="cuda"), 8)
+    shapes = ((8, 512, 256), (8, 256, 256), (768, 256), (256, 384))
+    weights = [randn(*shape, dtype=torch.float32).requires_grad_() for shape in shapes]
+    x, p = randn(0, 256).requires_grad_(), randn(0, 2, dtype=torch.float32).requires_grad_()
+    y = expert_feed_forward(x, p, *weights[:2], groups, precision, (weights[2], weights[3]))
+    assert y.shape == (0, 256)
+    y.sum().backward()
+    assert all(w.grad is not None and not w.grad.any() for w in weights)

@@ -7,9 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from penstock.kernels.attention import find_documents, latent_attention
+from penstock.kernels.feed_forward import expert_feed_forward
 from penstock.kernels.grouped_gemm import grouped_linear
 from penstock.kernels.numeric import relative_error
-from penstock.kernels.permute import combine, permute
+from penstock.kernels.permute import combine, permute, permute_rows
+from penstock.kernels.quantize import dequantize, quantize_rows, transpose_shift
 from penstock.kernels.route import route, route_tables
 from penstock.kernels.types import Groups
 
@@ -122,3 +125,36 @@ def test_a_layer_equals_a_loop_over_tokens() -> None:
     expected = torch.stack([sum(p[t, j] * (w[idx[t, j]] @ x[t]) for j in range(2)) for t in range(5)])
     expected[2] = 0  # this token is not routed
     assert relative_error(out, expected) < 1e-6
+
+
+@pytest.mark.parametrize("recipe", ["shift", "v3"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp8"])
+def test_no_tokens_are_few_tokens(precision: str, recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_FP8_RECIPE", recipe)
+    groups = route_tables(torch.empty(0, 2, dtype=torch.int32), 3)
+    x, p = torch.empty(0, 130, requires_grad=True), torch.empty(0, 2, requires_grad=True)
+    gate_up, down = torch.randn(3, 256, 130, requires_grad=True), torch.randn(3, 130, 128, requires_grad=True)
+    y = expert_feed_forward(x, p, gate_up, down, groups, precision)
+    assert y.shape == (0, 130)
+    y.sum().backward()
+    assert not gate_up.grad.any()
+    assert not down.grad.any()
+
+
+def test_no_tokens_are_filling_rows_alone() -> None:
+    groups = route_tables(torch.empty(0, 2, dtype=torch.int32), 3)
+    rows = quantize_rows(torch.empty(0, 130))
+    assert groups.counts.tolist() == [0, 0, 0]
+    assert not permute(torch.empty(0, 130), groups).any()
+    assert not dequantize(permute_rows(rows, groups)).any()
+    moved = transpose_shift(rows, groups.row_token)
+    assert not dequantize(moved).any()
+    assert (moved.scale == 2.0**-126).all()
+
+
+def test_no_positions_are_few_positions() -> None:
+    q = torch.empty(2, 0, 3, 32, requires_grad=True)
+    documents = find_documents(torch.empty(2, 0, dtype=torch.int64))
+    y = latent_attention(q, q[..., :16], torch.empty(2, 0, 3, 48), torch.empty(2, 0, 16), 0.1, documents)
+    assert y.shape == (2, 0, 3, 16)
+    y.sum().backward()
