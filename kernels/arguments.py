@@ -11,8 +11,6 @@ from torch import Tensor
 from .types import Groups
 
 Precision = Literal["fp32", "bf16", "fp8"]
-FP8 = torch.float8_e4m3fn
-
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 _WHOLE = (int, torch.SymInt)
 _NUMBERS = (*_WHOLE, float, torch.SymFloat)

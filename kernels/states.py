@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from . import registry
-from .arguments import FP8
 from .quantize import quantize_rows
 from .quantize.op import check_row_q
-from .types import BLOCK, RowQ
+from .types import BLOCK, FP8, RowQ
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+FP8 = torch.float8_e4m3fn
 BLOCK = 128
 """Elements that share a scale along a row, and the edge of a square block."""
 
@@ -119,3 +121,16 @@ class Groups:
     def n_rows(self) -> int:
         """R_max: the rows a permuted matrix has, fixed by T, k and E alone."""
         return self.row_token.shape[0]
+
+
+def empty_rows(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Data and scale of a RowQ without values."""
+    scale = torch.empty(-(-columns // BLOCK), -(-rows // 4) * 4, dtype=torch.float32, device=device)
+    return torch.empty(rows, columns, dtype=FP8, device=device), scale
+
+
+def empty_tokens(tokens: int, features: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Data and scale of a TokQ without values."""
+    blocks = -(-tokens // BLOCK)
+    scale = torch.empty(-(-features // BLOCK), blocks, dtype=torch.float32, device=device)
+    return torch.empty(features, blocks * BLOCK, dtype=FP8, device=device), scale

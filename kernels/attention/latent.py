@@ -9,9 +9,8 @@ from torch import Tensor
 
 from .. import library, registry
 from ..arguments import check_float, check_number, check_same_device, check_shape, check_tensor
-from ..quantize.op import fake_rows
 from ..states import S, States, as_given, states_of
-from ..types import BLOCK, RowQ
+from ..types import BLOCK, RowQ, empty_rows
 from .documents import Documents
 from .op import attention
 
@@ -115,7 +114,7 @@ def _fake_output(
 ) -> Four:
     b, s, h, d = q.shape
     v = kv.shape[3] - d
-    rows = fake_rows(b * s, h * v, q.device) if quantize else fake_rows(0, 0, q.device)
+    rows = empty_rows(b * s, h * v, q.device) if quantize else empty_rows(0, 0, q.device)
     return q.new_empty(b, s, h, v), q.new_empty(b, h, s, dtype=torch.float32), *rows
 
 
@@ -139,8 +138,8 @@ def _fake_gradients(
 ) -> Five:  # fmt: skip
     dq, dq_rope, dkv, dk_rope = (t.new_empty(t.shape) for t in (q, q_rope, kv, k_rope))
     if not quantize:
-        return dq, dq_rope, dkv, dk_rope, fake_rows(0, 0, q.device)[1]
-    data, scales = fake_rows(q.shape[:2].numel(), kv.shape[2:].numel(), q.device)
+        return dq, dq_rope, dkv, dk_rope, empty_rows(0, 0, q.device)[1]
+    data, scales = empty_rows(q.shape[:2].numel(), kv.shape[2:].numel(), q.device)
     return dq, dq_rope, data, dk_rope, scales
 
 

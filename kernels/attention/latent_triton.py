@@ -21,8 +21,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..quantize.op import fake_rows
 from ..quantize.quantize_triton import power_of_two_scale, reciprocal
+from ..types import empty_rows
 
 LOG2_E = 1.4426950408889634
 
@@ -324,7 +324,7 @@ def forward(
     dv = kv.shape[3] - dn
     o = torch.empty(b, s, h, dv, dtype=qn.dtype, device=qn.device)
     lse = torch.empty(b, h, s, dtype=torch.float32, device=qn.device)
-    data, scales = fake_rows(b * s * quantize, h * dv * quantize, qn.device)
+    data, scales = empty_rows(b * s * quantize, h * dv * quantize, qn.device)
     tile = FORWARD
     _latent_attention_forward[(triton.cdiv(s, tile.own), h, b)](
         qn, qr, kv, kr, o, lse, data, scales, lse if starts is None else starts, s, h, scale * LOG2_E,
@@ -344,7 +344,7 @@ def backward(
     delta = torch.empty_like(lse)
     _latent_attention_delta[(triton.cdiv(s, 64), h, b)](o, grad, delta, s, h, dv, 64, num_warps=4)
     dqn, dqr = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (qn, qr))
-    data, scales = fake_rows(b * s * quantize, h * (dn + dv) * quantize, kv.device)
+    data, scales = empty_rows(b * s * quantize, h * (dn + dv) * quantize, kv.device)
     dkv = data if quantize else torch.empty(kv.shape, dtype=kv.dtype, device=kv.device)
     dkr = torch.empty(b, s, h, dr, dtype=kr.dtype, device=kr.device)
     starts, ends = bounds or (lse, lse)

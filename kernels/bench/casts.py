@@ -8,9 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..arguments import FP8
 from ..quantize import dequantize, quantize_rows, quantize_tokens, quantize_weight, transpose_shift
-from ..types import BLOCK, RowQ, TokQ, WeightQ
+from ..types import BLOCK, FP8, RowQ, TokQ, WeightQ
 from .case import EXACT, Case, Contender, compiled, fast, moving, randn, uneven_groups
 
 _LARGEST = 448.0

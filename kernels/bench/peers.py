@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..arguments import FP8
-from ..types import Groups, RowQ
+from ..types import FP8, Groups, RowQ
 from .case import Answer, Contender
 
 BLOCK, BF16 = "cuBLAS block fp8", "cuBLAS bf16"

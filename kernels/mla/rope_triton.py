@@ -13,9 +13,9 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import library
-from ..quantize.op import fake_rows
 from ..quantize.quantize_triton import finite, power_of_two_scale, reciprocal
 from ..states import States
+from ..types import empty_rows
 
 ROWS = 32
 """Of a program's tile."""
@@ -250,7 +250,7 @@ def _empty_rows(
     dq_nope: Tensor, dq_rope: Tensor, dk_rope: Tensor, cos: Tensor, sin: Tensor, interleaved: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     width = dq_nope.shape[2] * (dq_nope.shape[3] + dk_rope.shape[2])
-    data, scale = fake_rows(dk_rope.shape[:2].numel(), width, dk_rope.device)
+    data, scale = empty_rows(dk_rope.shape[:2].numel(), width, dk_rope.device)
     return data, scale, torch.empty_like(dk_rope)
 
 

@@ -16,10 +16,9 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import library, registry
-from ..quantize.op import fake_rows
 from ..quantize.quantize_triton import cast_tiles
 from ..states import States, without_memory
-from ..types import BLOCK, RowQ
+from ..types import BLOCK, RowQ, empty_rows
 
 WARPS_PER_MULTIPROCESSOR = 16
 """Of the backward kernel, whose programs stay and keep a partial gradient of the weight each."""
@@ -203,7 +202,7 @@ Five = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 def _empty(x: Tensor, delta: Tensor | None, w: Tensor, eps: float, keep: bool, quantize: bool) -> Five:
     rows = x.shape[:-1].numel() if x.shape[-1] else 0
     y, total = x.new_empty(x.shape if keep else 0), x.new_empty(0 if delta is None else x.shape)
-    quantized = fake_rows(rows, x.shape[-1], x.device) if quantize else fake_rows(0, 0, x.device)
+    quantized = empty_rows(rows, x.shape[-1], x.device) if quantize else empty_rows(0, 0, x.device)
     return y, x.new_empty(rows, dtype=torch.float32), total, *quantized
 
 
@@ -235,7 +234,7 @@ def _empty_gradients(
     dsum: Tensor | None, dy: Tensor, more: Tensor | None, total: Tensor, w: Tensor, r: Tensor,
     narrow: bool, quantize: bool,
 ) -> Four:  # fmt: skip
-    quantized = fake_rows(r.shape[0] if quantize else 0, total.shape[-1] if quantize else 0, r.device)
+    quantized = empty_rows(r.shape[0] if quantize else 0, total.shape[-1] if quantize else 0, r.device)
     return total.new_empty(total.shape), torch.empty_like(w), *quantized
 
 

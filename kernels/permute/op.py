@@ -11,8 +11,8 @@ from torch import Tensor
 
 from .. import library, registry
 from ..arguments import check_float, check_same_device, check_shape, check_tables, check_tensor
-from ..quantize.op import check_row_q, fake_rows
-from ..types import Groups, RowQ
+from ..quantize.op import check_row_q
+from ..types import Groups, RowQ, empty_rows
 from . import reference
 
 
@@ -106,7 +106,7 @@ def _gather_rows(x: Tensor, groups: Sequence[Tensor]) -> Tensor:
     return _implementation(x).gather_rows(x, Groups.of(groups))  # type: ignore[no-any-return]
 
 
-@library.op(fake=lambda a, groups: fake_rows(Groups.of(groups).n_rows, a[0].shape[1], a[0].device))
+@library.op(fake=lambda a, groups: empty_rows(Groups.of(groups).n_rows, a[0].shape[1], a[0].device))
 def _gather_quantized(a: Sequence[Tensor], groups: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     q: RowQ = _implementation(a[1]).gather_quantized(RowQ(*a), Groups.of(groups))
     return q.data, q.scale

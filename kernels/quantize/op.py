@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .. import library, registry
-from ..arguments import FP8, check_float, check_same, check_same_device, check_shape, check_tensor
-from ..types import BLOCK, RowQ, TokQ, WeightQ
+from ..arguments import check_float, check_same, check_same_device, check_shape, check_tensor
+from ..types import BLOCK, FP8, RowQ, TokQ, WeightQ, empty_rows, empty_tokens
 from . import reference
 
 
@@ -159,26 +159,13 @@ def check_weight_q(name: str, q: object, ndim: int) -> None:
     check_same_device(**{f"{name}.data": q.data, f"{name}.data_t": q.data_t, f"{name}.scale": q.scale})
 
 
-def fake_rows(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Data and scale of a RowQ without values."""
-    scale = torch.empty(-(-columns // BLOCK), -(-rows // 4) * 4, device=device)
-    return torch.empty(rows, columns, dtype=FP8, device=device), scale
-
-
-def fake_tokens(rows: int, features: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Data and scale of a TokQ of ``rows`` tokens without values."""
-    blocks = -(-rows // BLOCK)
-    scale = torch.empty(-(-features // BLOCK), blocks, device=device)
-    return torch.empty(features, blocks * BLOCK, dtype=FP8, device=device), scale
-
-
-@library.op(fake=lambda x: fake_rows(x.shape[0], x.shape[1], x.device))
+@library.op(fake=lambda x: empty_rows(x.shape[0], x.shape[1], x.device))
 def _quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     q: RowQ = _implementation(x.device).quantize_rows(x)
     return q.data, q.scale
 
 
-@library.op(fake=lambda x: fake_rows(x.shape[1], -(-x.shape[0] // BLOCK) * BLOCK, x.device))
+@library.op(fake=lambda x: empty_rows(x.shape[1], -(-x.shape[0] // BLOCK) * BLOCK, x.device))
 def _quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
     q: RowQ = _implementation(x.device).quantize_tokens(x)
     return q.data, q.scale
@@ -191,7 +178,7 @@ def _quantize_weight(w: Tensor, out: Sequence[Tensor]) -> None:
 
 
 @library.op(
-    fake=lambda a, rows: fake_tokens((a[0] if rows is None else rows).shape[0], a[0].shape[1], a[0].device)
+    fake=lambda a, rows: empty_tokens((a[0] if rows is None else rows).shape[0], a[0].shape[1], a[0].device)
 )
 def _transpose_shift(a: Sequence[Tensor], rows: Tensor | None) -> tuple[Tensor, Tensor]:
     q: TokQ = _implementation(a[0].device, "transpose_shift").transpose_shift(RowQ(*a), rows)

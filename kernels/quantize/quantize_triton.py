@@ -5,14 +5,11 @@
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..arguments import FP8
-from ..types import BLOCK, RowQ, TokQ, WeightQ
-from .op import fake_tokens
+from ..types import BLOCK, RowQ, TokQ, WeightQ, empty_rows, empty_tokens
 
 SMALLEST_SCALE = tl.constexpr(2.0**-126)
 
@@ -179,8 +176,7 @@ def quantize_rows(x: Tensor) -> RowQ:
     """See ``op.quantize_rows``."""
     x = x.contiguous()
     rows, columns = x.shape
-    data = torch.empty(x.shape, dtype=FP8, device=x.device)
-    scale = x.new_empty((triton.cdiv(columns, BLOCK), _up(rows, 4)), dtype=torch.float32)
+    data, scale = empty_rows(rows, columns, x.device)
     if x.numel():
         grid = (triton.cdiv(scale.shape[1], ROW_TILE[0]) * triton.cdiv(columns, ROW_TILE[1]),)
         _quantize_rows[grid](x, data, scale, rows, columns, scale.shape[1], *ROW_TILE, num_warps=4)
@@ -191,12 +187,11 @@ def quantize_tokens(x: Tensor) -> RowQ:
     """See ``op.quantize_tokens``."""
     x = x.contiguous()
     tokens, features = x.shape
-    padded = _up(tokens, BLOCK)
-    data = torch.empty((features, padded), dtype=FP8, device=x.device)
-    scale = x.new_empty((padded // BLOCK, _up(features, 4)), dtype=torch.float32)
+    blocks = triton.cdiv(tokens, BLOCK)
+    data, scale = empty_rows(features, blocks * BLOCK, x.device)
     if x.numel():
-        grid = (padded // BLOCK * triton.cdiv(scale.shape[1], TOKEN_TILE_COLUMNS),)
-        strides = (padded, scale.shape[1])
+        grid = (blocks * triton.cdiv(scale.shape[1], TOKEN_TILE_COLUMNS),)
+        strides = (data.shape[1], scale.shape[1])
         _quantize_tokens[grid](x, data, scale, tokens, features, *strides, BK=TOKEN_TILE_COLUMNS, num_warps=4)
     return RowQ(data, scale)
 
@@ -219,7 +214,7 @@ def transpose_shift(a: RowQ, rows: Tensor | None = None) -> TokQ:
     """See ``op.transpose_shift``."""
     m, k = a.data.shape
     m_out = m if rows is None else rows.shape[0]
-    t = TokQ(*fake_tokens(m_out, k, a.data.device))
+    t = TokQ(*empty_tokens(m_out, k, a.data.device))
     if t.data.numel():
         _transpose_shift[(t.scale.numel(),)](
             a.data,
@@ -236,7 +231,3 @@ def transpose_shift(a: RowQ, rows: Tensor | None = None) -> TokQ:
             num_warps=4,
         )
     return t
-
-
-def _up(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple

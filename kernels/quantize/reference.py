@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..arguments import FP8
-from ..types import BLOCK, RowQ, TokQ, WeightQ
+from ..types import BLOCK, FP8, RowQ, TokQ, WeightQ
 
 SMALLEST_SCALE = 2.0**-126
 

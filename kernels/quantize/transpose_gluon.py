@@ -15,8 +15,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, tma
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from ..types import BLOCK, RowQ, TokQ
-from .op import fake_tokens
+from ..types import BLOCK, RowQ, TokQ, empty_tokens
 
 WARPS = 4
 SMALLEST_SCALE = gl.constexpr(2.0**-126)
@@ -95,7 +94,7 @@ def transpose_shift(a: RowQ, rows: Tensor | None = None) -> TokQ:
     """See ``op.transpose_shift``."""
     m, k = a.data.shape
     m_out = m if rows is None else rows.shape[0]
-    t = TokQ(*fake_tokens(m_out, k, a.data.device))
+    t = TokQ(*empty_tokens(m_out, k, a.data.device))
     if t.data.numel():
         transpose_shift_kernel[(t.scale.numel(),)](
             a.data,

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from .. import library, registry
 from ..arguments import check_float, check_same_device, check_shape, check_tensor
-from ..quantize.op import fake_rows, fake_tokens
-from ..types import BLOCK, RowQ, SwiGLUGradients, TokQ
+from ..types import BLOCK, RowQ, SwiGLUGradients, TokQ, empty_rows, empty_tokens
 from . import reference
 
 
@@ -68,7 +67,7 @@ def swiglu_backward_quantize(ds: Tensor, h: Tensor, p: Tensor | None = None) -> 
     return SwiGLUGradients(RowQ(dh, dh_scale), TokQ(dh_t, dh_t_scale), TokQ(s_t, s_t_scale), dp)
 
 
-@library.op(fake=lambda h: fake_rows(h.shape[0], h.shape[1] // 2, h.device))
+@library.op(fake=lambda h: empty_rows(h.shape[0], h.shape[1] // 2, h.device))
 def _swiglu_quantize(h: Tensor) -> tuple[Tensor, Tensor]:
     q: RowQ = _implementation(h, forward=True).swiglu_quantize(h)
     return q.data, q.scale
@@ -80,9 +79,9 @@ Seven = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 def _fake_gradients(ds: Tensor, h: Tensor, p: Tensor | None) -> Seven:
     rows, columns = h.shape
     return (
-        *fake_rows(rows, columns, h.device),
-        *fake_tokens(rows, columns, h.device),
-        *fake_tokens(rows, columns // 2, h.device),
+        *empty_rows(rows, columns, h.device),
+        *empty_tokens(rows, columns, h.device),
+        *empty_tokens(rows, columns // 2, h.device),
         h.new_empty(rows, dtype=torch.float32),
     )
 

@@ -10,9 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..arguments import FP8
 from ..quantize.quantize_triton import SMALLEST_SCALE, cast_tiles, shift, transposed_bytes
-from ..types import BLOCK, RowQ, SwiGLUGradients, TokQ
+from ..types import BLOCK, FP8, RowQ, SwiGLUGradients, TokQ
 
 ROW_TILE = (8, 256)
 """Rows and columns a program of the forward pass handles."""
