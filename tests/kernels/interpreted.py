@@ -8,12 +8,15 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 import conftest  # noqa: F401  (finds penstock.kernels where penstock is not installed)
 import layer_parts
 import torch
+import triton.language as tl
 from torch import Tensor
+from triton.runtime import interpreter
 
 from penstock.kernels import quantize, registry
 from penstock.kernels.adamw import adamw_step
@@ -35,12 +38,29 @@ from penstock.kernels.quantize.reference import (
 )
 from penstock.kernels.route import balance_loss, route, route_tables, router_logits
 from penstock.kernels.swiglu import swiglu, swiglu_backward_quantize, swiglu_quantize
-from penstock.kernels.types import RowQ
+from penstock.kernels.types import FP8, RowQ
 
 FLOAT32 = 1e-6
 ROW_WEIGHT = torch.linspace(0, 2, 200)
-LOST_CARRIES = 0.1
-"""The interpreter halves what rounds up to a power of two, one element in fifty; a wrong scale costs more."""
+ONE_BYTE = 2e-3
+"""Where a last bit of what is quantised differs, a byte may."""
+
+
+FORMATS = {
+    tl.float8e4nv: FP8, tl.bfloat16: torch.bfloat16, tl.float16: torch.float16, tl.float32: torch.float32,
+}  # fmt: skip
+
+
+def cast_as_a_gpu() -> None:
+    """Replace the interpreter's casts, which lose carries, NaN and subnormals, or cut off digits."""
+
+    def convert(data: Any, source: tl.dtype, target: tl.dtype, _rounding: object) -> Any:
+        x = torch.from_numpy(data).view(FORMATS[source]).float()
+        if target == tl.float8e4nv:  # all NaN are one, and what is too large becomes the largest
+            x = torch.where(x.isnan(), math.nan, x.clamp(-448, 448))
+        return x.to(FORMATS[target]).view(getattr(torch, f"uint{target.primitive_bitwidth}")).numpy()
+
+    interpreter._convert_float = convert
 
 
 def expect(name: str, error: float, bound: float) -> None:
@@ -49,9 +69,16 @@ def expect(name: str, error: float, bound: float) -> None:
 
 
 def error_of_finite(found: Tensor, expected: Tensor) -> float:
-    """Where the reference has NaN, the interpreter's cast has not."""
+    assert torch.equal(found.isnan(), expected.isnan())
     finite = expected.isfinite()
     return relative_error(found[finite], expected[finite])
+
+
+def same(found: object, expected: object) -> bool:
+    """Whether two quantised tensors, or tuples of them, are equal bit for bit."""
+    if isinstance(expected, tuple):
+        return all(map(same, found, expected))
+    return all(map(same_bits, found.parts, expected.parts))
 
 
 def both(name: str, ops: tuple[str, ...], call: Callable[[], Tensor], bound: float = FLOAT32) -> None:
@@ -79,22 +106,17 @@ def with_gradients(function: Callable[..., Tensor], *inputs: Tensor) -> Callable
 def casts() -> None:
     x = torch.randn(130, 300) * torch.exp2(torch.randint(-30, 30, (130, 1)).float())
     x[9] = 0
+    x[10] *= 2.0**-130
     x[3, 5], x[4, 6], x[5], x[:, 7] = math.nan, math.inf, -math.inf, math.nan  # scales pass over them
     for cast in ("quantize_rows", "quantize_tokens", "quantize_weight"):
-        for dtype in (torch.float32, torch.bfloat16):
-            expected = getattr(quantize, cast)(x.to(dtype))
+        for given in (x, x.bfloat16(), x[:128, :256], x[:1, :5], x[:0], x[:, :0]):
             with registry.override("quantize", "triton"):
-                found = getattr(quantize, cast)(x.to(dtype))
-            assert same_bits(found.scale, expected.scale), cast
-            expect(f"{cast} {dtype}", error_of_finite(dequantize(found), dequantize(expected)), LOST_CARRIES)
-    exact = torch.randint(-8, 9, (256, 200)).float()  # E4M3 holds these and their transposes exactly
-    a = quantize_rows(exact)
-    found = quantize_triton.transpose_shift(a)
-    assert torch.equal(dequantize(found), exact.t())
-    rows = torch.randint(-1, 256, (300,)).int()
-    found, expected = quantize_triton.transpose_shift(a, rows), transpose_shift(a, rows)
-    assert same_bits(found.data, expected.data)
-    assert same_bits(found.scale, expected.scale)
+                found = getattr(quantize, cast)(given)
+            assert same(found, getattr(quantize, cast)(given)), (cast, given.dtype, given.shape)
+        print(f"{cast} agrees")
+    a = quantize_rows(x)
+    for rows in (None, torch.randint(-1, 130, (300,)).int()):
+        assert same(quantize_triton.transpose_shift(a, rows), transpose_shift(a, rows))
     print("transpose_shift agrees")
 
 
@@ -112,11 +134,11 @@ def producers() -> None:
         swiglu_backward_quantize(ds, h),
         swiglu_backward_quantize(ds, h, ROW_WEIGHT),
     )
-    expect("swiglu_quantize", relative_error(dequantize(found[0]), dequantize(wanted[0])), LOST_CARRIES)
+    expect("swiglu_quantize", relative_error(dequantize(found[0]), dequantize(wanted[0])), ONE_BYTE)
     for a, b in zip(found[1:], wanted[1:], strict=True):
         for part in ("dh", "dh_t", "s_t"):
             error = relative_error(dequantize(getattr(a, part)), dequantize(getattr(b, part)))
-            expect(f"swiglu_backward_quantize {part}", error, LOST_CARRIES)
+            expect(f"swiglu_backward_quantize {part}", error, ONE_BYTE)
         expect("swiglu_backward_quantize dp", relative_error(a.dp, b.dp), FLOAT32)
     extreme_gates()
     groups = route_tables(torch.randint(0, 8, (50, 3)).int(), 8, torch.rand(50) > 0.3)
@@ -141,7 +163,7 @@ def extreme_gates() -> None:
     pairs += [(getattr(found[1], part), getattr(expected[1], part)) for part in ("dh", "dh_t", "s_t")]
     for a, b in pairs:
         assert same_bits(a.scale, b.scale)
-        expect("SwiGLU of extreme gates", error_of_finite(dequantize(a), dequantize(b)), LOST_CARRIES)
+        expect("SwiGLU of extreme gates", error_of_finite(dequantize(a), dequantize(b)), ONE_BYTE)
     assert torch.allclose(found[1].dp, expected[1].dp, atol=1e-4, equal_nan=True)
 
 
@@ -162,7 +184,7 @@ def norms() -> None:
 
 
 def parts_of_layers() -> None:
-    """Bit for bit: the cast that is wrong here is the same wherever it stands."""
+    """Bit for bit."""
     os.environ[registry.RECIPE_ENVIRONMENT] = "shift"
     with ExitStack() as stack:
         for op in ("norm", "quantize", "rope", "latent_attention"):
@@ -176,7 +198,7 @@ def parts_of_layers() -> None:
 
 def expect_rows(name: str, found: RowQ, expected: RowQ) -> None:
     assert same_bits(found.scale, expected.scale), name
-    expect(f"{name}, rows", relative_error(dequantize(found), dequantize(expected)), LOST_CARRIES)
+    expect(f"{name}, rows", relative_error(dequantize(found), dequantize(expected)), ONE_BYTE)
 
 
 def products() -> None:
@@ -335,10 +357,8 @@ def losses_and_updates() -> None:
         narrow, plain = torch.empty(3000, dtype=torch.bfloat16), torch.linspace(1, 2, 3000)
         states = ([p, plain], [p.sin(), plain.cos()], [m, plain * 0], [v, plain * 0])
         adamw_step(*states, 1e-2, copies=[copy, narrow])
-        assert relative_error(narrow, plain) < 2**-8  # the interpreter cuts off what it should round
-        assert same_bits(copy.scale, quantize_weight(p).scale)
-        assert relative_error(dequantize(copy), dequantize(quantize_weight(p))) < LOST_CARRIES
-        assert same_bits(copy.data_t, copy.data.mT.contiguous())
+        assert same_bits(narrow, plain.bfloat16())
+        assert same(copy, quantize_weight(p))
         return torch.cat((p.flatten(), m.flatten(), v.flatten(), plain))
 
     both("adamw with copies", ("adamw",), copies)
@@ -346,6 +366,7 @@ def losses_and_updates() -> None:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
+    cast_as_a_gpu()
     casts()
     producers()
     norms()

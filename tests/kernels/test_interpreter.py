@@ -1,8 +1,5 @@
-"""Plain Triton kernels in Triton's interpreter, on a CPU: indexing, masks and sums against the references.
-
-The interpreter's cast of float32 to E4M3 is wrong (it loses carries and NaN), so here the results of casts
-are only bounded; scales, transposes of exact values and all that has no such cast are compared. The GPU tests
-compare bytes.
+"""Plain Triton kernels in Triton's interpreter, on a CPU: indexing, masks, sums and bytes against the
+references.
 """
 
 from __future__ import annotations
