@@ -8,7 +8,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..quantize import dequantize, quantize_rows, quantize_tokens, quantize_weight, transpose_shift
+from ..quantize import (
+    dequantize,
+    quantize_both,
+    quantize_rows,
+    quantize_tokens,
+    quantize_weight,
+    transpose_shift,
+)
 from ..types import BLOCK, FP8, RowQ, TokQ, WeightQ
 from .case import EXACT, Case, Contender, compiled, fast, moving, randn, uneven_groups
 
@@ -29,6 +36,17 @@ def tokens_cast(rows: int, columns: int) -> Case:
     return _cast(
         rows * columns, 3 + 4 / BLOCK, lambda: quantize_tokens(x), compiled(partial(fast(_plain_tokens), x))
     )
+
+
+def both_casts(rows: int, columns: int) -> Case:
+    """``quantize_both`` of activations."""
+    x, elements = randn(rows, columns), rows * columns
+
+    def value() -> Tensor:
+        return torch.cat([dequantize(q).flatten() for q in quantize_both(x)])
+
+    moved = elements * (4 + 8 / BLOCK)
+    return moving(moved, 5.0 * elements, "quantize", lambda: quantize_both(x), value, EXACT)
 
 
 def weight_cast(rows: int, columns: int) -> Case:

@@ -70,6 +70,8 @@ FAMILIES = [
            experts.weight_gradient, [], [(256, 65536, 2048, 1408)]),
     Family("quantize_rows", _BYTES, casts.rows_cast, [_LITE_ROWS], [_V3_ROWS]),
     Family("quantize_tokens", _BYTES, casts.tokens_cast, [_LITE_ROWS], [_V3_ROWS]),
+    Family("quantize_both", f"{_COPY}; rows and tokens of one read", casts.both_casts,
+           [_LITE_ROWS], [_SMALL_ROWS, _V3_ROWS]),
     Family("quantize_weight", _COPY, casts.weight_cast, [], [_LITE_ROWS, _V3_ROWS]),
     Family("transpose_shift", _COPY, casts.transpose, [_LITE_ROWS], [_V3_ROWS]),
     Family("transpose_gathered", _COPY, casts.gathered_transpose, [_SMALL_MOVE], [_LITE_MOVE, _V3_MOVE]),

@@ -39,6 +39,7 @@ GOALS = [
     Goal("grouped wgrad, shift +=", ("grouped_wgrad",), "gluon shift +=", peers.GROUPED_BF16, 1.1, 1.4),
     Goal("quantise rows", ("quantize_rows",), "triton", "copy", 0.97, 0.97),
     Goal("quantise tokens", ("quantize_tokens",), "triton", "copy", 0.92, 0.97),
+    Goal("quantise both ways", ("quantize_both",), "triton", "copy", 0.85),
     Goal("transpose", ("transpose_shift",), "gluon", "copy", 0.85, 0.92),
     Goal("transpose, gathered", ("transpose_gathered",), "gluon", "copy", 0.95, 1.05),
     Goal("SwiGLU backward, quantised", ("swiglu_backward_quantize",), "gluon", "copy", 0.75, 0.88),

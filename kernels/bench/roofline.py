@@ -17,7 +17,8 @@ _KINDS = {
     "attention": ("causal_core", "attention", "attention_documents"),
     "output layer and loss": ("loss",),
     "casts and transposes": (
-        "quantize_rows", "quantize_tokens", "quantize_weight", "transpose_shift", "transpose_gathered",
+        "quantize_rows", "quantize_tokens", "quantize_both", "quantize_weight", "transpose_shift",
+        "transpose_gathered",
     ),
     "norms, SwiGLU, rotation": (
         "rms_norm", "rms_norm_quantize", "add_rms_norm", "add_rms_norm_quantize", "swiglu", "swiglu_quantize",

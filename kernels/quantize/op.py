@@ -52,6 +52,27 @@ def quantize_tokens(x: Tensor) -> RowQ:
     return RowQ(*_quantize_tokens(x))
 
 
+def quantize_both(x: Tensor) -> tuple[RowQ, RowQ]:
+    """What ``quantize_rows`` and ``quantize_tokens`` give, of one read.
+
+    Parameters
+    ----------
+    x : float Tensor [M, K]
+
+    Returns
+    -------
+    RowQ [M, K], and RowQ [K, M] with M rounded up to 128.
+
+    Raises
+    ------
+    TypeError, ValueError
+        ``x`` is no floating-point matrix.
+    """
+    _check_matrix("x", x)
+    data, scale, data_t, scale_t = _quantize_both(x)
+    return RowQ(data, scale), RowQ(data_t, scale_t)
+
+
 def quantize_weight(w: Tensor, out: WeightQ | None = None) -> WeightQ:
     """Quantise weights, one scale for each 128x128 block, and write both layouts.
 
@@ -159,16 +180,30 @@ def check_weight_q(name: str, q: object, ndim: int) -> None:
     check_same_device(**{f"{name}.data": q.data, f"{name}.data_t": q.data_t, f"{name}.scale": q.scale})
 
 
-@library.op(fake=lambda x: empty_rows(x.shape[0], x.shape[1], x.device))
+def _fake_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    return empty_rows(x.shape[0], x.shape[1], x.device)
+
+
+def _fake_columns(x: Tensor) -> tuple[Tensor, Tensor]:
+    return empty_rows(x.shape[1], -(-x.shape[0] // BLOCK) * BLOCK, x.device)
+
+
+@library.op(fake=_fake_rows)
 def _quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     q: RowQ = _implementation(x.device).quantize_rows(x)
     return q.data, q.scale
 
 
-@library.op(fake=lambda x: empty_rows(x.shape[1], -(-x.shape[0] // BLOCK) * BLOCK, x.device))
+@library.op(fake=_fake_columns)
 def _quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
     q: RowQ = _implementation(x.device).quantize_tokens(x)
     return q.data, q.scale
+
+
+@library.op(fake=lambda x: (*_fake_rows(x), *_fake_columns(x)))
+def _quantize_both(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rows, columns = _implementation(x.device).quantize_both(x)
+    return rows.data, rows.scale, columns.data, columns.scale
 
 
 @library.op(fake=library.writes, mutates=("out",))

@@ -63,6 +63,11 @@ def quantize_tokens(x: Tensor) -> RowQ:
     return quantize_rows(_padded(x, BLOCK, 1).t())
 
 
+def quantize_both(x: Tensor) -> tuple[RowQ, RowQ]:
+    """See ``op.quantize_both``."""
+    return quantize_rows(x), quantize_tokens(x)
+
+
 def quantize_weight(w: Tensor, out: WeightQ) -> None:
     """See ``op.quantize_weight``."""
     rows, columns = w.shape[-2:]

@@ -108,7 +108,7 @@ def casts() -> None:
     x[9] = 0
     x[10] *= 2.0**-130
     x[3, 5], x[4, 6], x[5], x[:, 7] = math.nan, math.inf, -math.inf, math.nan  # scales pass over them
-    for cast in ("quantize_rows", "quantize_tokens", "quantize_weight"):
+    for cast in ("quantize_rows", "quantize_tokens", "quantize_both", "quantize_weight"):
         for given in (x, x.bfloat16(), x[:128, :256], x[:1, :5], x[:0], x[:, :0]):
             with registry.override("quantize", "triton"):
                 found = getattr(quantize, cast)(given)

@@ -22,6 +22,7 @@ from penstock.kernels.norm import add_rms_norm, add_rms_norm_quantize, rms_norm
 from penstock.kernels.permute import combine, permute, permute_rows
 from penstock.kernels.quantize import (
     dequantize,
+    quantize_both,
     quantize_rows,
     quantize_tokens,
     quantize_weight,
@@ -134,6 +135,8 @@ CASES: list[tuple[str, type[Exception], Callable[[], object]]] = [
     ("rows", ValueError, lambda: grouped_wgrad(G_T, X_T, GROUPS)),
     ("x", ValueError, lambda: quantize_rows(X[0])),
     ("x", TypeError, lambda: quantize_tokens(INTS[None])),
+    ("x", ValueError, lambda: quantize_both(X[0])),
+    ("x", TypeError, lambda: quantize_both(INTS[None])),
     ("w", ValueError, lambda: quantize_weight(X[0])),
     ("a", TypeError, lambda: transpose_shift(X)),
     ("rows", TypeError, lambda: transpose_shift(X_Q, torch.zeros(4))),

@@ -78,6 +78,10 @@ KERNELS = [
         {"x": BF16, "q": FP8},
         4,
     ),
+    *[
+        (quantize_triton, "_quantize_both", {}, {"x": x, "q": FP8, "t": FP8}, quantize_triton.BOTH_WARPS)
+        for x in (BF16, FP32)
+    ],
     (quantize_triton, "_quantize_weight", {}, {"w": FP32, "q": FP8}, 8),
     (quantize_triton, "_transpose_weight", {}, {"q": FP8, "t": FP8}, 4),
     (quantize_triton, "_transpose_shift", {"GATHER": True}, {"q": FP8, "t": FP8, "rows": "i32"}, 4),
@@ -174,7 +178,10 @@ KERNELS = [
 ]
 
 
-OPTIONS = {"_swiglu_backward_quantize": {"maxnreg": quantized_triton.BACKWARD_REGISTERS}}
+OPTIONS = {
+    "_swiglu_backward_quantize": {"maxnreg": quantized_triton.BACKWARD_REGISTERS},
+    "_quantize_both": {"maxnreg": quantize_triton.BOTH_REGISTERS},
+}
 
 
 @pytest.mark.parametrize(

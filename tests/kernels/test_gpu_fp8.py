@@ -14,6 +14,7 @@ from penstock.kernels.numeric import relative_error, same_bits
 from penstock.kernels.permute import permute, permute_rows
 from penstock.kernels.quantize import (
     dequantize,
+    quantize_both,
     quantize_rows,
     quantize_tokens,
     quantize_weight,
@@ -66,6 +67,16 @@ def test_a_cast_equals_the_reference_bit_for_bit(
 ) -> None:
     x = hostile(rows, columns, dtype)
     assert_same(getattr(quantize, cast)(x.cuda()), getattr(quantize, cast)(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("rows", "columns"), [*SHAPES, (0, 256), (300, 0), (8192, 2048)])
+def test_both_casts_of_one_read_equal_the_reference_bit_for_bit(
+    rows: int, columns: int, dtype: torch.dtype
+) -> None:
+    x = hostile(rows, columns, dtype) if rows * columns else torch.empty(rows, columns, dtype=dtype)
+    for actual, expected in zip(quantize_both(x.cuda()), quantize_both(x), strict=True):
+        assert_same(actual, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

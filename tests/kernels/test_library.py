@@ -38,6 +38,8 @@ def casts(m: int, k: int) -> list[tuple[str, Arguments]]:
         ("quantize_rows", (x,)),
         ("quantize_rows", (x.bfloat16().t(),)),
         ("quantize_tokens", (x,)),
+        ("quantize_both", (x,)),
+        ("quantize_both", (x.bfloat16().t(),)),
         ("quantize_weight", (x, quantize_weight(torch.zeros(m, k)).parts)),
         ("quantize_weight", (x.expand(2, m, k), quantize_weight(torch.zeros(2, m, k)).parts)),
         ("transpose_shift", (q.parts, None)),

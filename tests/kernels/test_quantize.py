@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from penstock.kernels.numeric import relative_error, rounding_bias, same_bits
 from penstock.kernels.quantize import (
     dequantize,
+    quantize_both,
     quantize_rows,
     quantize_tokens,
     quantize_weight,
@@ -87,6 +88,9 @@ def test_layouts_and_padding() -> None:
     assert tokens.data.shape == (300, 256)
     assert tokens.scale.shape == (2, 300)
     assert not tokens.data[:, 130:].float().any()
+    for q, alone in zip(quantize_both(x), (rows, tokens), strict=True):
+        assert same_bits(q.data, alone.data)
+        assert same_bits(q.scale, alone.scale)
     assert weight.data_t.shape == (300, 130)
     assert torch.equal(weight.data.float().t(), weight.data_t.float())
     assert weight.scale.shape == (2, 3)
