@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from .. import registry
 from ..arguments import check_float, check_precision, check_rows, check_same, check_same_device, check_tensor
-from ..quantize import quantize_rows, quantize_tokens, transpose_shift
+from ..quantize import quantize_both, quantize_rows, quantize_tokens, transpose_shift
 from ..states import S, States, as_given, check_states, received, states_of, takes_rows, with_places
 from ..types import RowQ, TokQ
 from .matmul import PlainLinear
@@ -137,12 +137,11 @@ class _Fp8Linear(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         n = ctx.n_weights
         weights, saved, upstream, sent = ctx.saved_tensors[:n], ctx.saved_tensors[n:], grads[:n], grads[n:]
-        tokens, rows = saved[0].shape[0], []
-        for i, w in enumerate(weights):
-            place = sent[2 * i : 2 * i + 2] or (None, None)
-            if upstream[i] is None and place[0] is None:  # an unused product among others
-                place = quantize_rows(saved[1].new_zeros(tokens, w.shape[0])).parts
-            rows.append(received(upstream[i], *place))
+        turned: Sequence[RowQ | None] = [None] * n
+        if ctx.recipe == "v3":
+            rows, turned = zip(*map(quantize_both, upstream), strict=True)
+        else:
+            rows = tuple(_rows(w, upstream[i], sent[2 * i : 2 * i + 2], saved) for i, w in enumerate(weights))
         dx: Sequence[Tensor | None] = (None, None)
         if ctx.needs_input_grad[0]:
             quantized = zip(rows, ctx.quantized, strict=True)
@@ -153,8 +152,15 @@ class _Fp8Linear(torch.autograd.Function):
             x_t = along_tokens(saved, ctx.recipe)
             for i, w in enumerate(weights):
                 if ctx.needs_input_grad[5 + i]:
-                    gradients[i] = _weight_gradient(w, upstream[i], rows[i], x_t, ctx.recipe)
+                    gradients[i] = deliver_product(w, turned[i] or transpose_shift(rows[i]), x_t)
         return *dx, None, None, None, *gradients
+
+
+def _rows(w: Tensor, grad: Tensor | None, sent: Sequence[Tensor], saved: Sequence[Tensor]) -> RowQ:
+    """The gradient of one product, quantised here if it did not come so."""
+    if grad is None and (not sent or sent[0] is None):  # an unused product among others
+        return quantize_rows(saved[1].new_zeros(saved[0].shape[0], w.shape[0]))
+    return received(grad, *sent)
 
 
 def _sum(parts: list[Tensor]) -> Tensor:
@@ -165,10 +171,6 @@ def _sum(parts: list[Tensor]) -> Tensor:
     return total
 
 
-def _weight_gradient(w: Tensor, grad: Tensor, rows: RowQ, x_t: RowQ | TokQ, recipe: str) -> Tensor | None:
-    return deliver_product(w, along_tokens(saved_input(grad, rows, recipe), recipe), x_t)
-
-
 def product_dtype(x: Tensor) -> torch.dtype:
     """The dtype a product is written in so that it can become that of ``x``."""
     return x.dtype if x.dtype in OUTPUTS else torch.float32
@@ -177,13 +179,6 @@ def product_dtype(x: Tensor) -> torch.dtype:
 def saved_input(x: Tensor, rows: RowQ, recipe: str) -> tuple[Tensor, ...]:
     """What ``along_tokens`` needs of an input: its bytes (recipe shift), or itself to be cast again (v3)."""
     return (x,) if recipe == "v3" else (rows.data, rows.scale)
-
-
-def wgrad_operands(
-    grad: Tensor, rows: RowQ, saved: list[Tensor], recipe: str
-) -> tuple[RowQ | TokQ, RowQ | TokQ]:
-    """Gradient and input with tokens contiguous, quantised as ``recipe`` says."""
-    return along_tokens(saved_input(grad, rows, recipe), recipe), along_tokens(saved, recipe)
 
 
 def along_tokens(saved: Sequence[Tensor], recipe: str) -> RowQ | TokQ:

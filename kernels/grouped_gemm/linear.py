@@ -10,10 +10,10 @@ from torch import Tensor
 
 from .. import library, registry
 from ..arguments import check_float, check_precision, check_same, check_same_device, check_tensor
-from ..gemm.linear import product_dtype, saved_input, wgrad_operands
+from ..gemm.linear import along_tokens, product_dtype, saved_input
 from ..gemm.weights import cast_weight, deliver_gradient, quantized_weight
-from ..quantize import quantize_rows
-from ..types import Groups
+from ..quantize import quantize_both, quantize_rows, transpose_shift
+from ..types import Groups, RowQ, TokQ
 from . import reference
 from .op import check_groups, grouped_gemm, grouped_wgrad
 
@@ -93,14 +93,19 @@ class _Fp8GroupedLinear(torch.autograd.Function):
         w, *saved = ctx.saved_tensors
         groups: Groups = ctx.groups
         grad = grads[0].contiguous()
-        rows = quantize_rows(grad)
+        g: RowQ | TokQ
+        if ctx.recipe == "v3":
+            rows, g = quantize_both(grad)
+        else:
+            rows = quantize_rows(grad)
+            g = transpose_shift(rows)
         dx = None
         if ctx.needs_input_grad[0]:
             product = grouped_gemm(rows, ctx.weight, groups, True, out_dtype=product_dtype(grad))
             dx = product.to(ctx.x_dtype)
         dw = None
         if ctx.needs_input_grad[1]:
-            g, x = wgrad_operands(grad, rows, saved, ctx.recipe)
+            x = along_tokens(saved, ctx.recipe)
 
             def write(out: Tensor, accumulate: bool) -> None:
                 grouped_wgrad(g, x, groups, out, accumulate)
