@@ -1,6 +1,7 @@
 """The tensors that kernels pass to one another, each with the scales that give its bytes a meaning.
 
-Every scale is a power of two held as float32, and the *multiplier*: value = byte * scale.
+Every scale is float32 and the *multiplier*: value = byte * scale. It is a power of two unless a cast was
+asked for another.
 """
 
 from __future__ import annotations

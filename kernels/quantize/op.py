@@ -1,4 +1,4 @@
-"""Casts to E4M3 with power-of-two scales, and the transpose that keeps the bytes' values."""
+"""Casts to E4M3, and the transpose that keeps the bytes' values."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from ..types import BLOCK, FP8, RowQ, TokQ, WeightQ, empty_rows, empty_tokens
 from . import reference
 
 
-def quantize_rows(x: Tensor) -> RowQ:
+def quantize_rows(x: Tensor, power_of_two: bool = True) -> RowQ:
     """Quantise a matrix, one scale for each 1x128 tile of a row.
 
     Parameters
     ----------
     x : float Tensor [M, K]
         Any sizes; the last tile of a row may be short. Scales beyond row M are those of zero rows.
+    power_of_two : bool
+        Of scales: the smallest power of two that suffices, which ``transpose_shift`` needs; otherwise
+        the largest magnitude / 448.
 
     Raises
     ------
@@ -28,16 +31,18 @@ def quantize_rows(x: Tensor) -> RowQ:
         ``x`` is no floating-point matrix.
     """
     _check_matrix("x", x)
-    return RowQ(*_quantize_rows(x))
+    return RowQ(*_quantize_rows(x, power_of_two))
 
 
-def quantize_tokens(x: Tensor) -> RowQ:
+def quantize_tokens(x: Tensor, power_of_two: bool = True) -> RowQ:
     """Quantise the transpose of a matrix, one scale for each feature and 128 tokens: wgrad's operand in
     recipe v3.
 
     Parameters
     ----------
     x : float Tensor [M, K]
+    power_of_two : bool
+        As for ``quantize_rows``.
 
     Returns
     -------
@@ -49,15 +54,17 @@ def quantize_tokens(x: Tensor) -> RowQ:
         ``x`` is no floating-point matrix.
     """
     _check_matrix("x", x)
-    return RowQ(*_quantize_tokens(x))
+    return RowQ(*_quantize_tokens(x, power_of_two))
 
 
-def quantize_both(x: Tensor) -> tuple[RowQ, RowQ]:
+def quantize_both(x: Tensor, power_of_two: bool = True) -> tuple[RowQ, RowQ]:
     """What ``quantize_rows`` and ``quantize_tokens`` give, of one read.
 
     Parameters
     ----------
     x : float Tensor [M, K]
+    power_of_two : bool
+        As for ``quantize_rows``.
 
     Returns
     -------
@@ -69,11 +76,11 @@ def quantize_both(x: Tensor) -> tuple[RowQ, RowQ]:
         ``x`` is no floating-point matrix.
     """
     _check_matrix("x", x)
-    data, scale, data_t, scale_t = _quantize_both(x)
+    data, scale, data_t, scale_t = _quantize_both(x, power_of_two)
     return RowQ(data, scale), RowQ(data_t, scale_t)
 
 
-def quantize_weight(w: Tensor, out: WeightQ | None = None) -> WeightQ:
+def quantize_weight(w: Tensor, out: WeightQ | None = None, power_of_two: bool = True) -> WeightQ:
     """Quantise weights, one scale for each 128x128 block, and write both layouts.
 
     Parameters
@@ -82,6 +89,8 @@ def quantize_weight(w: Tensor, out: WeightQ | None = None) -> WeightQ:
         Any sizes; blocks at the edges may be short.
     out : WeightQ, optional
         Written in place of a fresh one.
+    power_of_two : bool
+        As for ``quantize_rows``.
 
     Raises
     ------
@@ -95,7 +104,7 @@ def quantize_weight(w: Tensor, out: WeightQ | None = None) -> WeightQ:
     check_weight_q("out", out, w.ndim)
     check_shape("out.data", out.data, w.shape)
     check_same_device(w=w, out=out.data)
-    _quantize_weight(w, out.parts)
+    _quantize_weight(w, out.parts, power_of_two)
     return out
 
 
@@ -109,6 +118,7 @@ def transpose_shift(a: RowQ, rows: Tensor | None = None) -> TokQ:
     Parameters
     ----------
     a : RowQ [M, K]
+        Scales must be powers of two, which is not checked: the device would have to be waited for.
     rows : int32 Tensor [M_out], optional
         The row of ``a`` to put at each place, -1 for zeros (``Groups.row_token``). Default: all in order.
 
@@ -180,36 +190,36 @@ def check_weight_q(name: str, q: object, ndim: int) -> None:
     check_same_device(**{f"{name}.data": q.data, f"{name}.data_t": q.data_t, f"{name}.scale": q.scale})
 
 
-def _fake_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+def _fake_rows(x: Tensor, _: bool) -> tuple[Tensor, Tensor]:
     return empty_rows(x.shape[0], x.shape[1], x.device)
 
 
-def _fake_columns(x: Tensor) -> tuple[Tensor, Tensor]:
+def _fake_columns(x: Tensor, _: bool) -> tuple[Tensor, Tensor]:
     return empty_rows(x.shape[1], -(-x.shape[0] // BLOCK) * BLOCK, x.device)
 
 
 @library.op(fake=_fake_rows)
-def _quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    q: RowQ = _implementation(x.device).quantize_rows(x)
+def _quantize_rows(x: Tensor, power_of_two: bool) -> tuple[Tensor, Tensor]:
+    q: RowQ = _implementation(x.device).quantize_rows(x, power_of_two)
     return q.data, q.scale
 
 
 @library.op(fake=_fake_columns)
-def _quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
-    q: RowQ = _implementation(x.device).quantize_tokens(x)
+def _quantize_tokens(x: Tensor, power_of_two: bool) -> tuple[Tensor, Tensor]:
+    q: RowQ = _implementation(x.device).quantize_tokens(x, power_of_two)
     return q.data, q.scale
 
 
-@library.op(fake=lambda x: (*_fake_rows(x), *_fake_columns(x)))
-def _quantize_both(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    rows, columns = _implementation(x.device).quantize_both(x)
+@library.op(fake=lambda *given: (*_fake_rows(*given), *_fake_columns(*given)))
+def _quantize_both(x: Tensor, power_of_two: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rows, columns = _implementation(x.device).quantize_both(x, power_of_two)
     return rows.data, rows.scale, columns.data, columns.scale
 
 
 @library.op(fake=library.writes, mutates=("out",))
-def _quantize_weight(w: Tensor, out: Sequence[Tensor]) -> None:
+def _quantize_weight(w: Tensor, out: Sequence[Tensor], power_of_two: bool) -> None:
     if w.numel():
-        _implementation(w.device).quantize_weight(w.contiguous(), WeightQ(*out))
+        _implementation(w.device).quantize_weight(w.contiguous(), WeightQ(*out), power_of_two)
 
 
 @library.op(

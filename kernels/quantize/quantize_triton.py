@@ -1,4 +1,7 @@
-"""Casts to E4M3 in Triton: bytes and scales equal ``reference``'s exactly. A program handles one tile."""
+"""Casts to E4M3 in Triton: bytes and scales equal ``reference``'s exactly. A program handles one tile.
+
+``POWER`` says whether scales are powers of two.
+"""
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 # Device code: a kernel's arguments have no Python types.
@@ -17,9 +20,9 @@ ROW_TILE = (8, 256)
 """Rows and columns a program of ``quantize_rows`` handles: 0.98 of copy speed on H200."""
 TOKEN_TILE_COLUMNS = 64
 """Features a program of ``quantize_tokens`` handles: 0.95 of copy speed or more on H100, 32 0.91."""
-BOTH_WARPS, BOTH_REGISTERS = 8, 128
-"""A tile of ``quantize_both`` fits into their registers, rows go out by 16 bytes a thread, and two programs
-share a multiprocessor."""
+BOTH_WARPS = {True: 8, False: 16}
+"""Of ``quantize_both``, whose tile must fit into their registers. With 8 two programs share a multiprocessor
+and rows go out by 16 bytes a thread; divisions, where scales are no powers of two, need more registers."""
 
 
 @triton.jit
@@ -30,10 +33,7 @@ def finite(x):
 
 @triton.jit
 def power_of_two_scale(amax):
-    """The smallest power of two that brings amax to at most 448 = 1.75 * 2**8, never below 2**-126.
-
-    amax of nothing but NaN counts as zero.
-    """
+    """As ``scale_of``, the smallest power of two: 448 is 1.75 * 2**8."""
     amax = tl.where(amax > 0, amax, 0.0)
     exponent = ((amax.to(tl.int32, bitcast=True) + 0x1FFFFF) >> 23) - 8
     return (tl.maximum(exponent, 1) << 23).to(tl.float32, bitcast=True)
@@ -46,11 +46,31 @@ def reciprocal(scale):
 
 
 @triton.jit
-def cast_tiles(x):
+def scale_of(amax, POWER: tl.constexpr):
+    """What brings amax to at most 448, never below 2**-126; amax of nothing but NaN counts as zero."""
+    if POWER:
+        scale = power_of_two_scale(amax)
+    else:
+        scale = tl.maximum(tl.math.div_rn(tl.where(amax > 0, amax, 0.0), 448.0), SMALLEST_SCALE)
+    return scale
+
+
+@triton.jit
+def divided(x, scale, POWER: tl.constexpr):
+    """x / scale, rounded as IEEE says."""
+    if POWER:
+        quotient = x * reciprocal(scale)
+    else:
+        quotient = tl.math.div_rn(x, scale)
+    return quotient
+
+
+@triton.jit
+def cast_tiles(x, POWER: tl.constexpr = True):
     """Bytes and scales of x, one scale for all elements along the last dimension."""
     x = finite(x)
-    scale = power_of_two_scale(tl.max(tl.abs(x), -1))
-    return (x * tl.expand_dims(reciprocal(scale), -1)).to(tl.float8e4nv), scale
+    scale = scale_of(tl.max(tl.abs(x), -1), POWER)
+    return divided(x, tl.expand_dims(scale, -1), POWER).to(tl.float8e4nv), scale
 
 
 @triton.jit
@@ -80,14 +100,16 @@ def transposed_bytes(a, b, c, d):
 
 
 @triton.jit
-def _quantize_rows(x_ptr, q_ptr, s_ptr, M, K, s_stride, BM: tl.constexpr, BK: tl.constexpr):
+def _quantize_rows(
+    x_ptr, q_ptr, s_ptr, M, K, s_stride, POWER: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr
+):
     columns = tl.cdiv(K, BK)
     m = (tl.program_id(0) // columns).to(tl.int64) * BM + tl.arange(0, BM)
     k = (tl.program_id(0) % columns) * BK + tl.arange(0, BK)
     inside = (m < M)[:, None] & (k < K)[None, :]
     at = m[:, None] * K + k[None, :]
     x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
-    q, scale = cast_tiles(tl.reshape(x, (BM, BK // 128, 128)))
+    q, scale = cast_tiles(tl.reshape(x, (BM, BK // 128, 128)), POWER)
     tl.store(q_ptr + at, tl.reshape(q, (BM, BK)), mask=inside)
     block = (tl.program_id(0) % columns) * (BK // 128) + tl.arange(0, BK // 128)
     kept = (m < s_stride)[:, None] & (block < tl.cdiv(K, 128))[None, :]
@@ -101,17 +123,18 @@ def _load(x_ptr, m, k, M, K):
 
 
 @triton.jit
-def cast_columns(a, b, c, d):
+def cast_columns(a, b, c, d, POWER: tl.constexpr):
     """Bytes [K, 128] and scales [K] of 128 rows transposed; they come as ``transposed_bytes`` wants them."""
     a, b, c, d = finite(a), finite(b), finite(c), finite(d)
     top = tl.maximum(tl.maximum(tl.abs(a), tl.abs(b)), tl.maximum(tl.abs(c), tl.abs(d)))
-    scale = power_of_two_scale(tl.max(top, 0))
-    inverse = reciprocal(scale)[None, :]
-    return transposed_bytes(a * inverse, b * inverse, c * inverse, d * inverse), scale
+    scale = scale_of(tl.max(top, 0), POWER)
+    by = scale[None, :]
+    a, b, c, d = divided(a, by, POWER), divided(b, by, POWER), divided(c, by, POWER), divided(d, by, POWER)
+    return transposed_bytes(a, b, c, d), scale
 
 
 @triton.jit
-def _quantize_tokens(x_ptr, q_ptr, s_ptr, M, K, q_stride, s_stride, BK: tl.constexpr):
+def _quantize_tokens(x_ptr, q_ptr, s_ptr, M, K, q_stride, s_stride, POWER: tl.constexpr, BK: tl.constexpr):
     columns = tl.cdiv(K, BK)
     block = tl.program_id(0) // columns
     m = block.to(tl.int64) * 128 + tl.arange(0, 32) * 4
@@ -120,26 +143,28 @@ def _quantize_tokens(x_ptr, q_ptr, s_ptr, M, K, q_stride, s_stride, BK: tl.const
     b = _load(x_ptr, m + 1, k, M, K)
     c = _load(x_ptr, m + 2, k, M, K)
     d = _load(x_ptr, m + 3, k, M, K)
-    _store_columns(a, b, c, d, q_ptr, s_ptr, block, k, K, q_stride, s_stride)
+    _store_columns(a, b, c, d, q_ptr, s_ptr, block, k, K, q_stride, s_stride, POWER)
 
 
 @triton.jit
-def _store_columns(a, b, c, d, q_ptr, s_ptr, block, k, K, q_stride, s_stride):
-    q, scale = cast_columns(a, b, c, d)
+def _store_columns(a, b, c, d, q_ptr, s_ptr, block, k, K, q_stride, s_stride, POWER: tl.constexpr):
+    q, scale = cast_columns(a, b, c, d, POWER)
     at = k.to(tl.int64)[:, None] * q_stride + block.to(tl.int64) * 128 + tl.arange(0, 128)[None, :]
     tl.store(q_ptr + at, q, mask=(k < K)[:, None])
     tl.store(s_ptr + block * s_stride + k, scale, mask=k < s_stride)
 
 
 @triton.jit
-def _store_rows(x, q_ptr, m, k, M, K):
-    q, scale = cast_tiles(x)
+def _store_rows(x, q_ptr, m, k, M, K, POWER: tl.constexpr):
+    q, scale = cast_tiles(x, POWER)
     tl.store(q_ptr + m[:, None] * K + k[None, :], q, mask=(m < M)[:, None] & (k < K)[None, :])
     return scale
 
 
 @triton.jit
-def _quantize_both(x_ptr, q_ptr, s_ptr, t_ptr, ts_ptr, M, K, s_stride, t_stride, ts_stride):
+def _quantize_both(
+    x_ptr, q_ptr, s_ptr, t_ptr, ts_ptr, M, K, s_stride, t_stride, ts_stride, POWER: tl.constexpr
+):
     """A tile of 128x128 by rows and by columns.
 
     Programs that follow one another go down the rows of a block of columns, as in ``_transpose_shift``.
@@ -153,18 +178,18 @@ def _quantize_both(x_ptr, q_ptr, s_ptr, t_ptr, ts_ptr, M, K, s_stride, t_stride,
     b = _load(x_ptr, m + 1, k, M, K)
     c = _load(x_ptr, m + 2, k, M, K)
     d = _load(x_ptr, m + 3, k, M, K)
-    scale_a = _store_rows(a, q_ptr, m, k, M, K)
-    scale_b = _store_rows(b, q_ptr, m + 1, k, M, K)
-    scale_c = _store_rows(c, q_ptr, m + 2, k, M, K)
-    scale_d = _store_rows(d, q_ptr, m + 3, k, M, K)
+    scale_a = _store_rows(a, q_ptr, m, k, M, K, POWER)
+    scale_b = _store_rows(b, q_ptr, m + 1, k, M, K, POWER)
+    scale_c = _store_rows(c, q_ptr, m + 2, k, M, K, POWER)
+    scale_d = _store_rows(d, q_ptr, m + 3, k, M, K, POWER)
     row = row_block.to(tl.int64) * 128 + tl.arange(0, 128)
     scale = tl.reshape(interleaved(scale_a, scale_b, scale_c, scale_d), (128,))
     tl.store(s_ptr + column_block.to(tl.int64) * s_stride + row, scale, mask=row < s_stride)
-    _store_columns(a, b, c, d, t_ptr, ts_ptr, row_block, k, K, t_stride, ts_stride)
+    _store_columns(a, b, c, d, t_ptr, ts_ptr, row_block, k, K, t_stride, ts_stride, POWER)
 
 
 @triton.jit
-def _quantize_weight(w_ptr, q_ptr, s_ptr, N, K):
+def _quantize_weight(w_ptr, q_ptr, s_ptr, N, K, POWER: tl.constexpr):
     rows = tl.cdiv(N, 128)
     columns = tl.cdiv(K, 128)
     expert = (tl.program_id(0) // (rows * columns)).to(tl.int64)
@@ -174,8 +199,8 @@ def _quantize_weight(w_ptr, q_ptr, s_ptr, N, K):
     inside = (n < N)[:, None] & (k < K)[None, :]
     at = expert * N * K + n.to(tl.int64)[:, None] * K + k[None, :]
     w = finite(tl.load(w_ptr + at, mask=inside, other=0.0).to(tl.float32))
-    scale = power_of_two_scale(tl.max(tl.max(tl.abs(w), 1), 0))
-    tl.store(q_ptr + at, (w * reciprocal(scale)).to(tl.float8e4nv), mask=inside)
+    scale = scale_of(tl.max(tl.max(tl.abs(w), 1), 0), POWER)
+    tl.store(q_ptr + at, divided(w, scale, POWER).to(tl.float8e4nv), mask=inside)
     tl.store(s_ptr + tl.program_id(0), scale)
 
 
@@ -224,18 +249,19 @@ def _transpose_shift(
     tl.store(ts_ptr + tl.program_id(0), largest)
 
 
-def quantize_rows(x: Tensor) -> RowQ:
+def quantize_rows(x: Tensor, power_of_two: bool) -> RowQ:
     """See ``op.quantize_rows``."""
     x = x.contiguous()
     rows, columns = x.shape
     data, scale = empty_rows(rows, columns, x.device)
     if x.numel():
         grid = (triton.cdiv(scale.shape[1], ROW_TILE[0]) * triton.cdiv(columns, ROW_TILE[1]),)
-        _quantize_rows[grid](x, data, scale, rows, columns, scale.shape[1], *ROW_TILE, num_warps=4)
+        sizes = (rows, columns, scale.shape[1])
+        _quantize_rows[grid](x, data, scale, *sizes, power_of_two, *ROW_TILE, num_warps=4)
     return RowQ(data, scale)
 
 
-def quantize_tokens(x: Tensor) -> RowQ:
+def quantize_tokens(x: Tensor, power_of_two: bool) -> RowQ:
     """See ``op.quantize_tokens``."""
     x = x.contiguous()
     tokens, features = x.shape
@@ -243,12 +269,12 @@ def quantize_tokens(x: Tensor) -> RowQ:
     data, scale = empty_rows(features, blocks * BLOCK, x.device)
     if x.numel():
         grid = (blocks * triton.cdiv(scale.shape[1], TOKEN_TILE_COLUMNS),)
-        strides = (data.shape[1], scale.shape[1])
-        _quantize_tokens[grid](x, data, scale, tokens, features, *strides, BK=TOKEN_TILE_COLUMNS, num_warps=4)
+        sizes = (tokens, features, data.shape[1], scale.shape[1])
+        _quantize_tokens[grid](x, data, scale, *sizes, power_of_two, TOKEN_TILE_COLUMNS, num_warps=4)
     return RowQ(data, scale)
 
 
-def quantize_both(x: Tensor) -> tuple[RowQ, RowQ]:
+def quantize_both(x: Tensor, power_of_two: bool) -> tuple[RowQ, RowQ]:
     """See ``op.quantize_both``."""
     x = x.contiguous()
     tokens, features = x.shape
@@ -256,19 +282,18 @@ def quantize_both(x: Tensor) -> tuple[RowQ, RowQ]:
     rows = RowQ(*empty_rows(tokens, features, x.device))
     columns = RowQ(*empty_rows(features, blocks * BLOCK, x.device))
     if x.numel():
-        strides = (rows.scale.shape[1], columns.data.shape[1], columns.scale.shape[1])
+        sizes = (tokens, features, rows.scale.shape[1], columns.data.shape[1], columns.scale.shape[1])
         _quantize_both[(blocks * rows.scale.shape[0],)](
-            x, *rows.parts, *columns.parts, tokens, features, *strides,
-            num_warps=BOTH_WARPS, maxnreg=BOTH_REGISTERS,
-        )  # fmt: skip
+            x, *rows.parts, *columns.parts, *sizes, power_of_two, num_warps=BOTH_WARPS[power_of_two]
+        )
     return rows, columns
 
 
-def quantize_weight(w: Tensor, out: WeightQ) -> None:
+def quantize_weight(w: Tensor, out: WeightQ, power_of_two: bool) -> None:
     """See ``op.quantize_weight``."""
     programs = (out.scale.numel(),)
     rows, columns = w.shape[-2:]
-    _quantize_weight[programs](w, out.data, out.scale, rows, columns, num_warps=8)
+    _quantize_weight[programs](w, out.data, out.scale, rows, columns, power_of_two, num_warps=8)
     transpose_weight(out)
 
 

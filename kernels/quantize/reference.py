@@ -1,11 +1,11 @@
-"""Quantisation to E4M3 with power-of-two scales, in plain torch: bytes and scales of a kernel must equal
-these.
+"""Quantisation to E4M3, in plain torch: bytes and scales of a kernel must equal these.
 
 The scale of a tile is the smallest power of two ``s`` with ``amax / s <= 448``, the largest E4M3 number,
-found from the bits of amax: 448 is 1.75 * 2**8, so a mantissa above 1.75 needs the next power. It is never
-below 2**-126, the smallest normal float32, whose reciprocal is still exact; an all-zero tile gets just that,
-the scale that never outranks another. amax is taken over finite elements. A NaN or an infinity becomes the
-NaN byte 0x7f: it spoils the products it enters and no others.
+found from the bits of amax: 448 is 1.75 * 2**8, so a mantissa above 1.75 needs the next power. Or it is
+``amax / 448`` rounded to float32. It is never below 2**-126, the smallest normal float32, whose reciprocal is
+still exact; an all-zero tile gets just that, the scale that never outranks another. amax is taken over finite
+elements. A byte is its element divided by the scale, rounded to the nearest, ties to even. A NaN or an
+infinity becomes the NaN byte 0x7f: it spoils the products it enters and no others.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from ..types import BLOCK, FP8, RowQ, TokQ, WeightQ
 
 SMALLEST_SCALE = 2.0**-126
+LARGEST = 448.0
 
 
 def power_of_two_scale(amax: Tensor) -> Tensor:
@@ -25,16 +26,18 @@ def power_of_two_scale(amax: Tensor) -> Tensor:
     return (exponent.clamp_min(1) << 23).view(torch.float32)
 
 
-def reciprocal(scale: Tensor) -> Tensor:
-    """1 / scale for a power of two, exactly."""
-    return ((254 << 23) - scale.view(torch.int32)).view(torch.float32)
+def exact_scale(amax: Tensor) -> Tensor:
+    """The scale that makes 448 of ``amax`` (float32, finite), but for rounding."""
+    # By a tensor: a GPU multiplies by the reciprocal of a number.
+    return (amax / torch.full_like(amax, LARGEST)).clamp_min(SMALLEST_SCALE)
 
 
-def _quantize(tiles: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def _quantize(tiles: Tensor, dims: tuple[int, ...], power_of_two: bool) -> tuple[Tensor, Tensor]:
     """Bytes and scales of float32 ``tiles``, one scale for all elements along ``dims`` (kept as size 1)."""
     finite = tiles.isfinite()
-    scale = power_of_two_scale(torch.where(finite, tiles.abs(), 0.0).amax(dims, keepdim=True))
-    return torch.where(finite, tiles * reciprocal(scale), torch.nan).to(FP8), scale
+    amax = torch.where(finite, tiles.abs(), 0.0).amax(dims, keepdim=True)
+    scale = power_of_two_scale(amax) if power_of_two else exact_scale(amax)
+    return torch.where(finite, tiles / scale, torch.nan).to(FP8), scale
 
 
 def _padded(x: Tensor, *multiples: int) -> Tensor:
@@ -50,29 +53,29 @@ def _split(x: Tensor, dim: int) -> Tensor:
     return x.unflatten(dim, (-1, BLOCK))  # type: ignore[no-untyped-call, no-any-return]
 
 
-def quantize_rows(x: Tensor) -> RowQ:
+def quantize_rows(x: Tensor, power_of_two: bool = True) -> RowQ:
     """See ``op.quantize_rows``."""
     rows, columns = x.shape
     tiles = _split(_padded(x.float(), 4, BLOCK), 1)
-    data, scale = _quantize(tiles, (2,))
+    data, scale = _quantize(tiles, (2,), power_of_two)
     return RowQ(data.flatten(1)[:rows, :columns].contiguous(), scale[..., 0].t().contiguous())
 
 
-def quantize_tokens(x: Tensor) -> RowQ:
+def quantize_tokens(x: Tensor, power_of_two: bool = True) -> RowQ:
     """See ``op.quantize_tokens``."""
-    return quantize_rows(_padded(x, BLOCK, 1).t())
+    return quantize_rows(_padded(x, BLOCK, 1).t(), power_of_two)
 
 
-def quantize_both(x: Tensor) -> tuple[RowQ, RowQ]:
+def quantize_both(x: Tensor, power_of_two: bool = True) -> tuple[RowQ, RowQ]:
     """See ``op.quantize_both``."""
-    return quantize_rows(x), quantize_tokens(x)
+    return quantize_rows(x, power_of_two), quantize_tokens(x, power_of_two)
 
 
-def quantize_weight(w: Tensor, out: WeightQ) -> None:
+def quantize_weight(w: Tensor, out: WeightQ, power_of_two: bool = True) -> None:
     """See ``op.quantize_weight``."""
     rows, columns = w.shape[-2:]
     tiles = _split(_split(_padded(w.float(), BLOCK, BLOCK), -1), -3)
-    blocks, scale = _quantize(tiles, (-3, -1))
+    blocks, scale = _quantize(tiles, (-3, -1), power_of_two)
     out.data.copy_(blocks.flatten(-2).flatten(-3, -2)[..., :rows, :columns])
     out.data_t.copy_(out.data.transpose(-1, -2))
     out.scale.copy_(scale[..., 0, :, 0])

@@ -110,9 +110,11 @@ def casts() -> None:
     x[3, 5], x[4, 6], x[5], x[:, 7] = math.nan, math.inf, -math.inf, math.nan  # scales pass over them
     for cast in ("quantize_rows", "quantize_tokens", "quantize_both", "quantize_weight"):
         for given in (x, x.bfloat16(), x[:128, :256], x[:1, :5], x[:0], x[:, :0]):
-            with registry.override("quantize", "triton"):
-                found = getattr(quantize, cast)(given)
-            assert same(found, getattr(quantize, cast)(given)), (cast, given.dtype, given.shape)
+            for power in (True, False):
+                with registry.override("quantize", "triton"):
+                    found = getattr(quantize, cast)(given, power_of_two=power)
+                expected = getattr(quantize, cast)(given, power_of_two=power)
+                assert same(found, expected), (cast, given.dtype, given.shape, power)
         print(f"{cast} agrees")
     a = quantize_rows(x)
     for rows in (None, torch.randint(-1, 130, (300,)).int()):
@@ -203,9 +205,12 @@ def expect_rows(name: str, found: RowQ, expected: RowQ) -> None:
 
 def products() -> None:
     x, w, g = torch.randn(100, 288), torch.randn(160, 288), torch.randn(100, 160)
-    a, b, c = quantize_rows(x), quantize_weight(w), quantize_rows(g)
-    both("gemm", ("gemm",), lambda: gemm(a, b, out_dtype=torch.float32))
-    both("gemm transposed", ("gemm",), lambda: gemm(c, b, transposed=True, out_dtype=torch.float32))
+    for power in (True, False):
+        a, c = quantize_rows(x, power), quantize_rows(g, power)
+        b = quantize_weight(w, power_of_two=power)
+        both("gemm", ("gemm",), lambda: gemm(a, b, out_dtype=torch.float32))  # noqa: B023
+        turned = lambda: gemm(c, b, transposed=True, out_dtype=torch.float32)  # noqa: E731, B023
+        both("gemm transposed", ("gemm",), turned)
     start = torch.randn(160, 288)
     idx = torch.randint(0, 3, (100, 2)).int()
     groups = route_tables(idx, 5)
@@ -216,7 +221,8 @@ def products() -> None:
         operand = quantize_rows(rows)
         call = lambda: grouped_gemm(operand, weight, groups, transposed, out_dtype=torch.float32)[:end]  # noqa: E731, B023
         both(f"grouped_gemm {transposed}", ("grouped_gemm",), call)
-    for name, cast in (("v3", quantize_tokens), ("shift", lambda t: transpose_shift(quantize_rows(t)))):
+    casts = {"v3": quantize_tokens, "shift": lambda t: transpose_shift(quantize_rows(t))}
+    for name, cast in (casts | {"v3, exact scales": lambda t: quantize_tokens(t, False)}).items():
         for add in (False, True):
             dense = (cast(torch.cat((g, g, g))), cast(torch.cat((x, -x, x))))
             call = lambda: wgrad(*dense, start.clone(), add)  # noqa: E731, B023

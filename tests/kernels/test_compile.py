@@ -69,20 +69,21 @@ def rope_cases() -> Iterator[tuple[ModuleType, str, dict[str, object], dict[str,
         yield rope_triton, "_rope_backward_rows", constants, pointers | {"dq": FP8}, 4
 
 
+def quantize_cases() -> Iterator[tuple[ModuleType, str, dict[str, object], dict[str, str], int]]:
+    for x, power in product((BF16, FP32), (True, False)):
+        pointers = {"x": x, "q": FP8, "t": FP8}
+        tiles = {
+            "rows": dict(zip(("BM", "BK"), quantize_triton.ROW_TILE, strict=True)),
+            "tokens": {"BK": quantize_triton.TOKEN_TILE_COLUMNS},
+        }
+        for cast, tile in tiles.items():
+            yield quantize_triton, f"_quantize_{cast}", {"POWER": power, **tile}, pointers, 4
+        yield quantize_triton, "_quantize_both", {"POWER": power}, pointers, quantize_triton.BOTH_WARPS[power]
+        yield quantize_triton, "_quantize_weight", {"POWER": power}, pointers | {"w": x}, 8
+
+
 KERNELS = [
-    (quantize_triton, "_quantize_rows", {"BM": 8, "BK": 256}, {"x": BF16, "q": FP8}, 4),
-    (
-        quantize_triton,
-        "_quantize_tokens",
-        {"BK": quantize_triton.TOKEN_TILE_COLUMNS},
-        {"x": BF16, "q": FP8},
-        4,
-    ),
-    *[
-        (quantize_triton, "_quantize_both", {}, {"x": x, "q": FP8, "t": FP8}, quantize_triton.BOTH_WARPS)
-        for x in (BF16, FP32)
-    ],
-    (quantize_triton, "_quantize_weight", {}, {"w": FP32, "q": FP8}, 8),
+    *quantize_cases(),
     (quantize_triton, "_transpose_weight", {}, {"q": FP8, "t": FP8}, 4),
     (quantize_triton, "_transpose_shift", {"GATHER": True}, {"q": FP8, "t": FP8, "rows": "i32"}, 4),
     (quantize_triton, "_transpose_shift", {"GATHER": False}, {"q": FP8, "t": FP8, "rows": "i32"}, 4),
@@ -178,10 +179,7 @@ KERNELS = [
 ]
 
 
-OPTIONS = {
-    "_swiglu_backward_quantize": {"maxnreg": quantized_triton.BACKWARD_REGISTERS},
-    "_quantize_both": {"maxnreg": quantize_triton.BOTH_REGISTERS},
-}
+OPTIONS = {"_swiglu_backward_quantize": {"maxnreg": quantized_triton.BACKWARD_REGISTERS}}
 
 
 @pytest.mark.parametrize(

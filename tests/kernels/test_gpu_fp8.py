@@ -59,23 +59,27 @@ def assert_same(actual: object, expected: object) -> None:
 SHAPES = [(1, 128), (130, 300), (257, 576), (512, 1280), (64, 64)]
 
 
+@pytest.mark.parametrize("power", [True, False])
 @pytest.mark.parametrize("cast", ["quantize_rows", "quantize_tokens", "quantize_weight"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize(("rows", "columns"), SHAPES)
 def test_a_cast_equals_the_reference_bit_for_bit(
-    rows: int, columns: int, dtype: torch.dtype, cast: str
+    rows: int, columns: int, dtype: torch.dtype, cast: str, power: bool
 ) -> None:
-    x = hostile(rows, columns, dtype)
-    assert_same(getattr(quantize, cast)(x.cuda()), getattr(quantize, cast)(x))
+    x, call = hostile(rows, columns, dtype), partial(getattr(quantize, cast), power_of_two=power)
+    assert_same(call(x.cuda()), call(x))
+    with registry.override("quantize", "reference"):
+        assert_same(call(x.cuda()), call(x))
 
 
+@pytest.mark.parametrize("power", [True, False])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize(("rows", "columns"), [*SHAPES, (0, 256), (300, 0), (8192, 2048)])
 def test_both_casts_of_one_read_equal_the_reference_bit_for_bit(
-    rows: int, columns: int, dtype: torch.dtype
+    rows: int, columns: int, dtype: torch.dtype, power: bool
 ) -> None:
     x = hostile(rows, columns, dtype) if rows * columns else torch.empty(rows, columns, dtype=dtype)
-    for actual, expected in zip(quantize_both(x.cuda()), quantize_both(x), strict=True):
+    for actual, expected in zip(quantize_both(x.cuda(), power), quantize_both(x, power), strict=True):
         assert_same(actual, expected)
 
 
@@ -95,6 +99,21 @@ def test_transpose_shift_equals_the_reference_bit_for_bit(rows: int, columns: in
         assert_same(transpose_shift(on_gpu), reference.transpose_shift(a))
         assert_same(transpose_shift(on_gpu, picked.cuda()), reference.transpose_shift(a, picked))
         assert_same(transpose_shift(on_gpu, picked.cuda().long()), reference.transpose_shift(a, picked))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_products_take_any_scale(backend: str) -> None:
+    m, n, k = 300, 576, 1280
+    x, w, g = (torch.randn(shape, device="cuda") for shape in ((m, k), (n, k), (m, n)))
+    a, b, c = quantize_rows(x, False), quantize_weight(w, None, False), quantize_rows(g, False)
+    g_t, x_t = quantize_tokens(g, False), quantize_tokens(x, False)
+    with registry.override("gemm", backend), registry.override("wgrad", backend):
+        products = gemm(a, b, out_dtype=torch.float32), gemm(c, b, True, out_dtype=torch.float32)
+        products = *products, wgrad(g_t, x_t)
+    pairs = (a, b, True), (c, b, False), (g_t, x_t, True)
+    for found, (left, right, turned) in zip(products, pairs, strict=True):
+        factor = dequantize(right)
+        assert relative_error(found, dequantize(left) @ (factor.t() if turned else factor)) < FP32_GATE
 
 
 def test_the_gpu_cast_rounds_to_nearest() -> None:

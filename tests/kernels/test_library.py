@@ -35,13 +35,13 @@ def casts(m: int, k: int) -> list[tuple[str, Arguments]]:
     h, ds = torch.randn(m, 2 * k, dtype=torch.bfloat16), torch.randn(m, k, dtype=torch.bfloat16)
     picked = torch.randint(-1, m, (m + 3,), dtype=torch.int32)
     return [
-        ("quantize_rows", (x,)),
-        ("quantize_rows", (x.bfloat16().t(),)),
-        ("quantize_tokens", (x,)),
-        ("quantize_both", (x,)),
-        ("quantize_both", (x.bfloat16().t(),)),
-        ("quantize_weight", (x, quantize_weight(torch.zeros(m, k)).parts)),
-        ("quantize_weight", (x.expand(2, m, k), quantize_weight(torch.zeros(2, m, k)).parts)),
+        ("quantize_rows", (x, True)),
+        ("quantize_rows", (x.bfloat16().t(), False)),
+        ("quantize_tokens", (x, True)),
+        ("quantize_both", (x, True)),
+        ("quantize_both", (x.bfloat16().t(), False)),
+        ("quantize_weight", (x, quantize_weight(torch.zeros(m, k)).parts, True)),
+        ("quantize_weight", (x.expand(2, m, k), quantize_weight(torch.zeros(2, m, k)).parts, False)),
         ("transpose_shift", (q.parts, None)),
         ("transpose_shift", (q.parts, picked)),
         ("swiglu_quantize", (h,)),

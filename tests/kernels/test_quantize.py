@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from penstock.kernels.numeric import relative_error, rounding_bias, same_bits
 from penstock.kernels.quantize import (
@@ -19,10 +20,11 @@ from penstock.kernels.quantize import (
     reference,
     transpose_shift,
 )
+from penstock.kernels.types import BLOCK, FP8
 
-FP8 = torch.float8_e4m3fn
 E4M3 = torch.arange(256, dtype=torch.uint8).view(FP8).double()
 E4M3 = E4M3[E4M3.isfinite()].unique()
+EITHER_SCALE = pytest.mark.parametrize("power_of_two", [True, False])
 
 
 @given(st.floats(min_value=0, max_value=3.4028234663852886e38, width=32))
@@ -32,7 +34,7 @@ def test_the_scale_is_the_smallest_power_of_two_that_fits(amax: float) -> None:
     assert math.frexp(scale)[0] == 0.5, "a power of two"
     assert amax / scale <= 448
     assert scale == 2.0**-126 or amax / (scale / 2) > 448
-    assert float(reference.reciprocal(torch.tensor(scale))) * scale == 1.0
+    assert (1 / torch.tensor(scale)) * scale == 1.0
 
 
 def test_the_scale_turns_at_448_exactly() -> None:
@@ -41,60 +43,95 @@ def test_the_scale_turns_at_448_exactly() -> None:
     assert reference.power_of_two_scale(at).tolist() == [1.0, 2.0, 2.0, 0.5, 2.0**-8, 2.0**-126]
 
 
-def test_bytes_are_the_nearest_e4m3_numbers() -> None:
+@given(st.floats(min_value=0, max_value=3.4028234663852886e38, width=32))
+@settings(max_examples=300, deadline=None)
+def test_an_exact_scale_makes_448_of_the_largest(amax: float) -> None:
+    q = quantize_rows(torch.tensor([[amax, -amax, amax / 2]]), power_of_two=False)
+    assert float(q.scale[0, 0]) == max(float(torch.tensor(amax / 448)), 2.0**-126)
+    if amax >= 448 * 2.0**-126:
+        assert q.data.float().tolist() == [[448, -448, 224]]
+
+
+def nearest_even(x: Tensor) -> Tensor:
+    """The nearest of all finite E4M3 numbers; of two, that with an even last bit."""
+    distance = (x.double()[..., None] - E4M3).abs()
+    odd = E4M3.to(FP8).view(torch.uint8) & 1
+    nearest = distance == distance.amin(-1, keepdim=True)
+    return E4M3[(nearest * (2 - odd)).argmax(-1)]
+
+
+@EITHER_SCALE
+def test_bytes_are_the_nearest_e4m3_numbers(power_of_two: bool) -> None:
     x = torch.randn(64, 256)
-    q = quantize_rows(x)
-    scaled = x.double() / dequantize(q).double().div(q.data.double()).nan_to_num(1.0)
-    nearest = (scaled[..., None] - E4M3).abs().amin(-1)
-    assert torch.equal((scaled - q.data.double()).abs(), nearest)
+    x[:, 5] = x.abs().amax(1) * 17 / 256  # halfway between two, where the scale of a row is exact
+    q = quantize_rows(x, power_of_two)
+    scaled = x / q.scale.t().repeat_interleave(BLOCK, 1)
+    assert torch.equal(q.data.double(), nearest_even(scaled))
     assert abs(rounding_bias(dequantize(q), x)) < 5
 
 
-def test_the_error_is_that_of_the_format() -> None:
+@pytest.mark.parametrize(
+    ("power_of_two", "of_rows", "of_blocks"), [(True, 0.0265, 0.0265), (False, 0.0257, 0.0264)]
+)
+def test_the_error_is_that_of_the_format(power_of_two: bool, of_rows: float, of_blocks: float) -> None:
     x = torch.randn(512, 1024)
-    assert relative_error(dequantize(quantize_rows(x)), x) == pytest.approx(0.0266, abs=5e-4)
-    assert relative_error(dequantize(quantize_weight(x)), x) == pytest.approx(0.0266, abs=5e-4)
-    tiny = quantize_rows(x * 2.0**-100)  # a floor under amax would lose everything here
-    assert same_bits(tiny.data, quantize_rows(x).data)
+    rows, weight = quantize_rows(x, power_of_two), quantize_weight(x, None, power_of_two)
+    assert relative_error(dequantize(rows), x) == pytest.approx(of_rows, abs=1e-4)
+    assert relative_error(dequantize(weight), x) == pytest.approx(of_blocks, abs=1e-4)
+    tiny = quantize_rows(x * 2.0**-100, power_of_two)  # a floor under amax would lose everything here
+    assert same_bits(tiny.data, rows.data)
 
 
-def test_a_nan_or_infinity_spoils_itself_and_nothing_else() -> None:
+@EITHER_SCALE
+def test_small_tiles_have_the_smallest_normal_scale(power_of_two: bool) -> None:
+    x = torch.tensor([[0.0], [1.0], [448.0], [2.0**-10], [-(2.0**-20)]]) * 2.0**-126
+    q = quantize_rows(x, power_of_two)
+    assert (q.scale == 2.0**-126).all()
+    assert q.data[:, 0].float().tolist() == [0, 1, 448, 0, 0]
+    assert dequantize(q)[1, 0] == x[1, 0]
+
+
+@EITHER_SCALE
+def test_a_nan_or_infinity_spoils_itself_and_nothing_else(power_of_two: bool) -> None:
     x = torch.randn(4, 256)
     x[1, 0] = x[2, 255] = (
         5.0  # the largest of their tiles, so that the scales do not depend on what is spoiled
     )
     spoiled = x.clone()
     spoiled[1, 3], spoiled[1, 4], spoiled[1, 7], spoiled[2, 200] = math.nan, -math.nan, -math.inf, math.inf
-    q, clean = quantize_rows(spoiled), quantize_rows(x)
+    q, clean = quantize_rows(spoiled, power_of_two), quantize_rows(x, power_of_two)
     bad = ~spoiled.isfinite()
     assert (q.data.view(torch.uint8)[bad] == 0x7F).all()
     assert same_bits(q.data.view(torch.uint8)[~bad], clean.data.view(torch.uint8)[~bad])
     assert same_bits(q.scale, clean.scale)
 
 
-def test_nothing_saturates_and_signs_stay() -> None:
+@pytest.mark.parametrize(("power_of_two", "byte"), [(True, 0x78), (False, 0x7E)])
+def test_nothing_saturates_and_signs_stay(power_of_two: bool, byte: int) -> None:
     largest = torch.finfo(torch.float32).max
     x = torch.tensor([[largest, -largest, 0.0, -0.0] + [1e-45] * 124])
-    q = quantize_rows(x)
-    assert q.data.view(torch.uint8)[0, :4].tolist() == [0x78, 0xF8, 0x00, 0x80]
+    q = quantize_rows(x, power_of_two)
+    assert q.data.view(torch.uint8)[0, :4].tolist() == [byte, byte | 0x80, 0x00, 0x80]
 
 
-def test_layouts_and_padding() -> None:
+@EITHER_SCALE
+def test_layouts_and_padding(power_of_two: bool) -> None:
     x = torch.randn(130, 300)
-    rows, tokens, weight = quantize_rows(x), quantize_tokens(x), quantize_weight(x)
+    rows, tokens = quantize_rows(x, power_of_two), quantize_tokens(x, power_of_two)
+    weight = quantize_weight(x, None, power_of_two)
     assert rows.data.shape == (130, 300)
     assert rows.scale.shape == (3, 132)
     assert (rows.scale[:, 130:] == 2.0**-126).all(), "rows that are not there outrank none"
     assert tokens.data.shape == (300, 256)
     assert tokens.scale.shape == (2, 300)
     assert not tokens.data[:, 130:].float().any()
-    for q, alone in zip(quantize_both(x), (rows, tokens), strict=True):
+    for q, alone in zip(quantize_both(x, power_of_two), (rows, tokens), strict=True):
         assert same_bits(q.data, alone.data)
         assert same_bits(q.scale, alone.scale)
     assert weight.data_t.shape == (300, 130)
     assert torch.equal(weight.data.float().t(), weight.data_t.float())
     assert weight.scale.shape == (2, 3)
-    stack = quantize_weight(torch.stack([x, 2 * x]))
+    stack = quantize_weight(torch.stack([x, 2 * x]), None, power_of_two)
     assert same_bits(stack.data[0], weight.data)
     assert torch.equal(stack.scale[1], 2 * weight.scale)
 

@@ -185,14 +185,15 @@ def test_adamw_keeps_its_moments_in_bfloat16() -> None:
     assert relative_error(p, exact[0]) < 1e-4
 
 
+@pytest.mark.parametrize("power", [True, False])
 @pytest.mark.parametrize(("m", "n", "k"), [(1, 128, 128), (37, 576, 300), (130, 64, 64)])
-def test_fp8_products_are_those_of_what_the_bytes_stand_for(m: int, n: int, k: int) -> None:
+def test_fp8_products_are_those_of_what_the_bytes_stand_for(m: int, n: int, k: int, power: bool) -> None:
     x, w, g = torch.randn(m, k), torch.randn(n, k), torch.randn(m, n)
-    x_q, w_q, g_q = quantize_rows(x), quantize_weight(w), quantize_rows(g)
+    x_q, w_q, g_q = quantize_rows(x, power), quantize_weight(w, power_of_two=power), quantize_rows(g, power)
     x_d, w_d, g_d = (dequantize(q).double() for q in (x_q, w_q, g_q))
     assert relative_error(gemm(x_q, w_q, out_dtype=torch.float32), x_d @ w_d.t()) < 1e-6
     assert relative_error(gemm(g_q, w_q, transposed=True), g_d @ w_d) < 2e-3
-    for cast in (quantize_tokens, lambda t: transpose_shift(quantize_rows(t))):
+    for cast in (lambda t: quantize_tokens(t, power), lambda t: transpose_shift(quantize_rows(t))):
         expected = dequantize(cast(g)).double() @ dequantize(cast(x)).double().t()
         start = torch.randn(n, k)
         assert relative_error(wgrad(cast(g), cast(x)), expected) < 1e-6
