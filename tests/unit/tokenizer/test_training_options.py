@@ -54,6 +54,8 @@ def test_memory_in_other_words_is_refused(words: str) -> None:
 
 
 def test_bounds_and_folders_that_cannot_be_kept_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(penstock.ConfigError, match="reserved=-1"):
+        penstock.Tokenizer.train(["some text"] * 9, 300, reserved=-1)
     with pytest.raises(penstock.TokenizerError, match="268435456"):
         penstock.Tokenizer.train(["text"], 300, max_memory="1M")
     with pytest.raises(penstock.TokenizerError, match="spill folder"):
