@@ -75,7 +75,8 @@ class Tokenizer:
             Tokens in all, specials included.
         pattern
             gpt2, cl100k, o200k, llama3, qwen2, qwen3.5, tekken, deepseek-llm, deepseek-coder or deepseek-v3,
-            which is the default; with ``extend`` that of the tokenizer to be extended.
+            which is the default; with ``extend`` that of the tokenizer to be extended. Or a regular
+            expression without look-around, whose matches are pieces, as is what lies between them.
         special_tokens
             Control tokens, which get the first ids.
         min_frequency
@@ -145,8 +146,8 @@ class Tokenizer:
     def from_file(cls, path: Paths, pattern: str | None = None, *, cache: Paths | None = None) -> Tokenizer:
         """Load a folder of ours, a Hugging Face ``tokenizer.json``, a ``.tiktoken`` or a ``.model`` file.
 
-        ``pattern`` is needed for a rank file alone, which does not say how text is split. A ``.model`` is a
-        SentencePiece BPE with byte fallback, such as Llama 2's. Its ids are those of SentencePiece; decoding
+        ``pattern``, as in ``train``, is needed for a rank file alone, which does not say how text is split.
+        A ``.model`` is a SentencePiece BPE with byte fallback, such as Llama 2's. Its ids are those of SentencePiece; decoding
         keeps the space that such a model may put before every text, and the tokenizer is saved as that model.
 
         ``cache`` names a file from which the same source loads several times as fast. It is checked against a

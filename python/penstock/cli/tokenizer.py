@@ -54,7 +54,7 @@ def train(
         str | None,
         typer.Option(
             help="gpt2, cl100k, o200k, llama3, qwen2, qwen3.5, tekken, deepseek-llm, deepseek-coder or "
-            "deepseek-v3 (the default)."
+            "deepseek-v3 (the default); or a regular expression without look-around."
         ),
     ] = None,
     special_token: Annotated[

@@ -40,7 +40,7 @@ struct Head {
 
 /// The key of a source read with a pattern.
 pub(super) fn key_of(source: &[u8], pattern: Option<&Pattern>) -> u64 {
-    xxh3_64_with_seed(source, pattern.map_or(0, |pattern| xxh3_64(pattern.name().as_bytes())))
+    xxh3_64_with_seed(source, pattern.map_or(0, |pattern| xxh3_64(pattern.canonical().as_bytes())))
 }
 
 /// The content of a cache; `None` for a tokenizer that no cache can hold.
