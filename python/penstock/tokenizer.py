@@ -147,8 +147,9 @@ class Tokenizer:
         """Load a folder of ours, a Hugging Face ``tokenizer.json``, a ``.tiktoken`` or a ``.model`` file.
 
         ``pattern``, as in ``train``, is needed for a rank file alone, which does not say how text is split.
-        A ``.model`` is a SentencePiece BPE with byte fallback, such as Llama 2's. Its ids are those of SentencePiece; decoding
-        keeps the space that such a model may put before every text, and the tokenizer is saved as that model.
+        A ``.model`` is a SentencePiece BPE with byte fallback, such as Llama 2's. Its ids are those of
+        SentencePiece; decoding keeps the space that such a model may put before every text, and the tokenizer
+        is saved as that model.
 
         ``cache`` names a file from which the same source loads several times as fast. It is checked against a
         hash of the source, and written when it is missing, damaged or of another source.
