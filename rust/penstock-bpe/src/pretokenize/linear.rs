@@ -203,12 +203,14 @@ mod tests {
     use crate::pretokenize::dialect;
     use regex_automata::meta::Regex;
 
-    fn matches(expression: &str, text: &str) -> (Vec<(usize, usize)>, Vec<(usize, usize)>) {
+    type Places = Vec<(usize, usize)>;
+
+    /// What is found, and what is to be.
+    fn matches(expression: &str, text: &str) -> (Places, Places) {
         let hir = dialect::parse(expression).unwrap();
         let mut found = Vec::new();
-        Linear::new(expression, &hir, 1 << 20)
-            .unwrap()
-            .for_each_match(text, |start, end| found.push((start, end)));
+        let linear = Linear::new(expression, &hir, 1 << 20).unwrap();
+        linear.for_each_match(text, |start, end| found.push((start, end)));
         let wanted = Regex::builder().build_from_hir(&hir).unwrap();
         (found, wanted.find_iter(text).map(|found| (found.start(), found.end())).collect())
     }
