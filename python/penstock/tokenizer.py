@@ -214,9 +214,7 @@ class Tokenizer:
             Tokens are to be split, and none of the vocabulary joins punctuation and line breaks; or the text
             holds a disallowed token.
         """
-        allowed = allowed_names(allowed_special)
-        if disallowed_special:
-            refuse_named([text], self.special_tokens, allowed_special, disallowed_special)
+        allowed = self._allowed([text], allowed_special, disallowed_special)
         if boundary_split or dropout:
             return _core.to_list(self._vary(text, allowed, boundary_split, dropout, seed))
         return self._core.encode_to_list(text, allowed)
@@ -232,12 +230,19 @@ class Tokenizer:
         seed: int = 0,
     ) -> NDArray[np.uint32]:
         """The same as uint32[n], without Python integers between."""
-        allowed = allowed_names(allowed_special)
-        if disallowed_special:
-            refuse_named([text], self.special_tokens, allowed_special, disallowed_special)
+        allowed = self._allowed([text], allowed_special, disallowed_special)
         if boundary_split or dropout:
             return self._vary(text, allowed, boundary_split, dropout, seed)
         return self._core.encode(text, allowed)
+
+    def _allowed(
+        self, texts: list[str], allowed_special: AllowedSpecial, disallowed_special: AllowedSpecial
+    ) -> list[str] | None:
+        """The control tokens that texts may name, for the core; texts with a disallowed one are refused."""
+        allowed = allowed_names(allowed_special)
+        if disallowed_special:
+            refuse_named(texts, self.special_tokens, allowed_special, disallowed_special)
+        return allowed
 
     def _vary(
         self, text: str, allowed: list[str] | None, boundary_split: float, dropout: float, seed: int
@@ -258,9 +263,7 @@ class Tokenizer:
     ) -> TokenBatch:
         """The ids of several texts, each as ``encode`` gives them, encoded in parallel without the GIL."""
         texts = list(texts)
-        allowed = allowed_names(allowed_special)
-        if disallowed_special:
-            refuse_named(texts, self.special_tokens, allowed_special, disallowed_special)
+        allowed = self._allowed(texts, allowed_special, disallowed_special)
         with numbers_in_range():
             if boundary_split or dropout:
                 varied = self._core.encode_varied(texts, allowed, boundary_split, dropout, seed, threads)
@@ -340,9 +343,7 @@ class Tokenizer:
         if unit not in ("characters", "bytes"):
             raise ConfigError(f"unit={unit!r}: expected characters or bytes")
         is_characters = unit == "characters"
-        allowed = allowed_names(allowed_special)
-        if disallowed_special:
-            refuse_named([text], self.special_tokens, allowed_special, disallowed_special)
+        allowed = self._allowed([text], allowed_special, disallowed_special)
         ids, offsets = self._core.encode_with_offsets(text, allowed, is_characters)
         return ids, offsets.reshape(-1, 2)
 
