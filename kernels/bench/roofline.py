@@ -20,8 +20,8 @@ _KINDS = {
         "quantize_rows", "quantize_tokens", "quantize_weight", "transpose_shift", "transpose_gathered",
     ),
     "norms, SwiGLU, rotation": (
-        "rms_norm", "rms_norm_quantize", "add_rms_norm", "add_rms_norm_quantize", "swiglu", "swiglu_quantize",
-        "swiglu_backward_quantize", "rotate_heads",
+        "rms_norm", "rms_norm_quantize", "add_rms_norm", "add_rms_norm_quantize", "combine_rms_norm",
+        "swiglu", "swiglu_quantize", "swiglu_backward_quantize", "rotate_heads",
     ),
     "routing, moves, optimizer": (
         "router_logits", "route", "route_tables", "permute_rows", "permute", "combine", "embedding", "adamw",
