@@ -65,6 +65,7 @@ def lint(_: list[str]) -> None:
 def bench(arguments: list[str]) -> None:
     """A benchmark by name."""
     names = {
+        "tokenizer": ["benches/tokenizer.py"],
         "encode": ["benches/encode.py"],
         "instructions": ["benches/instructions.py"],
         "decode": ["benches/decode.py"],

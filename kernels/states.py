@@ -2,6 +2,7 @@
 
 What a kernel computes it can quantise where it stands, so that no cast reads it again. Forward, the bytes go
 along with the tensor; if nobody reads that tensor's values, it has no memory and only carries the gradient.
+A weighted sum of experts' rows may go along unmade, for the norm behind it to make on its way.
 Backward, autograd hands a gradient to whatever made a tensor, in that tensor's shape and dtype: so what takes
 its gradient quantised makes two more tensors, of the shapes of bytes and scales and without memory, and their
 gradients are the bytes and scales.
@@ -16,9 +17,28 @@ import torch
 from torch import Tensor
 
 from . import registry
+from .permute.op import gather_sum
 from .quantize import quantize_rows
 from .quantize.op import check_row_q
-from .types import BLOCK, FP8, RowQ
+from .types import BLOCK, FP8, Groups, RowQ
+
+
+@dataclass(frozen=True)
+class Combination:
+    """A sum of each token's expert outputs that nobody has made yet; without gradients of its own."""
+
+    y: Tensor
+    """[R_max, K]: rows of the experts."""
+    p: Tensor
+    """float32 [T, k]: weights of the choices."""
+    groups: Groups
+    extra: Tensor | None
+    """[T, K], added."""
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What is combined, as an op takes it."""
+        return self.y, self.p, self.groups.token_pos
 
 
 @dataclass(frozen=True)
@@ -32,6 +52,8 @@ class States:
     gradient: RowQ | None = None
     """Takes the gradient of ``values`` quantised: the one op that reads the values may send it here and none
     there."""
+    combination: Combination | None = None
+    """What ``values`` are, which are undefined then and only carry the gradient."""
     second: Tensor | None = None
     """Like ``values`` without their memory. Of two readers each may send its gradient to one of the two: what
     made them adds both where it reads them."""
@@ -48,6 +70,24 @@ def states_of(x: Tensor | States) -> States:
 def as_given(x: S, y: States) -> S:
     """``y`` in the form of ``x``: what gets tensors returns tensors."""
     return y if isinstance(x, States) else y.values
+
+
+def settled(x: States) -> Tensor:
+    """The values of ``x``, made here if they have not been yet."""
+    if x.combination is None:
+        return x.values
+    values: Tensor = _Settled.apply(x.values, x.combination)  # type: ignore[no-untyped-call]
+    return values
+
+
+class _Settled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, due: Combination) -> Tensor:
+        return gather_sum(due.y, due.p, due.groups, due.extra).view(values.shape).to(values.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
 
 
 def reads_rows(precision: str) -> bool:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from ..norm import add_rms_norm_quantize
 from ..permute import combine, permute, permute_rows
+from ..permute.op import gather_sum
 from ..quantize import dequantize, quantize_rows
 from ..route import route, route_tables, router_logits
+from ..states import Combination, States, without_memory
 from .case import (
+    ATTENTION_GATE,
     EXACT,
     FP32_GATE,
     ROUNDED_GATE,
@@ -23,6 +28,8 @@ from .case import (
     uneven_groups,
     using,
 )
+
+_EPS = 1e-6
 
 
 def logits(tokens: int, experts: int, hidden: int) -> Case:
@@ -93,6 +100,32 @@ def plain_permute(tokens: int, experts: int, k: int, columns: int) -> Case:
     call = partial(permute, x, groups)
     peer = Contender("index_select", lambda: x.index_select(0, rows))
     return moving(2.0 * columns * (tokens + groups.n_rows), 0.0, "permute", call, call, EXACT, peer)
+
+
+def weighted_sum_and_norm(tokens: int, experts: int, k: int, columns: int) -> Case:
+    """The weighted sum of experts, made by the norm behind it, as bytes; beside a kernel for each."""
+    groups = uneven_groups(tokens * k, experts, k)
+    x, extra, w = randn(tokens, columns), randn(tokens, columns), torch.ones(columns)
+    y, p = randn(groups.n_rows, columns), torch.rand(tokens, k)
+    due = States(without_memory(x), combination=Combination(y, p, groups, extra))
+    call = partial(add_rms_norm_quantize, x, due, w, _EPS, keep=False)
+
+    def apart() -> Tensor:
+        return _bytes(add_rms_norm_quantize(x, gather_sum(y, p, groups, extra), w, _EPS, keep=False))
+
+    def value() -> Tensor:
+        return _bytes(call())
+
+    each = ours("a kernel each", apart, Answer(using("norm", "reference", apart), ATTENTION_GATE))
+    moved = float(columns * (2 * tokens * k + 7 * tokens))
+    case = moving(moved, 3 * moved, "norm", call, value, ATTENTION_GATE)
+    return replace(case, contenders=[*case.contenders, each])
+
+
+def _bytes(result: tuple[Tensor, States]) -> Tensor:
+    rows = result[1].rows
+    assert rows is not None
+    return dequantize(rows)
 
 
 def weighted_sum(tokens: int, experts: int, k: int, columns: int) -> Case:

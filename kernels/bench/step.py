@@ -11,7 +11,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,8 +27,8 @@ from ..norm import add_rms_norm, add_rms_norm_quantize, rms_norm
 from ..quantize import quantize_rows
 from ..registry import RECIPE_ENVIRONMENT, RECIPES
 from ..route import balance_loss, route, route_tables, router_logits
-from ..states import States, place_of, reads_rows, states_of, without_memory
-from ..types import RowQ
+from ..states import Combination, States, place_of, reads_rows, states_of, without_memory
+from ..types import Groups, RowQ
 from .shapes import SHAPES, Shape
 from .timing import time_burst
 
@@ -51,8 +51,9 @@ def pieces(shape: Shape, tokens: int, row_tokens: int = ROW_TOKENS) -> Iterator[
     """One after the other, so that each can be freed before the next; on the default device."""
     layers = shape.moe_layers + shape.dense_layers
     yield _embedding(shape, tokens)
-    for keep in (False, True):
-        yield _norms(shape, tokens, layers, keep)
+    yield _norms(shape, tokens, shape.dense_layers, keep=False)
+    yield _norms(shape, tokens, shape.moe_layers, keep=False, combines=True)
+    yield _norms(shape, tokens, layers, keep=True)
     yield _projections(shape, tokens, layers)
     yield _core(shape, tokens, row_tokens, layers)
     yield _router(shape, tokens, row_tokens)
@@ -191,19 +192,27 @@ def _embedding(shape: Shape, tokens: int) -> Piece:
     return _piece("embedding", "embedding", 1, lambda: [embedding(ids, w, torch.bfloat16)], [])
 
 
-def _norms(shape: Shape, tokens: int, count: int, keep: bool) -> Piece:
-    """The sum and norm before attention, or before experts, whose router reads the norm's values."""
+def _norms(shape: Shape, tokens: int, count: int, keep: bool, combines: bool = False) -> Piece:
+    """The sum and norm before attention, or before experts, whose router reads the norm's values.
+
+    If it ``combines``, it also makes the sum of the experts before it, which their op does in recipe v3.
+    """
     w = torch.ones(shape.hidden, requires_grad=True)
     x = _activation(tokens, shape.hidden)
     inputs, summand = _taken(_activation(tokens, shape.hidden))
+    due = None
+    if combines and reads_rows("fp8"):
+        groups, p = _groups(shape, tokens), torch.rand(tokens, shape.chosen)
+        y = torch.randn(groups.n_rows, shape.hidden, dtype=torch.bfloat16)
+        due = Combination(y, p, groups, torch.randn(tokens, shape.hidden, dtype=torch.bfloat16))
 
     def forward(x: Tensor, *delta: Tensor) -> Sequence[Tensor]:
         if not reads_rows("fp8"):
             return add_rms_norm(x, delta[0], w, 1e-6)
-        total, states = add_rms_norm_quantize(x, summand(*delta), w, 1e-6, keep)
+        total, states = add_rms_norm_quantize(x, replace(summand(*delta), combination=due), w, 1e-6, keep)
         return total, states.values, *([] if states.second is None else [states.second])
 
-    name = "residual sum and norm" + (", kept" if keep else "")
+    name = "residual sum and norm" + (", kept" if keep else ", of experts" if combines else "")
     return _piece("norms, residual", name, count, forward, [x, *inputs])
 
 
@@ -259,11 +268,15 @@ def _router(shape: Shape, tokens: int, row_tokens: int) -> Piece:
     return _piece("routing", "router, tables, balance", shape.moe_layers, forward, _rows(tokens, shape))
 
 
-def _experts(shape: Shape, tokens: int) -> Piece:
+def _groups(shape: Shape, tokens: int) -> Groups:
     """Choices are uneven by about 30 %."""
     weight = 1 + 0.6 * (torch.rand(shape.experts) - 0.5)
     idx = torch.multinomial(weight.expand(tokens, shape.experts), shape.chosen).int()
-    groups = route_tables(idx, shape.experts)
+    return route_tables(idx, shape.experts)
+
+
+def _experts(shape: Shape, tokens: int) -> Piece:
+    groups = _groups(shape, tokens)
     gate_up = _weight(shape.experts, 2 * shape.width, shape.hidden)
     down = _weight(shape.experts, shape.hidden, shape.width)
     width = shape.shared * shape.width

@@ -24,6 +24,7 @@ from ..permute.op import gather_sum
 from ..permute.reference import row_weights
 from ..quantize import quantize_rows, transpose_shift
 from ..states import (
+    Combination,
     S,
     States,
     as_given,
@@ -33,6 +34,7 @@ from ..states import (
     states_of,
     takes_rows,
     with_places,
+    without_memory,
 )
 from ..swiglu import swiglu, swiglu_backward_quantize, swiglu_quantize
 from ..types import BLOCK, Groups, RowQ, TokQ
@@ -83,11 +85,16 @@ def expert_feed_forward(
     check_states("x", given)
     if reads_rows(precision):
         weights = (gate_up, down, *(shared or ()))
+        # What takes the gradient quantised is a norm, which also makes the sum.
         places = isinstance(x, States) and takes_rows()
         # The router reads the values themselves.
         reader = values if given.second is None else given.second
         out, *parts = _Fp8Experts.apply(reader, given.rows, places, p, groups, *weights)  # type: ignore[no-untyped-call]
-        return as_given(x, States(out.to(values.dtype), None, RowQ(*parts) if parts else None))
+        if not places:
+            return as_given(x, States(out.to(values.dtype)))
+        data, scale, y, *extra = parts
+        due = Combination(y, p.detach(), groups, extra[0] if extra else None)
+        return as_given(x, States(out, None, RowQ(data, scale), due))
     h = grouped_linear(permute(values, groups), gate_up, groups, precision)
     y = combine(grouped_linear(swiglu(h), down, groups, precision), p, groups)
     return as_given(x, States(y if shared is None else y + dense.feed_forward(values, *shared, precision)))
@@ -130,13 +137,17 @@ class _Fp8Experts(torch.autograd.Function):
         shared_h, shared_y = dense.forward(rows, shared[0], shared[1], dtype) if shared else (None, None)
         ctx.save_for_backward(rows.data, rows.scale, p, h, gate_up, down, shared_h, *shared)
         ctx.groups, ctx.x_dtype = groups, x.dtype
-        return with_places(ctx, places, gather_sum(y, p, groups, shared_y))
+        if not places:
+            return (gather_sum(y, p, groups, shared_y),)
+        due = (y,) if shared_y is None else (y, shared_y)
+        ctx.mark_non_differentiable(*due)
+        return *with_places(ctx, True, without_memory(x)), *due
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         data, scale, p, h, gate_up, down, shared_h, *shared = ctx.saved_tensors
         groups: Groups = ctx.groups
-        rows, grad = RowQ(data, scale), received(*grads)
+        rows, grad = RowQ(data, scale), received(*grads[:3])
         ds = grouped_gemm(
             permute_rows(grad, groups), quantized_weight(down), groups, transposed=True, out_dtype=h.dtype
         )

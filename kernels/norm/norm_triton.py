@@ -1,4 +1,4 @@
-"""RMSNorm in Triton, and the residual sum before it: everything is read once in either direction.
+"""RMSNorm in Triton, and the sums before it: everything is read once in either direction.
 
 A program handles tiles of several rows, so that enough reads are under way; statistics are float32.
 """
@@ -8,6 +8,7 @@ A program handles tiles of several rows, so that enough reads are under way; sta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -33,16 +34,40 @@ ELEMENTS = 32
 
 
 @triton.jit
-def _load(ptr, row_stride, m, M, D, COLUMNS: tl.constexpr, CHUNKS: tl.constexpr):
+def _load(ptr, row_stride, m, real, D, COLUMNS: tl.constexpr, CHUNKS: tl.constexpr):
     """Whole rows in chunks of columns: a thread has the same columns of each, and none of its lanes is idle
     but in the last. Rows padded to a power of two would waste three lanes of eight where D is 1280.
     """
     chunks = ()
     for i in tl.static_range(CHUNKS):
         d = i * COLUMNS + tl.arange(0, COLUMNS)
-        inside = (m < M)[:, None] & (d < D)[None, :]
+        inside = real[:, None] & (d < D)[None, :]
         chunks += (tl.load(ptr + m[:, None] * row_stride + d[None, :], mask=inside, other=0.0),)
     return chunks
+
+
+@triton.jit
+def _combine(
+    delta_ptr, rows_ptr, p_ptr, pos_ptr, m, M, D,
+    EXTRA: tl.constexpr, CHOICES: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHUNKS: tl.constexpr,
+):  # fmt: skip
+    """As ``permute_triton._gather_sum``: the weighted rows of each token's choices, plus delta if EXTRA."""
+    totals = ()
+    if EXTRA:
+        totals = _load(delta_ptr, D, m, m < M, D, COLUMNS, CHUNKS)
+    else:
+        for _ in tl.static_range(CHUNKS):
+            totals += (tl.zeros((ROWS, COLUMNS), tl.float32),)
+    for choice in tl.static_range(CHOICES):
+        row = tl.load(pos_ptr + m * CHOICES + choice, mask=m < M, other=-1).to(tl.int64)
+        p = tl.load(p_ptr + m * CHOICES + choice, mask=m < M, other=0.0).to(tl.float32)
+        chosen = _load(rows_ptr, D, row, row >= 0, D, COLUMNS, CHUNKS)
+        sums = ()
+        for i in tl.static_range(CHUNKS):
+            sums += (totals[i].to(tl.float32) + chosen[i].to(tl.float32) * p[:, None],)
+        totals = sums
+    return totals
 
 
 @triton.jit
@@ -73,19 +98,31 @@ def _weight(w_ptr, chunk, D, dtype: tl.constexpr, ROWS: tl.constexpr, COLUMNS: t
 
 @triton.jit
 def _rms_norm_forward(
-    x_ptr, delta_ptr, w_ptr, sum_ptr, y_ptr, r_ptr, q_ptr, s_ptr, M, D, x_stride, s_stride, eps,
-    ADD: tl.constexpr, KEEP: tl.constexpr, QUANTIZE: tl.constexpr,
+    x_ptr, delta_ptr, rows_ptr, p_ptr, pos_ptr, w_ptr, sum_ptr, y_ptr, r_ptr, q_ptr, s_ptr,
+    M, D, x_stride, s_stride, eps,
+    ADD: tl.constexpr, CHOICES: tl.constexpr, KEEP: tl.constexpr, QUANTIZE: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHUNKS: tl.constexpr,
 ):  # fmt: skip
-    """The norm of x, or of x + delta rounded as ``sum`` holds it; stored as it is, or quantised, or both."""
+    """The norm of x, or of x + delta rounded as ``sum`` holds it; stored as it is, or quantised, or both.
+
+    With CHOICES, delta is that of ``_combine``, which adds what is given as delta if ADD.
+    """
     m = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     dtype: tl.constexpr = x_ptr.dtype.element_ty
-    xs = _load(x_ptr, x_stride, m, M, D, COLUMNS, CHUNKS)
-    if ADD:
-        deltas = _load(delta_ptr, D, m, M, D, COLUMNS, CHUNKS)
+    xs = _load(x_ptr, x_stride, m, m < M, D, COLUMNS, CHUNKS)
+    if ADD or CHOICES > 0:
+        if CHOICES > 0:
+            # fmt: off
+            deltas = _combine(delta_ptr, rows_ptr, p_ptr, pos_ptr, m, M, D,
+                              ADD, CHOICES, ROWS, COLUMNS, CHUNKS)
+            # fmt: on
+        else:
+            deltas = _load(delta_ptr, D, m, m < M, D, COLUMNS, CHUNKS)
         totals = ()
         for i in tl.static_range(CHUNKS):
-            total = (xs[i].to(tl.float32) + deltas[i].to(tl.float32)).to(dtype)
+            # What is combined is rounded as it would be in memory.
+            delta = deltas[i].to(rows_ptr.dtype.element_ty).to(dtype).to(tl.float32)
+            total = (xs[i].to(tl.float32) + delta).to(dtype)
             _store(sum_ptr, total, i, m, M, D, COLUMNS)
             totals += (total,)
         xs = totals
@@ -148,7 +185,7 @@ def rms_norm(x: Tensor, w: Tensor, eps: float) -> Tensor:
 
 def add_rms_norm(x: Tensor, delta: Tensor | None, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """See ``op.add_rms_norm``."""
-    total, y = _AddRmsNorm.apply(x, delta, None, None, w, eps, True, False)  # type: ignore[no-untyped-call]
+    total, y = _AddRmsNorm.apply(x, delta, None, None, w, eps, True, False, None)  # type: ignore[no-untyped-call]
     return total, y
 
 
@@ -156,18 +193,19 @@ def add_rms_norm_quantize(
     x: Tensor, delta: States | None, w: Tensor, eps: float, keep: bool
 ) -> tuple[Tensor, States]:
     """See ``op.add_rms_norm_quantize``."""
-    added = None if delta is None else delta.values
+    added, due = (None, None) if delta is None else (delta.values, delta.combination)
     place = (None, None) if delta is None or delta.gradient is None else delta.gradient.parts
-    total, y, second, *rows = _AddRmsNorm.apply(x, added, *place, w, eps, keep, True)  # type: ignore[no-untyped-call]
+    total, y, second, *rows = _AddRmsNorm.apply(x, added, *place, w, eps, keep, True, due)  # type: ignore[no-untyped-call]
     return total, States(y, RowQ(*rows), second=second)
 
 
 class _AddRmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
-        x, delta, place, _, w, eps, keep, quantize = arguments
+        x, delta, place, _, w, eps, keep, quantize, due = arguments
         w = w.contiguous()
-        y, r, added, *rows = _add_rms_norm(x, delta, w, eps, keep, quantize)
+        added, parts = (delta, ()) if due is None else (due.extra, due.parts)
+        y, r, added, *rows = _add_rms_norm(x, added, parts, w, eps, keep, quantize)
         total = x if delta is None else added
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(total, w, r)
@@ -185,7 +223,7 @@ class _AddRmsNorm(torch.autograd.Function):
         dsum, dy, more = grads[0], grads[1], grads[2] if ctx.narrow else None
         if dy is None:
             dy, more = more, None
-        unused = (None,) * 3
+        unused = (None,) * 4
         if dy is None:
             return dsum, dsum if ctx.needs_input_grad[1] else None, None, None, None, *unused
         given = (dsum, dy, more, total, w, r)
@@ -199,29 +237,35 @@ class _AddRmsNorm(torch.autograd.Function):
 Five = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
-def _empty(x: Tensor, delta: Tensor | None, w: Tensor, eps: float, keep: bool, quantize: bool) -> Five:
+def _empty(
+    x: Tensor, delta: Tensor | None, due: Sequence[Tensor], w: Tensor, eps: float, keep: bool, quantize: bool
+) -> Five:
     rows = x.shape[:-1].numel() if x.shape[-1] else 0
-    y, total = x.new_empty(x.shape if keep else 0), x.new_empty(0 if delta is None else x.shape)
+    is_sum = delta is not None or len(due) > 0
+    y, total = x.new_empty(x.shape if keep else 0), x.new_empty(x.shape if is_sum else 0)
     quantized = empty_rows(rows, x.shape[-1], x.device) if quantize else empty_rows(0, 0, x.device)
     return y, x.new_empty(rows, dtype=torch.float32), total, *quantized
 
 
 @library.op(fake=_empty)
-def _add_rms_norm(x: Tensor, delta: Tensor | None, w: Tensor, eps: float, keep: bool, quantize: bool) -> Five:
+def _add_rms_norm(
+    x: Tensor, delta: Tensor | None, due: Sequence[Tensor], w: Tensor, eps: float, keep: bool, quantize: bool
+) -> Five:
     """The norm, the factor of each row, the sum, bytes and scales; nothing for a sum of one, and for what is
-    not asked for.
+    not asked for. ``due``: nothing, or the parts of a Combination.
     """
     size, rows = x.shape[-1], _rows(x)
-    y, r, total, data, scale = _empty(x, delta, w, eps, keep, quantize)
+    y, r, total, data, scale = _empty(x, delta, due, w, eps, keep, quantize)
     if rows.numel():
         tile = tile_for(size)
         added = x if delta is None else delta.contiguous()
+        chosen, p, position = (t.contiguous() for t in due) if due else (x, r, r)
         # Scales are written beyond the last row too.
         count = scale.shape[1] if quantize else rows.shape[0]
         _rms_norm_forward[(triton.cdiv(count, tile.rows),)](
-            rows, added, w, x if delta is None else total, y, r, data, scale,
+            rows, added, chosen, p, position, w, total if total.numel() else x, y, r, data, scale,
             rows.shape[0], size, rows.stride(0), count, eps,
-            ADD=delta is not None, KEEP=keep, QUANTIZE=quantize,
+            ADD=delta is not None, CHOICES=position.shape[1] if due else 0, KEEP=keep, QUANTIZE=quantize,
             ROWS=tile.rows, COLUMNS=tile.columns, CHUNKS=tile.chunks, num_warps=tile.warps,
         )  # fmt: skip
     return y, r, total, data, scale

@@ -7,7 +7,7 @@ from torch import Tensor
 from .. import registry
 from ..arguments import check_float, check_number, check_rows, check_same_device, check_shape, check_tensor
 from ..quantize import quantize_rows
-from ..states import States, states_of
+from ..states import States, settled, states_of
 from . import reference
 
 
@@ -84,7 +84,8 @@ def add_rms_norm_quantize(
     x, w, eps
         As for ``add_rms_norm``.
     delta : Tensor or States [..., D] in the dtype of ``x``, or None
-        States that take their gradient quantised get it so from the kernel that computes it.
+        States that take their gradient quantised get it so from the kernel that computes it. A sum of
+        experts' rows that nobody has made yet is made here.
     keep : bool
         Whether something else reads the norm's values. If not they may be undefined, and are not written on
         a GPU.
@@ -101,13 +102,12 @@ def add_rms_norm_quantize(
     """
     _check(x, w, eps)
     added = None if delta is None else states_of(delta)
-    values = None if added is None else added.values
-    _check_delta(x, values)
+    _check_delta(x, None if added is None else added.values)
     if registry.backend("norm", x.device, x.dtype) == "triton":
         from .norm_triton import add_rms_norm_quantize as fast  # Triton is imported only where it runs
 
         return fast(x, added, w, eps, keep)
-    total, y = reference.add_rms_norm(x, values, w, eps)
+    total, y = reference.add_rms_norm(x, None if added is None else settled(added), w, eps)
     return total, States(y, quantize_rows(y.detach().reshape(-1, y.shape[-1])))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -13,6 +13,7 @@ from penstock import _core
 from penstock.decoding import Errors, Ids, StreamDecoder, as_ids, check_errors, decode_text
 from penstock.errors import ConfigError, numbers_in_range
 from penstock.jobs import ProgressCallback, run_job
+from penstock.special_tokens import AllowedSpecial, allowed_names, refuse_named
 from penstock.token_batch import TokenBatch
 from penstock.token_view import TokenView, view_tokens
 from penstock.tokenizer_training import (
@@ -27,7 +28,6 @@ from penstock.tokenizer_training import (
 __all__ = ["StreamDecoder", "TokenBatch", "Tokenizer"]
 
 Paths = str | os.PathLike[str]
-AllowedSpecial = Literal["all"] | Collection[str]
 
 
 class Tokenizer:
@@ -75,7 +75,8 @@ class Tokenizer:
             Tokens in all, specials included.
         pattern
             gpt2, cl100k, o200k, llama3, qwen2, qwen3.5, tekken, deepseek-llm, deepseek-coder or deepseek-v3,
-            which is the default; with ``extend`` that of the tokenizer to be extended.
+            which is the default; with ``extend`` that of the tokenizer to be extended. Or a regular
+            expression without look-around, whose matches are pieces, as is what lies between them.
         special_tokens
             Control tokens, which get the first ids.
         min_frequency
@@ -111,6 +112,8 @@ class Tokenizer:
         ConfigError
             An argument is not valid in itself.
         """
+        if reserved < 0:
+            raise ConfigError(f"reserved={reserved}: expected a whole number from 0")
         paths = as_paths(corpus)
         if paths is None and counts and isinstance(corpus, Sequence) and not corpus:
             paths = []
@@ -143,9 +146,10 @@ class Tokenizer:
     def from_file(cls, path: Paths, pattern: str | None = None, *, cache: Paths | None = None) -> Tokenizer:
         """Load a folder of ours, a Hugging Face ``tokenizer.json``, a ``.tiktoken`` or a ``.model`` file.
 
-        ``pattern`` is needed for a rank file alone, which does not say how text is split. A ``.model`` is a
-        SentencePiece BPE with byte fallback, such as Llama 2's. Its ids are those of SentencePiece; decoding
-        keeps the space that such a model may put before every text, and the tokenizer is saved as that model.
+        ``pattern``, as in ``train``, is needed for a rank file alone, which does not say how text is split.
+        A ``.model`` is a SentencePiece BPE with byte fallback, such as Llama 2's. Its ids are those of
+        SentencePiece; decoding keeps the space that such a model may put before every text, and the tokenizer
+        is saved as that model.
 
         ``cache`` names a file from which the same source loads several times as fast. It is checked against a
         hash of the source, and written when it is missing, damaged or of another source.
@@ -179,6 +183,7 @@ class Tokenizer:
         text: str,
         *,
         allowed_special: AllowedSpecial = (),
+        disallowed_special: AllowedSpecial = (),
         boundary_split: float = 0.0,
         dropout: float = 0.0,
         seed: int = 0,
@@ -192,6 +197,9 @@ class Tokenizer:
         ----------
         allowed_special
             The control tokens that the text may name, or "all".
+        disallowed_special
+            Those that are an error if the text holds them, or "all" for all that are not allowed, as is the
+            rule in tiktoken. Others are ordinary text.
         boundary_split
             How often a token that joins punctuation and line breaks is encoded as its two halves, against
             token boundary bias (DeepSeek-V3 report, section 4.1).
@@ -203,9 +211,10 @@ class Tokenizer:
         ConfigError
             A share is not a number from 0 to 1, or the seed not one from 0 to 2**64 - 1.
         TokenizerError
-            Tokens are to be split, and none of the vocabulary joins punctuation and line breaks.
+            Tokens are to be split, and none of the vocabulary joins punctuation and line breaks; or the text
+            holds a disallowed token.
         """
-        allowed = _allowed(allowed_special)
+        allowed = self._allowed([text], allowed_special, disallowed_special)
         if boundary_split or dropout:
             return _core.to_list(self._vary(text, allowed, boundary_split, dropout, seed))
         return self._core.encode_to_list(text, allowed)
@@ -215,15 +224,25 @@ class Tokenizer:
         text: str,
         *,
         allowed_special: AllowedSpecial = (),
+        disallowed_special: AllowedSpecial = (),
         boundary_split: float = 0.0,
         dropout: float = 0.0,
         seed: int = 0,
     ) -> NDArray[np.uint32]:
         """The same as uint32[n], without Python integers between."""
-        allowed = _allowed(allowed_special)
+        allowed = self._allowed([text], allowed_special, disallowed_special)
         if boundary_split or dropout:
             return self._vary(text, allowed, boundary_split, dropout, seed)
         return self._core.encode(text, allowed)
+
+    def _allowed(
+        self, texts: list[str], allowed_special: AllowedSpecial, disallowed_special: AllowedSpecial
+    ) -> list[str] | None:
+        """The control tokens that texts may name, for the core; texts with a disallowed one are refused."""
+        allowed = allowed_names(allowed_special)
+        if disallowed_special:
+            refuse_named(texts, self.special_tokens, allowed_special, disallowed_special)
+        return allowed
 
     def _vary(
         self, text: str, allowed: list[str] | None, boundary_split: float, dropout: float, seed: int
@@ -236,20 +255,20 @@ class Tokenizer:
         texts: Sequence[str],
         *,
         allowed_special: AllowedSpecial = (),
+        disallowed_special: AllowedSpecial = (),
         boundary_split: float = 0.0,
         dropout: float = 0.0,
         seed: int = 0,
         threads: int | None = None,
     ) -> TokenBatch:
         """The ids of several texts, each as ``encode`` gives them, encoded in parallel without the GIL."""
-        allowed = _allowed(allowed_special)
-        if boundary_split or dropout:
-            with numbers_in_range():
-                varied = self._core.encode_varied(
-                    list(texts), allowed, boundary_split, dropout, seed, threads
-                )
-            return TokenBatch(*varied)
-        return TokenBatch(*self._core.encode_batch(list(texts), allowed, threads))
+        texts = list(texts)
+        allowed = self._allowed(texts, allowed_special, disallowed_special)
+        with numbers_in_range():
+            if boundary_split or dropout:
+                varied = self._core.encode_varied(texts, allowed, boundary_split, dropout, seed, threads)
+                return TokenBatch(*varied)
+            return TokenBatch(*self._core.encode_batch(texts, allowed, threads))
 
     def encode_files(
         self,
@@ -306,6 +325,7 @@ class Tokenizer:
         text: str,
         *,
         allowed_special: AllowedSpecial = (),
+        disallowed_special: AllowedSpecial = (),
         unit: Literal["characters", "bytes"] = "characters",
     ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         """The ids of ``text`` and, as int64[n, 2], where each token starts and ends in it.
@@ -323,11 +343,14 @@ class Tokenizer:
         if unit not in ("characters", "bytes"):
             raise ConfigError(f"unit={unit!r}: expected characters or bytes")
         is_characters = unit == "characters"
-        ids, offsets = self._core.encode_with_offsets(text, _allowed(allowed_special), is_characters)
+        allowed = self._allowed([text], allowed_special, disallowed_special)
+        ids, offsets = self._core.encode_with_offsets(text, allowed, is_characters)
         return ids, offsets.reshape(-1, 2)
 
-    def count_tokens(self, text: str) -> int:
+    def count_tokens(self, text: str, *, allowed_special: AllowedSpecial = ()) -> int:
         """``len(encode(text))`` without the list."""
+        if allowed_special:
+            return len(self.encode_to_numpy(text, allowed_special=allowed_special))
         return self._core.count_tokens(text)
 
     def decode(self, ids: Ids, errors: Errors = "replace") -> str:
@@ -433,11 +456,12 @@ class Tokenizer:
         model = self._core.sentencepiece_model()
         if model is not None:
             return _from_sentencepiece, (model,)
-        return _from_json, (self.to_json(),)
+        # A tokenizer.json cannot say that merges go by rank, as those of a rank file do.
+        return _from_bytes, (self._core.to_bytes(),)
 
 
-def _from_json(text: str) -> Tokenizer:
-    return Tokenizer(_core.Tokenizer.from_json(text))
+def _from_bytes(content: bytes) -> Tokenizer:
+    return Tokenizer(_core.Tokenizer.from_bytes(content))
 
 
 def _from_sentencepiece(model: bytes) -> Tokenizer:
@@ -450,8 +474,3 @@ def _pattern_of(extend: Tokenizer | None, pattern: str | None) -> str:
     if pattern not in (None, extend.pattern):
         raise ConfigError(f"pattern {pattern!r}: the tokenizer to be extended splits by {extend.pattern!r}")
     return extend.pattern
-
-
-def _allowed(allowed: AllowedSpecial) -> list[str] | None:
-    """None for all, else the list."""
-    return None if allowed == "all" else list(allowed)

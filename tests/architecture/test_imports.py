@@ -17,7 +17,18 @@ PACKAGE = Path(penstock.__file__).parent
 LAYERS: list[list[set[str]]] = [
     [{"errors", "config", "recipe_values"}],
     [{"_core"}],
-    [{"jobs", "tokenizer", "tokenizer_training", "decoding", "token_batch", "token_view", "data"}],
+    [
+        {
+            "jobs",
+            "tokenizer",
+            "tokenizer_training",
+            "decoding",
+            "token_batch",
+            "token_view",
+            "special_tokens",
+            "data",
+        }
+    ],
     [{"report"}, {"kernels"}],
     [{"model"}],
     [{"interop"}, {"evaluate.bits_per_byte"}],

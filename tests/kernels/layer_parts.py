@@ -56,14 +56,25 @@ def dense_part(
 
 
 def experts_part(
-    x: Tensor, w: Tensor, gate_up: Tensor, down: Tensor, w_next: Tensor, p: Tensor, *, fused: bool
+    x: Tensor,
+    w: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    w_next: Tensor,
+    p: Tensor,
+    *shared: Tensor,
+    fused: bool,
 ) -> Sequence[Tensor]:
-    """The same with experts, and a reader of the norm's values beside them."""
+    """The same with experts, and a reader of the norm's values beside them; a token is not routed."""
     idx = torch.arange(p.numel(), device=x.device).view(p.shape) * 7 % gate_up.shape[0]
-    groups = route_tables(idx.int(), gate_up.shape[0])
+    valid = torch.arange(x.shape[0], device=x.device) != 5
+    groups = route_tables(idx.int(), gate_up.shape[0], valid)
     total, h = normed(x, w, True, fused)
     values = h.values if isinstance(h, States) else h
-    y = expert_feed_forward(h, p * values.float().mean(1, keepdim=True), gate_up, down, groups, "fp8")
+    weights = p * values.float().mean(1, keepdim=True)
+    y = expert_feed_forward(h, weights, gate_up, down, groups, "fp8", shared or None)
+    if fused:
+        assert (states_of(y).combination is not None) == torch.is_grad_enabled(), "left to the norm"
     return summed(total, y, w_next)
 
 
@@ -127,5 +138,6 @@ def cases(
         "rotation": (rotation_part, [wide, weight(576, size), torch.randn(2, tokens, 64).to(dtype)]),
         "dense": (dense_part, [x, norms[0], *dense, norms[1]]),
         "experts": (experts_part, [x, norms[0], *experts, norms[1], p]),
+        "experts, one shared": (experts_part, [x, norms[0], *experts, norms[1], p, *dense]),
         "joint": (joint_part, [x, norms[0], weight(192, size), weight(size, size)]),
     }

@@ -35,7 +35,7 @@ def test_every_piece_of_a_step_runs_twice(recipe: str, monkeypatch: pytest.Monke
         piece.call()
         piece.call()
         names.append(piece.name)
-    assert len(names) == len(set(names)) == 10
+    assert len(names) == len(set(names)) == 11
 
 
 @pytest.mark.parametrize(("name", "billions"), [("small", 2.73), ("lite-10L", 5.76)])
@@ -59,6 +59,7 @@ SIZES: dict[str, tuple[object, ...]] = {
     "transpose_shift": (128, 256), "transpose_gathered": (128, 4, 2, 256),
     "rms_norm": (128, 256), "add_rms_norm": (128, 256),
     "rms_norm_quantize": (128, 256), "add_rms_norm_quantize": (128, 256),
+    "combine_rms_norm": (128, 4, 2, 256),
     "swiglu": (128, 128), "swiglu_quantize": (128, 128), "swiglu_backward_quantize": (128, 128),
     "rotate_heads": (128, 2, 16, 16), "router_logits": (128, 8, 64), "route": (128, 8, 4, 2, 2),
     "route_tables": (128, 8, 2), "permute_rows": (128, 4, 2, 128), "permute": (128, 4, 2, 128),

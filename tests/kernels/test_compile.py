@@ -42,12 +42,17 @@ TABLES = {"row_token": "i32", "token_pos": "i32"}
 
 def norm_cases() -> Iterator[tuple[ModuleType, str, dict[str, object], dict[str, str], int]]:
     """The residual stream's norm, a latent's, and that of the widest models."""
-    names = ("x", "delta", "sum", "y", "dy", "more", "dsum", "dx")
-    pointers = dict.fromkeys(names, BF16) | {"q": FP8}
+    names = ("x", "delta", "rows", "sum", "y", "dy", "more", "dsum", "dx")
+    pointers = dict.fromkeys(names, BF16) | {"q": FP8, "pos": INT}
     for size, add in product((1280, 512, 2048, 7168), (False, True)):
         tile = norm_triton.tile_for(size)
-        for keep, quantize in ((True, False), (True, True), (False, True)):
-            constants = {"ADD": add, "KEEP": keep, "QUANTIZE": quantize}
+        for keep, quantize, choices in (
+            (True, False, 0),
+            (True, True, 0),
+            (False, True, 0),
+            (False, True, 8),
+        ):
+            constants = {"ADD": add, "CHOICES": choices, "KEEP": keep, "QUANTIZE": quantize}
             constants |= {"ROWS": tile.rows, "COLUMNS": tile.columns, "CHUNKS": tile.chunks}
             yield norm_triton, "_rms_norm_forward", constants, pointers, tile.warps
         for narrow, join, quantize in product((False, True), repeat=3):

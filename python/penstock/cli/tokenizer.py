@@ -54,7 +54,7 @@ def train(
         str | None,
         typer.Option(
             help="gpt2, cl100k, o200k, llama3, qwen2, qwen3.5, tekken, deepseek-llm, deepseek-coder or "
-            "deepseek-v3 (the default)."
+            "deepseek-v3 (the default); or a regular expression without look-around."
         ),
     ] = None,
     special_token: Annotated[
@@ -106,6 +106,10 @@ def train(
         raise typer.BadParameter("name files of text, or saved counts with --counts", param_hint="FILES")
     if also_size and out.suffix in {".json", ".tiktoken"}:
         raise typer.BadParameter("several sizes need a folder", param_hint="--out")
+    if larger := [size for size in also_size or () if size > vocab_size]:
+        raise typer.BadParameter(
+            f"{larger[0]} is larger than --vocab-size, {vocab_size}", param_hint="--also-size"
+        )
     weights = _weights(weight or ())
     with open_view(as_json) as view, warnings.catch_warnings():
         # The command says itself, below, what was sampled.
@@ -130,8 +134,9 @@ def train(
             threads=threads,
             progress=job_callback(view, "tokenizer"),
         )
-    smaller = [(out / str(size), tok.prefix(size)) for size in also_size or ()]
+    # First of all, so that a size that cannot be does not cost the training.
     tok.save(out)
+    smaller = [(out / str(size), tok.prefix(size)) for size in also_size or ()]
     for path, prefix in smaller:
         prefix.save(path)
     result = {

@@ -182,7 +182,10 @@ def _config(
 
 
 def _rank_notes(tokenizer: Tokenizer, around: _Surroundings) -> list[str]:
-    notes = [f"a rank file does not say how text is split: load it with --pattern {tokenizer.pattern}"]
+    how = f"load it with --pattern {tokenizer.pattern}"
+    if tokenizer.pattern == "custom":
+        how = "only the source does, whose split has no name to load it with"
+    notes = [f"a rank file does not say how text is split: {how}"]
     names = ", ".join(tokenizer.special_tokens)
     if names:
         notes.append(f"special tokens are implied by pattern and size, not written: {_shortened(names)}")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from penstock.kernels import feed_forward, gemm, norm
-from penstock.kernels.states import S, States, reads_rows
+from penstock.kernels.states import S, States, reads_rows, settled
 
 __all__ = ["Linear", "Precision", "RMSNorm", "SwiGLU", "activation_dtype"]
 
@@ -58,7 +58,7 @@ class RMSNorm(nn.Module):
 
     def add(self, x: Tensor, delta: States | None) -> tuple[Tensor, Tensor]:
         """``x + delta`` and its norm; with None, ``x`` and its norm."""
-        return norm.add_rms_norm(x, None if delta is None else delta.values, self.weight, self.eps)
+        return norm.add_rms_norm(x, None if delta is None else settled(delta), self.weight, self.eps)
 
     def states(
         self, x: Tensor, delta: States | None, precision: Precision, keep: bool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -123,7 +123,7 @@ class MoE(nn.Module):
             block=self._block_rows(x.values),
         )
         y = self.experts(flat, choice.p, groups, self.shared_experts)
-        y = States(y.values.view_as(x.values), None, y.gradient)
+        y = replace(y, values=y.values.view_as(x.values))
         scores, highest = (t.view(*leading, -1) for t in (choice.scores, choice.highest))
         balance = route.balance_loss(scores, highest, valid)
         return y, RouterLoad(groups.counts, balance)

@@ -276,6 +276,11 @@ pub enum Error {
         /// The format asked for.
         format: &'static str,
     },
+    /// A tokenizer as bytes, such as a pickle holds, that cannot be read.
+    #[error(
+        "these bytes are no tokenizer of this version of penstock; make them anew from the tokenizer's file"
+    )]
+    Bytes,
     /// A probability that is none.
     #[error("{option} = {value}: expected 0 or a number from 0.000001 to 1")]
     BadChance {

@@ -33,6 +33,9 @@ const DEEPSEEK_V3: [&str; 3] = [
 /// What a `Digits` step with `individual_digits` comes to: see [`is_numeric`](crate::unicode::is_numeric).
 pub(crate) const SINGLE_NUMBERS: &str = r"[\p{N}\x{11DE0}-\x{11DE9}\x{16FF4}-\x{16FF6}]";
 
+/// Of them an expression that splits anything holds one, and no name does.
+const EXPRESSION_SIGNS: &[char] = &['\\', '[', ']', '(', ')', '{', '}', '|', '+', '*', '?', '^', '$'];
+
 /// Other spellings, found in files, of what a family's scanner does.
 const ALIASES: [(Family, &str); 4] = [
     (Family::Gpt2, r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"),
@@ -198,12 +201,15 @@ impl Pattern {
         names
     };
 
-    /// The known pattern called `name`.
+    /// The known pattern called `name`; what holds a sign that only expressions have is read as one, by [`custom`](Self::custom).
     ///
     /// # Errors
     ///
-    /// [`PatternError::Unknown`], naming those that exist.
+    /// [`PatternError::Unknown`], naming those that exist; those of `custom`.
     pub fn from_name(name: &str) -> Result<Self> {
+        if name.contains(EXPRESSION_SIGNS) {
+            return Self::custom(name);
+        }
         let family = Family::ALL.into_iter().find(|family| family.name() == name);
         family.map(Self::from).ok_or_else(|| PatternError::Unknown { name: name.to_owned() }.into())
     }
@@ -346,6 +352,9 @@ mod tests {
         }
         assert!(matches!(Pattern::from_name("gpt-3"), Err(Error::Pattern(PatternError::Unknown { .. }))));
         assert_eq!(Pattern::custom(LLAMA3).unwrap(), Pattern::Llama3);
+        assert_eq!(Pattern::from_name(LLAMA3).unwrap(), Pattern::Llama3);
+        assert_eq!(Pattern::from_name("[a-z]+").unwrap(), Pattern::custom("[a-z]+").unwrap());
+        assert!(Pattern::NAMES.iter().all(|name| !name.contains(EXPRESSION_SIGNS)));
         assert_eq!(Family::recognise_sequence(&DEEPSEEK_V3), Some((Family::DeepseekV3, 3)));
         assert_eq!(Family::recognise_sequence(&DEEPSEEK_LLM), Some((Family::DeepseekLlm, 6)));
         assert_eq!(Pattern::custom("[a-z]+").unwrap().name(), "custom");

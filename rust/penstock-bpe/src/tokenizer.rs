@@ -151,6 +151,22 @@ impl Tokenizer {
         crate::format::to_json(self)
     }
 
+    /// All that it is, for another process of this version: what a cache file holds. `None` for what came from a
+    /// SentencePiece model.
+    #[must_use]
+    pub fn to_bytes(&self) -> Option<Vec<u8>> {
+        crate::format::cache::write(self, 0)
+    }
+
+    /// The tokenizer that [`to_bytes`](Self::to_bytes) gave.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Bytes`] for those that are damaged or of another version.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        crate::format::cache::read(bytes, 0, Path::new("<bytes>")).ok_or(Error::Bytes)
+    }
+
     /// Reads a SentencePiece model of the kind BPE from memory; `origin` stands in errors.
     ///
     /// # Errors

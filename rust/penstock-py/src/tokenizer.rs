@@ -108,6 +108,15 @@ impl Tokenizer {
         guarded(py, || penstock_bpe::Tokenizer::from_sentencepiece(model, Path::new("<model>"))).map(Self)
     }
 
+    fn to_bytes<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
+        self.0.to_bytes().map(|bytes| PyBytes::new(py, &bytes))
+    }
+
+    #[staticmethod]
+    fn from_bytes(py: Python<'_>, content: &[u8]) -> PyResult<Self> {
+        guarded(py, || penstock_bpe::Tokenizer::from_bytes(content)).map(Self)
+    }
+
     fn sentencepiece_model<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
         self.0.sentencepiece_model().map(|model| PyBytes::new(py, model))
     }

@@ -26,6 +26,15 @@ def test_to_ranks_and_back_to_a_folder(tokenizer: Path, tmp_path: Path) -> None:
     assert Tokenizer.from_file(out).encode(text) == Tokenizer.from_file(tokenizer).encode(text)
 
 
+def test_a_split_without_a_name_is_not_called_one(corpus: Path, tmp_path: Path) -> None:
+    split = ["--pattern", r"\p{L}+|\s+", "--vocab-size", "300"]
+    assert penstock("tokenizer", "train", corpus, *split, "-o", tmp_path / "tok").code == 0
+    ended = penstock("tokenizer", "convert", tmp_path / "tok", tmp_path / "x.tiktoken")
+    assert ended.code == 0
+    assert "--pattern" not in ended.out
+    assert "only the source does" in ended.out
+
+
 def test_mistakes_are_messages(tokenizer: Path, tmp_path: Path) -> None:
     for arguments, kind, words in (
         ([tokenizer, tmp_path / "x.tiktokn"], "ConfigError", "did you mean '.tiktoken'"),

@@ -59,3 +59,18 @@ def test_no_text_at_all_is_a_wrong_command_line(tmp_path: Path) -> None:
     ended = penstock("tokenizer", "train", "-o", tmp_path / "tok")
     assert ended.code == 2
     assert "--counts" in ended.err
+
+
+def test_a_size_beyond_the_largest_is_refused_before_training(tmp_path: Path) -> None:
+    sizes = ["--vocab-size", "400", "--also-size", "401"]
+    ended = penstock("tokenizer", "train", tmp_path / "missing.txt", *sizes, "-o", tmp_path / "tok")
+    assert ended.code == 2
+    assert "401 is larger than" in ended.err
+
+
+def test_a_size_that_cannot_be_does_not_cost_the_others(corpus: Path, tmp_path: Path) -> None:
+    sizes = ["--vocab-size", "400", "--also-size", "100"]
+    ended = penstock("tokenizer", "train", corpus, *sizes, "-o", tmp_path / "tok")
+    assert ended.code == 1
+    assert "cannot be cut to 100" in ended.err
+    assert package.Tokenizer.from_file(tmp_path / "tok").vocab_size == 400

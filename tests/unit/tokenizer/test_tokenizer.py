@@ -76,6 +76,40 @@ def test_a_special_string_in_a_text_is_text(tokenizer: penstock.Tokenizer) -> No
     assert tokenizer.decode(everything) == text
 
 
+def test_a_disallowed_special_string_is_refused(tokenizer: penstock.Tokenizer) -> None:
+    text = "a<|endoftext|>b<|pad|>"
+    for encode in (tokenizer.encode, tokenizer.encode_to_numpy, tokenizer.encode_with_offsets):
+        with pytest.raises(ValueError, match=r"text 0, character 1: .*'<\|endoftext\|>'"):
+            encode(text, disallowed_special="all")
+        with pytest.raises(penstock.TokenizerError, match=r"character 15: .*'<\|pad\|>'"):
+            encode(text, allowed_special={"<|endoftext|>"}, disallowed_special="all")
+        with pytest.raises(penstock.TokenizerError, match=r"character 15"):
+            encode(text, allowed_special="all", disallowed_special={"<|pad|>"})
+        encode(text, allowed_special="all", disallowed_special="all")
+        encode("plain <|en", disallowed_special="all")
+    with pytest.raises(penstock.TokenizerError, match="text 1, character 15"):
+        tokenizer.encode_batch(["fine", text], disallowed_special=["<|pad|>"])
+    specials = tokenizer.special_tokens
+    assert (
+        tokenizer.encode(text, allowed_special="all", disallowed_special="all")[1]
+        == specials["<|endoftext|>"]
+    )
+    assert tokenizer.count_tokens(text, allowed_special="all") == 4
+
+
+def test_a_single_name_is_no_collection_of_tokens(tokenizer: penstock.Tokenizer) -> None:
+    """Its letters would be one."""
+    for option in ("allowed_special", "disallowed_special"):
+        with pytest.raises(penstock.ConfigError, match=rf"{option}='<\|pad\|>': expected 'all' or a coll"):
+            tokenizer.encode("a<|pad|>", **{option: "<|pad|>"})
+
+
+@pytest.mark.parametrize("threads", [-1, 2**70])
+def test_a_number_of_threads_that_is_none(tokenizer: penstock.Tokenizer, threads: int) -> None:
+    with pytest.raises(penstock.ConfigError, match="threads"):
+        tokenizer.encode_batch(["a"], threads=threads)
+
+
 @pytest.mark.parametrize("characters", [0, 1, 1023, 1024, 1025, 5000])
 def test_every_way_to_encode_gives_the_same_ids(tokenizer: penstock.Tokenizer, characters: int) -> None:
     """Short texts and long ones take ways of their own."""
@@ -180,6 +214,17 @@ def test_it_pickles_by_content_and_is_shared_by_threads(tokenizer: penstock.Toke
     texts = [f"some text {i}" for i in range(200)]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(tokenizer.encode, texts)) == [again.encode(t) for t in texts]
+
+
+def test_a_rank_file_pickles_by_content(ranks: tuple[penstock.Tokenizer, Path]) -> None:
+    tokenizer = penstock.Tokenizer.from_file(ranks[1], pattern="deepseek-v3")
+    again = pickle.loads(pickle.dumps(tokenizer))
+    assert again == tokenizer
+    assert again.special_tokens == tokenizer.special_tokens
+    constructor, (content,) = tokenizer.__reduce__()
+    for damaged in (b"", content[:-1], content[:-1] + b"\0" * 2, content[:99] + b"!" + content[100:]):
+        with pytest.raises(penstock.TokenizerError, match="no tokenizer of this version"):
+            constructor(damaged)
 
 
 def test_an_id_outside_the_vocabulary(tokenizer: penstock.Tokenizer) -> None:

@@ -54,6 +54,8 @@ def test_memory_in_other_words_is_refused(words: str) -> None:
 
 
 def test_bounds_and_folders_that_cannot_be_kept_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(penstock.ConfigError, match="reserved=-1"):
+        penstock.Tokenizer.train(["some text"] * 9, 300, reserved=-1)
     with pytest.raises(penstock.TokenizerError, match="268435456"):
         penstock.Tokenizer.train(["text"], 300, max_memory="1M")
     with pytest.raises(penstock.TokenizerError, match="spill folder"):
@@ -134,3 +136,34 @@ def test_superbpe_refuses_what_it_cannot_do(stdlib_texts: list[str], tmp_path: P
             penstock.Tokenizer.train(stdlib_texts[:3], 500, superbpe=share)
     with pytest.raises(penstock.ConfigError, match="counts"):
         penstock.Tokenizer.train(stdlib_texts[:3], 500, superbpe=0.5, save_counts=tmp_path / "x")
+
+
+def test_text_is_split_by_an_expression(stdlib_texts: list[str], tmp_path: Path) -> None:
+    expression = r"\p{N}{1,2}| ?\p{L}+|\s+"
+    tok = penstock.Tokenizer.train(stdlib_texts, 2000, expression, max_bytes=2_000_000)
+    text = "call f12345(x)\n\n  return\tab12"
+    tok.save(tmp_path)
+    again = penstock.Tokenizer.from_file(tmp_path)
+    assert again == tok
+    assert again.encode(text) == tok.encode(text)
+    assert [tok.decode([i]) for i in tok.encode("12121")] == ["12", "12", "1"]
+    peer = pytest.importorskip("tokenizers").Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    for sample in (text, *stdlib_texts[:20]):
+        assert peer.encode(sample).ids == tok.encode(sample)
+    grown = penstock.Tokenizer.train(stdlib_texts, 2100, extend=tok, max_bytes=2_000_000)
+    assert grown.merges()[: len(tok.merges())] == tok.merges()
+    with pytest.raises(penstock.TokenizerError, match="look-around"):
+        penstock.Tokenizer.train(["text"], 300, r"\s+(?!\S)|\S+")
+    with pytest.raises(penstock.TokenizerError, match="once compiled"):
+        penstock.Tokenizer.train(["text"], 300, r"a{1000000}")
+    with pytest.raises(penstock.TokenizerError, match="unknown split pattern `gpt-2`; known are gpt2, "):
+        penstock.Tokenizer.train(["text"], 300, "gpt-2")
+
+
+def test_a_rank_file_is_cached_by_its_expression(stdlib_texts: list[str], tmp_path: Path) -> None:
+    tok = penstock.Tokenizer.train(stdlib_texts, 1000, r"\p{N}| ?\p{L}+|\s+", max_bytes=1_000_000)
+    tok.save(tmp_path / "ranks.tiktoken")
+    for expression in (r"\p{N}| ?\p{L}+|\s+", r"\p{N}{1,3}|\p{L}+| "):
+        wanted = penstock.Tokenizer.from_file(tmp_path / "ranks.tiktoken", expression)
+        cached = penstock.Tokenizer.from_file(tmp_path / "ranks.tiktoken", expression, cache=tmp_path / "c")
+        assert cached == wanted

@@ -7,7 +7,7 @@ use crate::pattern::Pattern;
 #[non_exhaustive]
 pub enum PatternError {
     /// No split pattern has this name.
-    #[error("unknown split pattern `{name}`; known are {}", Pattern::NAMES.join(", "))]
+    #[error("unknown split pattern `{name}`; known are {}; a regular expression is taken as well", Pattern::NAMES.join(", "))]
     Unknown {
         /// The name.
         name: String,

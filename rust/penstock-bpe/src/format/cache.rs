@@ -40,11 +40,11 @@ struct Head {
 
 /// The key of a source read with a pattern.
 pub(super) fn key_of(source: &[u8], pattern: Option<&Pattern>) -> u64 {
-    xxh3_64_with_seed(source, pattern.map_or(0, |pattern| xxh3_64(pattern.name().as_bytes())))
+    xxh3_64_with_seed(source, pattern.map_or(0, |pattern| xxh3_64(pattern.canonical().as_bytes())))
 }
 
 /// The content of a cache; `None` for a tokenizer that no cache can hold.
-pub(super) fn write(tokenizer: &Tokenizer, key: u64) -> Option<Vec<u8>> {
+pub(crate) fn write(tokenizer: &Tokenizer, key: u64) -> Option<Vec<u8>> {
     let model = tokenizer.model();
     if model.sentencepiece.is_some() {
         return None;
@@ -71,7 +71,7 @@ pub(super) fn write(tokenizer: &Tokenizer, key: u64) -> Option<Vec<u8>> {
 }
 
 /// The tokenizer of a cache, if it is whole and of that key.
-pub(super) fn read(cache: &[u8], key: u64, origin: &Path) -> Option<Tokenizer> {
+pub(crate) fn read(cache: &[u8], key: u64, origin: &Path) -> Option<Tokenizer> {
     let rest = cache.strip_prefix(MAGIC)?;
     let (found, rest) = rest.split_first_chunk::<8>()?;
     let (checksum, body) = rest.split_first_chunk::<8>()?;

@@ -1,7 +1,7 @@
 //! Files: tokenizer.json, rank files and SentencePiece models, read with limits and written whole or not at all.
 
 mod atomic;
-mod cache;
+pub(crate) mod cache;
 pub(crate) mod json;
 mod json_write;
 mod pre_tokenizer;

@@ -8,6 +8,7 @@ pub(crate) mod deepseek_early;
 pub(crate) mod deepseek_v3;
 mod dialect;
 pub(crate) mod gpt2;
+mod linear;
 pub(crate) mod o200k;
 pub(crate) mod sequence;
 pub(crate) mod split;

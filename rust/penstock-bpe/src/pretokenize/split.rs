@@ -1,9 +1,9 @@
 //! One `Split` of a tokenizer.json: an expression, and what becomes of its matches.
 
-use regex_automata::{Input, meta};
-use regex_syntax::hir::Hir;
+use regex_automata::meta;
 
 use super::dialect;
+use super::linear::Linear;
 use crate::error::PatternError;
 
 type Result<T> = std::result::Result<T, PatternError>;
@@ -48,35 +48,40 @@ pub(crate) struct Split {
     pub(crate) behavior: Behavior,
     /// What lies between matches counts as matches, and the other way round.
     pub(crate) is_inverted: bool,
-    compiled: meta::Regex,
+    compiled: Compiled,
+}
+
+#[derive(Debug, Clone)]
+enum Compiled {
+    Expression(Linear),
+    /// Looks no further than a match.
+    Literal(meta::Regex),
 }
 
 impl Split {
     /// Isolates the matches of the expression `source`, which is compiled under size limits.
     pub(crate) fn new(source: &str) -> Result<Self> {
-        Self::compile(source, false, &dialect::parse(source)?)
+        let compiled = Linear::new(source, &dialect::parse(source)?, MAX_PATTERN_BYTES)?;
+        Ok(Self::isolated(source, false, Compiled::Expression(compiled)))
     }
 
     /// Isolates `text` wherever it stands.
     pub(crate) fn literal(text: &str) -> Result<Self> {
-        Self::compile(text, true, &dialect::literal(text))
-    }
-
-    fn compile(source: &str, is_literal: bool, hir: &Hir) -> Result<Self> {
-        let config = meta::Config::new()
-            .nfa_size_limit(Some(MAX_PATTERN_BYTES))
-            .onepass_size_limit(Some(MAX_PATTERN_BYTES))
-            .hybrid_cache_capacity(4 << 20)
-            .utf8_empty(true);
-        let compiled = meta::Builder::new().configure(config).build_from_hir(hir).map_err(|error| {
-            let pattern = source.to_owned();
+        let config = meta::Config::new().nfa_size_limit(Some(MAX_PATTERN_BYTES)).utf8_empty(true);
+        let compiled = meta::Builder::new().configure(config).build_from_hir(&dialect::literal(text));
+        let compiled = compiled.map_err(|error| {
+            let pattern = text.to_owned();
             match error.size_limit() {
                 Some(limit_bytes) => PatternError::TooLarge { pattern, limit_bytes },
                 None => PatternError::Syntax { pattern, reason: error.to_string() },
             }
         })?;
-        let source = source.to_owned();
-        Ok(Self { source, is_literal, behavior: Behavior::Isolated, is_inverted: false, compiled })
+        Ok(Self::isolated(text, true, Compiled::Literal(compiled)))
+    }
+
+    fn isolated(source: &str, is_literal: bool, compiled: Compiled) -> Self {
+        let (source, behavior) = (source.to_owned(), Behavior::Isolated);
+        Self { source, is_literal, behavior, is_inverted: false, compiled }
     }
 
     /// The expression as it was given.
@@ -104,13 +109,19 @@ impl Split {
     pub(crate) fn cut(&self, text: &str, emit: &mut dyn FnMut(&str)) {
         let mut joiner = Joiner { split: self, text, held: None, was_match: false, emit };
         let mut done = 0;
-        for found in self.compiled.find_iter(Input::new(text)) {
-            if done < found.start() {
-                joiner.take(done, found.start(), false);
+        let mut take = |start, end| {
+            if done < start {
+                joiner.take(done, start, false);
             }
             // An empty match is a place to cut as well.
-            joiner.take(found.start(), found.end(), true);
-            done = found.end();
+            joiner.take(start, end, true);
+            done = end;
+        };
+        match &self.compiled {
+            Compiled::Expression(linear) => linear.for_each_match(text, take),
+            Compiled::Literal(regex) => {
+                regex.find_iter(text).for_each(|found| take(found.start(), found.end()))
+            }
         }
         if done < text.len() {
             joiner.take(done, text.len(), false);
