@@ -94,7 +94,7 @@ FAMILIES = [
     Family("permute_rows", _COPY, routing.quantized_permute, [], [_SMALL_MOVE, _V3_MOVE]),
     Family("permute", f"{_COPY} and index_select", routing.plain_permute, [], [_SMALL_MOVE, _LITE_MOVE]),
     Family("combine", _COPY, routing.weighted_sum, [], [_SMALL_MOVE, _V3_MOVE]),
-    Family("combine_rms_norm", f"{_COPY}, and a kernel each; the sum of experts, residual sum and norm as bytes",
+    Family("combine_rms_norm", f"{_COPY}, and a kernel each; sum of experts, residual sum, norm as bytes",
            routing.weighted_sum_and_norm, [_SMALL_MOVE], [_LITE_MOVE]),
     Family("causal_core", "cuDNN alone, forward", attention.causal_core, [], [(4, 4096, 10), (4, 4096, 16)]),
     Family("attention", "Triton beside cuDNN, forward and backward; rows, length, heads, documents",
