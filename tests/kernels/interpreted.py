@@ -328,6 +328,17 @@ def losses_and_updates() -> None:
 
     both("adamw", ("adamw",), steps)
 
+    def steps_by_tensors() -> Tensor:
+        p, m, v = torch.ones(3000), torch.zeros(3000), torch.zeros(3000)
+        lr, step, clip = torch.tensor([1e-2]), torch.tensor(0), torch.tensor(0.5)
+        for _ in range(3):
+            step += 1
+            adamw_step([p], [torch.linspace(-1, 1, 3000)], [m], [v], lr, step=step, clip_coefficient=clip)
+        return torch.cat((p, m, v))
+
+    both("adamw of numbers in tensors", ("adamw",), steps_by_tensors)
+    assert same_bits(steps(), steps_by_tensors())
+
     def copies() -> Tensor:
         """An update that also writes what products read: in FP8, sizes that are no multiple of 128."""
         p, m, v = torch.randn(2, 130, 200, generator=torch.manual_seed(1)), *torch.zeros(2, 2, 130, 200)

@@ -292,6 +292,37 @@ def test_adamw_writes_what_products_read(shape: tuple[int, ...]) -> None:
             assert same_bits(copy, found.bfloat16())
 
 
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_recorded_adamw_step_takes_what_its_tensors_hold(copied: bool) -> None:
+    """Whole in a CUDA graph, the step counted in it; replays beside steps by numbers of the host's."""
+    p, grad = (randn(130, 256, dtype=torch.float32) for _ in range(2))
+    lr, step, clip = (torch.zeros((), device="cuda", dtype=t) for t in (p.dtype, torch.int64, p.dtype))
+    states = [[p.clone(), p * 0, p * 0] for _ in range(2)]
+    copy = quantize_weight(p) if copied else None
+
+    def update() -> None:
+        step.add_(1)
+        q, m, v = ([t] for t in states[0])
+        adamw_step(q, [grad], m, v, lr, step=step, clip_coefficient=clip, copies=[copy])
+
+    update()  # compiles; by a learning rate and gradients of nothing
+    step.zero_()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        update()
+    for i in range(1, 6):
+        lr.fill_(0.1 / i)
+        clip.fill_(0.9**i)
+        graph.replay()
+        q, m, v = ([t] for t in states[1])
+        adamw_step(q, [grad], m, v, 0.1 / i, step=i, clip_coefficient=0.9**i)
+    assert int(step) == 5
+    for a, b in zip(*states, strict=True):
+        assert relative_error(a, b) < 1e-6
+    if copy is not None:
+        assert same_bits(copy.data_t, quantize_weight(states[0][0]).data_t)
+
+
 def test_adamw_moves_the_version_that_quantised_copies_are_keyed_on() -> None:
     p, zero = randn(64, 64, dtype=torch.float32), randn(64, 64, dtype=torch.float32) * 0
     before = p._version

@@ -173,6 +173,30 @@ def test_adamw_equals_torchs(weight_decay: float) -> None:
         assert relative_error(ours, theirs) < 1e-6
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_adamw_reads_numbers_from_tensors_as_from_the_host(shape: tuple[int, ...]) -> None:
+    """Also the step, whose first corrections are small differences, and what is written there afterwards."""
+    start, grads = torch.randn(300), torch.randn(20, 300)
+    states = [[start.clone(), torch.zeros(300), torch.zeros(300)] for _ in range(2)]
+    held = torch.zeros(shape), torch.zeros(shape, dtype=torch.int64), torch.zeros(shape)
+    for i, grad in enumerate(grads):
+        given = 0.1 / (i + 1), i + 1, 0.9**i
+        for tensor, number in zip(held, given, strict=True):
+            tensor.fill_(number)
+        for state, (lr, step, clip) in zip(states, (given, held), strict=True):
+            p, m, v = ([t] for t in state)
+            adamw_step(p, [grad], m, v, lr, (0.9, 0.999), step=step, clip_coefficient=clip)
+    for a, b in zip(*states, strict=True):
+        assert same_bits(a, b)
+
+
+def test_adamw_without_betas_is_a_step_by_the_sign() -> None:
+    for step in (3, torch.tensor(3, dtype=torch.int32)):
+        p, grad = torch.zeros(100), torch.randn(100)
+        adamw_step([p], [grad], [torch.zeros(100)], [torch.zeros(100)], 1e-2, (0.0, 0.0), step=step)
+        assert relative_error(p, -1e-2 * grad.sign()) < 1e-5  # eps
+
+
 def test_adamw_keeps_its_moments_in_bfloat16() -> None:
     p, m, v = torch.randn(1000), torch.zeros(1000).bfloat16(), torch.zeros(1000).bfloat16()
     exact = [p.clone(), m.float(), v.float()]
