@@ -21,6 +21,7 @@ from penstock.kernels.attention import find_documents, latent_attention, latent_
 from penstock.kernels.cross_entropy import joint_cross_entropy
 from penstock.kernels.embedding import embedding
 from penstock.kernels.gemm import gemm, gemm_triton, wgrad
+from penstock.kernels.gradient_norm import gradient_norm, gradient_norm_triton
 from penstock.kernels.grouped_gemm import grouped_gemm, grouped_wgrad
 from penstock.kernels.mla import rotate_heads
 from penstock.kernels.norm import add_rms_norm, add_rms_norm_quantize, rms_norm
@@ -355,6 +356,26 @@ def losses_and_updates() -> None:
     both("adamw with copies", ("adamw",), copies)
 
 
+def sums_of_gradients() -> None:
+    """Sizes around those of a program and of what is gathered; on top of them, what no sum may lose."""
+    edges = (gradient_norm_triton.CHUNK, gradient_norm_triton.GATHERED)
+    sizes = [0, 1, *(edge + more for edge in edges for more in (-1, 0, 1)), 3 * edges[1] + 5]
+    grads = [torch.randn(size) for size in sizes] + [torch.randn(300, 200).t().bfloat16(), torch.tensor(2.0)]
+    both("gradient_norm", ("gradient_norm",), lambda: gradient_norm(grads), 1e-7)
+    alone = lambda: torch.stack([gradient_norm([g]) for g in grads])  # noqa: E731
+    both("gradient_norm of each", ("gradient_norm",), alone, 1e-7)
+    huge = [torch.full((70000,), size) for size in (1e30, 1e-30)]
+    both("gradient_norm of squares beyond float32", ("gradient_norm",), lambda: gradient_norm(huge), 1e-7)
+    with registry.override("gradient_norm", "triton"):
+        assert relative_error(gradient_norm(huge[1:]), torch.tensor(70000**0.5 * 1e-30)) < FLOAT32
+        for bad in (torch.inf, torch.nan):
+            grads[-2][3, 5] = bad
+            found = gradient_norm(grads)
+            assert torch.equal(found.isnan(), torch.tensor(bad != torch.inf))
+            assert not found.isfinite()
+        assert gradient_norm([torch.empty(0), torch.empty(3, 0)]) == 0
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
     casts()
@@ -367,3 +388,4 @@ if __name__ == "__main__":
     routing()
     moves()
     losses_and_updates()
+    sums_of_gradients()

@@ -16,6 +16,7 @@ from penstock.kernels.embedding import embedding
 from penstock.kernels.feed_forward import expert_feed_forward, feed_forward
 from penstock.kernels.gemm import gemm, joint_linear, linear, wgrad
 from penstock.kernels.gemm.product import forward, movable
+from penstock.kernels.gradient_norm import gradient_norm
 from penstock.kernels.grouped_gemm import grouped_gemm, grouped_linear, grouped_wgrad
 from penstock.kernels.mla import apply_rope, rotate_heads
 from penstock.kernels.norm import add_rms_norm, add_rms_norm_quantize, rms_norm
@@ -266,6 +267,10 @@ CASES: list[tuple[str, type[Exception], Callable[[], object]]] = [
     ("eps", ValueError, lambda: adamw(eps=0.0)),
     ("weight_decay", ValueError, lambda: adamw(weight_decay=-0.1)),
     ("step", ValueError, lambda: adamw(step=0)),
+    ("grads", TypeError, lambda: gradient_norm(X)),
+    (r"grads\[1\]", TypeError, lambda: gradient_norm([X, None])),
+    (r"grads\[1\]", TypeError, lambda: gradient_norm([X, X.double()])),
+    (r"grads\[1\]", ValueError, lambda: gradient_norm([X, elsewhere(X)])),
     ("unknown op", ValueError, lambda: registry.backend("gem")),
     ("unknown backend", ValueError, lambda: registry.override("gemm", "cuda").__enter__()),
     ("unknown backend", ValueError, lambda: registry.override("norm", "gluon").__enter__()),

@@ -21,6 +21,7 @@ from penstock.kernels.attention import latent, latent_triton  # noqa: E402
 from penstock.kernels.cross_entropy import cross_entropy_triton  # noqa: E402
 from penstock.kernels.embedding import embedding_triton  # noqa: E402
 from penstock.kernels.gemm.tiles import SHARED_MEMORY_BYTES  # noqa: E402
+from penstock.kernels.gradient_norm import gradient_norm_triton  # noqa: E402
 from penstock.kernels.mla import rope_triton  # noqa: E402
 from penstock.kernels.norm import norm_triton  # noqa: E402
 from penstock.kernels.permute import permute_triton  # noqa: E402
@@ -171,6 +172,16 @@ KERNELS = [
     ),
     (adamw_triton, "_adamw", {"BLOCK": 1024, "COPY": True}, {"m": BF16, "v": BF16, "copy": BF16}, 4),
     (adamw_triton, "_adamw_quantize", {"SLAB": adamw_triton.SLAB}, {"m": BF16, "v": BF16, "q": FP8}, 8),
+    *[
+        (
+            gradient_norm_triton,
+            "_sums_of_squares",
+            {"CHUNK": gradient_norm_triton.CHUNK, "BLOCK": gradient_norm_triton.BLOCK},
+            {"x": dtype, "sums": "fp64"},
+            8,
+        )
+        for dtype in (FP32, BF16)
+    ],
 ]
 
 

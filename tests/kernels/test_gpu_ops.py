@@ -14,6 +14,7 @@ from penstock.kernels.attention import attention, find_documents, latent_attenti
 from penstock.kernels.cross_entropy import joint_cross_entropy, linear_cross_entropy
 from penstock.kernels.embedding import embedding
 from penstock.kernels.gemm import accumulate_in_place
+from penstock.kernels.gradient_norm import gradient_norm
 from penstock.kernels.mla import rotate_heads
 from penstock.kernels.norm import add_rms_norm, rms_norm
 from penstock.kernels.numeric import relative_error, same_bits
@@ -328,3 +329,46 @@ def test_adamw_moves_the_version_that_quantised_copies_are_keyed_on() -> None:
     before = p._version
     adamw_step([p], [p.clone()], [zero.clone()], [zero.clone()], 1e-2)
     assert p._version > before
+
+
+def uneven_gradients() -> list[Tensor]:
+    shapes = [(1280,), (1280, 640), (3, 130, 1001), (0,), (), (64, 1280), (5000, 4001), (999,), (2048, 1408)]
+    grads = [torch.randn(shape, device="cuda") for shape in shapes]
+    return [*grads, grads[1].t(), grads[1].bfloat16(), grads[0].bfloat16()]
+
+
+def test_gradient_norm() -> None:
+    grads = uneven_gradients()
+    found = gradient_norm(grads)
+    exact = torch.cat([g.flatten().double() for g in grads]).norm()
+    assert (found.dtype, found.shape, found.device) == (torch.float32, (), grads[0].device)
+    assert relative_error(found, exact) < 1e-7
+    assert relative_error(found, torch.nn.utils.get_total_norm([g.float() for g in grads])) < 1e-5
+    with registry.override("gradient_norm", "reference"):
+        assert relative_error(found, gradient_norm(grads)) < 1e-7
+    assert all(same_bits(gradient_norm(grads), found) for _ in range(20))
+
+
+def test_gradient_norm_passes_on_what_is_not_finite() -> None:
+    for place in (0, 6, 9):
+        for bad in (torch.inf, torch.nan):
+            grads = uneven_gradients()
+            grads[place].view(-1)[-1:].fill_(bad) if place < 9 else grads[place][-1, -1].fill_(bad)
+            found = gradient_norm(grads)
+            assert bool(found.isnan()) if bad != torch.inf else float(found) == bad
+    for size in (1e30, 1e-30):
+        huge = [torch.full((count,), size, device="cuda") for count in (100, 90000)]
+        assert float(gradient_norm(huge)) == pytest.approx(90100**0.5 * size, rel=1e-6)
+    assert float(gradient_norm([torch.empty(0, device="cuda")])) == 0
+
+
+def test_gradient_norm_neither_waits_nor_is_recorded_with_what_it_read() -> None:
+    grads = uneven_gradients()
+    gradient_norm(grads)
+    graph, found = torch.cuda.CUDAGraph(), []
+    with torch.cuda.graph(graph):  # fails where the host waits
+        found.append(gradient_norm(grads))
+    for g in (*grads[:9], *grads[10:]):  # the one between is a view
+        g.mul_(3)
+    graph.replay()
+    assert same_bits(found[0], gradient_norm(grads))

@@ -15,6 +15,7 @@ from penstock.kernels import (
     adamw,  # noqa: F401  (importing a package registers its ops)
     cross_entropy,  # noqa: F401
     embedding,  # noqa: F401
+    gradient_norm,  # noqa: F401
     library,
 )
 from penstock.kernels.feed_forward import expert_feed_forward  # noqa: F401
@@ -109,6 +110,8 @@ def rest(m: int, k: int) -> list[tuple[str, Arguments]]:
             ("adamw", (weight, torch.randn(m, k), *state, copy, numbers, hyper))
             for copy in ((), (weight.bfloat16(),), quantize_weight(weight).parts)
         ],
+        ("gradient_norm", ([weight, weight[0].bfloat16(), weight[:0]],)),
+        ("gradient_norm", ([torch.randn(200, 200).t()],)),
     ]
 
 

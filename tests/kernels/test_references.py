@@ -25,6 +25,7 @@ from penstock.kernels.gemm import (
     wgrad,
 )
 from penstock.kernels.gemm.weights import cast_weight
+from penstock.kernels.gradient_norm import gradient_norm
 from penstock.kernels.grouped_gemm import grouped_linear
 from penstock.kernels.mla import apply_rope, rotate_heads
 from penstock.kernels.norm import add_rms_norm, add_rms_norm_quantize, rms_norm
@@ -207,6 +208,27 @@ def test_adamw_keeps_its_moments_in_bfloat16() -> None:
     assert m.dtype == v.dtype == torch.bfloat16
     assert relative_error(v, exact[2]) < 1e-2
     assert relative_error(p, exact[0]) < 1e-4
+
+
+def test_gradient_norm_is_that_of_all_elements() -> None:
+    grads = [torch.randn(7), torch.randn(300, 500).bfloat16(), torch.randn(40, 30).t(), torch.empty(0, 5)]
+    grads.append(torch.tensor(3.0, requires_grad=True))
+    exact = torch.cat([g.flatten().double() for g in grads]).norm()
+    found = gradient_norm(grads)
+    assert (found.dtype, found.shape, found.requires_grad) == (torch.float32, (), False)
+    assert relative_error(found, exact) < 1e-7
+    assert relative_error(found, torch.nn.utils.get_total_norm([g.float() for g in grads])) < 1e-5
+    assert gradient_norm([]) == gradient_norm(grads[3:4]) == 0
+
+
+def test_gradient_norm_is_infinite_only_if_float32_cannot_hold_it() -> None:
+    """Of numbers whose squares overflow or vanish, and of numbers that are none."""
+    for size in (1e30, 1e-30):
+        grads = [torch.full((100,), size), torch.full((300,), size)]
+        assert relative_error(gradient_norm(grads), torch.tensor(20 * size)) < 1e-6
+    for bad, expected in ((torch.inf, torch.inf), (-torch.inf, torch.inf), (3e38, torch.inf)):
+        assert gradient_norm([torch.ones(3), torch.full((2,), bad)]) == expected
+    assert gradient_norm([torch.tensor([torch.inf]), torch.tensor([torch.nan, 1.0])]).isnan()
 
 
 @pytest.mark.parametrize(("m", "n", "k"), [(1, 128, 128), (37, 576, 300), (130, 64, 64)])
