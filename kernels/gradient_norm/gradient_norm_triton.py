@@ -22,7 +22,7 @@ GATHERED = 1 << 15
 @triton.jit
 def _sums_of_squares(x_ptr, sums_ptr, count, CHUNK: tl.constexpr, BLOCK: tl.constexpr):
     first = tl.program_id(0).to(tl.int64) * CHUNK
-    # Memory is waited for, not arithmetic: in float64 squares neither overflow nor lose digits in their sum.
+    # In float64 no digit of a long sum is lost; memory is waited for, not arithmetic.
     total = tl.zeros((BLOCK,), tl.float64)
     for offset in range(0, CHUNK, BLOCK):
         i = first + offset + tl.arange(0, BLOCK)
@@ -42,4 +42,4 @@ def gradient_norm(grads: Sequence[Tensor]) -> Tensor:
     for part, place in zip(parts, sums.split_with_sizes(programs), strict=True):
         if part.numel():
             _sums_of_squares[(len(place),)](part, place, part.numel(), CHUNK=CHUNK, BLOCK=BLOCK, num_warps=8)
-    return sums.sum().sqrt().float()
+    return sums.sum().float().sqrt()

@@ -15,7 +15,8 @@ from . import reference
 def gradient_norm(grads: Sequence[Tensor]) -> Tensor:
     """The square root of the sum of the squares of all elements of ``grads``, summed in float64.
 
-    Repeats bit for bit. NaN and infinity pass on; a norm beyond float32 is infinite, its squares may well be.
+    Repeats bit for bit. NaN and infinity pass on. As by ``torch.nn.utils.get_total_norm`` a norm is infinite
+    if float32 cannot hold its square (about 1.8e19): second moments could not hold such gradients either.
 
     Parameters
     ----------

@@ -9,7 +9,6 @@ from torch import Tensor
 
 
 def gradient_norm(grads: Sequence[Tensor]) -> Tensor:
-    """Of at least one tensor; summed in float64, so that no square overflows or vanishes."""
+    """Of at least one tensor; summed in float64, and infinite where float32 cannot hold the sum."""
     norms = [torch.linalg.vector_norm(g, dtype=torch.float64) for g in grads]
-    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
-    return total.float()
+    return torch.stack(norms).square().sum().float().sqrt()

@@ -221,13 +221,12 @@ def test_gradient_norm_is_that_of_all_elements() -> None:
     assert gradient_norm([]) == gradient_norm(grads[3:4]) == 0
 
 
-def test_gradient_norm_is_infinite_only_if_float32_cannot_hold_it() -> None:
-    """Of numbers whose squares overflow or vanish, and of numbers that are none."""
-    for size in (1e30, 1e-30):
-        grads = [torch.full((100,), size), torch.full((300,), size)]
-        assert relative_error(gradient_norm(grads), torch.tensor(20 * size)) < 1e-6
-    for bad, expected in ((torch.inf, torch.inf), (-torch.inf, torch.inf), (3e38, torch.inf)):
-        assert gradient_norm([torch.ones(3), torch.full((2,), bad)]) == expected
+def test_gradient_norm_is_infinite_where_second_moments_would_be() -> None:
+    for count, size in ((100, 1e18), (200, 1.2e18), (400, 1e18), (1, 1e30), (1, torch.inf), (2, -torch.inf)):
+        grads = [torch.full((count,), size), torch.ones(3)]
+        found, theirs = gradient_norm(grads), torch.nn.utils.get_total_norm(grads)
+        assert torch.isclose(found, theirs, rtol=1e-6), (count, size)
+        assert found.isfinite() == (count * size**2 < torch.finfo(torch.float32).max)
     assert gradient_norm([torch.tensor([torch.inf]), torch.tensor([torch.nan, 1.0])]).isnan()
 
 
