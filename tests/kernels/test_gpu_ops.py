@@ -350,10 +350,10 @@ def test_gradient_norm() -> None:
 
 
 def test_gradient_norm_passes_on_what_is_not_finite() -> None:
-    for place in (0, 6, 9):
+    for place in (0, 6, 10):
         for bad in (torch.inf, torch.nan):
             grads = uneven_gradients()
-            grads[place].view(-1)[-1:].fill_(bad) if place < 9 else grads[place][-1, -1].fill_(bad)
+            grads[place].view(-1)[-1] = bad
             found = gradient_norm(grads)
             assert bool(found.isnan()) if bad != torch.inf else float(found) == bad
     large = [torch.full((count,), 1e16, device="cuda") for count in (100, 90000)]
@@ -362,7 +362,7 @@ def test_gradient_norm_passes_on_what_is_not_finite() -> None:
     assert float(gradient_norm([torch.empty(0, device="cuda")])) == 0
 
 
-def test_gradient_norm_neither_waits_nor_is_recorded_with_what_it_read() -> None:
+def test_a_recorded_gradient_norm_is_that_of_the_gradients_there_are() -> None:
     grads = uneven_gradients()
     gradient_norm(grads)
     graph, found = torch.cuda.CUDAGraph(), []
