@@ -357,10 +357,13 @@ def losses_and_updates() -> None:
 
 
 def sums_of_gradients() -> None:
-    """Sizes around those of a program and of what is copied together; then what a sum must not lose."""
-    edges = (gradient_norm_triton.CHUNK, gradient_norm_triton.GATHERED)
-    sizes = [0, 1, *(edge + more for edge in edges for more in (-1, 0, 1)), 3 * edges[1] + 5]
-    grads = [torch.randn(size) for size in sizes] + [torch.randn(300, 200).t().bfloat16(), torch.tensor(2.0)]
+    """Sizes around that of a program, more tensors than one launch takes; then what a sum must not lose."""
+    chunk, many = gradient_norm_triton.CHUNK, gradient_norm_triton.TENSORS // 4 + 1
+    sizes = [0, 1, chunk - 1, chunk + 1, 3 * chunk + 5] + [16, chunk, 5 * chunk, 2 * chunk + 16] * many
+    grads = [torch.randn(size) for size in sizes]
+    grads += [torch.randn(300, 200).t().bfloat16(), torch.randn(64).bfloat16(), torch.tensor(2.0)]
+    grads.append(torch.randn(70)[6:])  # a multiple of 16 where no vector of 16 bytes can start
+    grads[0:0] = grads[-4:]
     both("gradient_norm", ("gradient_norm",), lambda: gradient_norm(grads), 1e-7)
     alone = lambda: torch.stack([gradient_norm([g]) for g in grads])  # noqa: E731
     both("gradient_norm of each", ("gradient_norm",), alone, 1e-7)
@@ -369,7 +372,7 @@ def sums_of_gradients() -> None:
         assert relative_error(gradient_norm(large), torch.tensor(70100**0.5 * 1e16)) < FLOAT32
         assert gradient_norm([*large, torch.tensor(2e19)]) == torch.inf
         for bad in (torch.inf, torch.nan):
-            grads[-2][3, 5] = bad
+            grads[-4][3, 5] = bad
             found = gradient_norm(grads)
             assert torch.equal(found.isnan(), torch.tensor(bad != torch.inf))
             assert not found.isfinite()

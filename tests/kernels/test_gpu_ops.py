@@ -334,7 +334,8 @@ def test_adamw_moves_the_version_that_quantised_copies_are_keyed_on() -> None:
 def uneven_gradients() -> list[Tensor]:
     shapes = [(1280,), (1280, 640), (3, 130, 1001), (0,), (), (64, 1280), (5000, 4001), (999,), (2048, 1408)]
     grads = [torch.randn(shape, device="cuda") for shape in shapes]
-    return [*grads, grads[1].t(), grads[1].bfloat16(), grads[0].bfloat16()]
+    grads += [grads[1].t(), grads[1].bfloat16(), grads[0].bfloat16()]
+    return grads + [torch.randn(512 * i, device="cuda") for i in range(1, 40)]  # more than one launch takes
 
 
 def test_gradient_norm() -> None:
