@@ -22,10 +22,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 
 from penstock.config import Config
 from penstock.kernels.gemm import accumulate_in_place
+from penstock.kernels.gradient_norm import gradient_norm
 from penstock.kernels.registry import RECIPE_ENVIRONMENT, RECIPES
 from penstock.model import Transformer
 from penstock.pipelines.recipes import load_recipe
@@ -46,7 +46,7 @@ PARTS = {
     "moves of rows": r"permute|gather|combine",
     "rotary embedding": r"rope",
     "embedding": r"embedding|Radix|radix|sort|runs",
-    "optimizer": r"adamw",
+    "optimizer": r"adamw|squares",
     "bf16 and fp32 products": r"gemm|nvjet|cutlass|splitK|cublas",
     "copies and casts": r"copy|Memcpy|CatArray|fill|Memset",
 }
@@ -87,7 +87,7 @@ def main() -> None:
     count = max(1, config.data.global_batch_size // config.train.micro_batch_size)
 
     def update() -> None:
-        get_total_norm(optimizer.gradients())
+        gradient_norm(optimizer.gradients())
         optimizer.step(1e-5, 1.0)
 
     def step() -> None:

@@ -56,6 +56,7 @@ _TABLE: dict[str, tuple[tuple[str, Capability], ...]] = {
     "latent_attention": (("triton", _AMPERE),),
     "cross_entropy": (("triton", _ANY),),
     "adamw": (("triton", _ANY),),
+    "gradient_norm": (("triton", _ANY),),
 }
 
 _overrides: dict[str, str] = {}

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -19,6 +21,12 @@ SLAB = 32
 
 
 @triton.jit
+def _step_numbers(numbers_ptr):
+    """As ``StepNumbers.on`` orders them."""
+    return tl.load(numbers_ptr), tl.load(numbers_ptr + 1), tl.load(numbers_ptr + 2), tl.load(numbers_ptr + 3)
+
+
+@triton.jit
 def _updated(
     at,
     inside,
@@ -26,8 +34,8 @@ def _updated(
     g_ptr,
     m_ptr,
     v_ptr,
-    clip,
     lr,
+    clip,
     correction1,
     correction2,
     beta1,
@@ -50,18 +58,15 @@ def _updated(
     return p
 
 
-@triton.jit(do_not_specialize=("lr", "correction1", "correction2"))
+@triton.jit
 def _adamw(
     p_ptr,
     g_ptr,
     m_ptr,
     v_ptr,
     copy_ptr,
-    clip_ptr,
+    numbers_ptr,
     count,
-    lr,
-    correction1,
-    correction2,
     beta1,
     beta2,
     eps,
@@ -71,16 +76,16 @@ def _adamw(
 ):
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = i < count
-    clip = tl.load(clip_ptr)
+    lr, clip, correction1, correction2 = _step_numbers(numbers_ptr)
     # fmt: off
-    p = _updated(i, inside, p_ptr, g_ptr, m_ptr, v_ptr, clip,
-                 lr, correction1, correction2, beta1, beta2, eps, weight_decay)
+    p = _updated(i, inside, p_ptr, g_ptr, m_ptr, v_ptr,
+                 lr, clip, correction1, correction2, beta1, beta2, eps, weight_decay)
     # fmt: on
     if COPY:
         tl.store(copy_ptr + i, p.to(copy_ptr.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=("lr", "correction1", "correction2"))
+@triton.jit
 def _adamw_quantize(
     p_ptr,
     g_ptr,
@@ -88,12 +93,9 @@ def _adamw_quantize(
     v_ptr,
     q_ptr,
     s_ptr,
-    clip_ptr,
+    numbers_ptr,
     N,
     K,
-    lr,
-    correction1,
-    correction2,
     beta1,
     beta2,
     eps,
@@ -107,15 +109,15 @@ def _adamw_quantize(
     tile = tl.program_id(0) % (rows * columns)
     top = tile // columns * 128
     k = tile % columns * 128 + tl.arange(0, 128)
-    clip = tl.load(clip_ptr)
+    lr, clip, correction1, correction2 = _step_numbers(numbers_ptr)
     largest = tl.zeros((SLAB, 128), tl.float32)
     for slab in range(0, 128, SLAB):
         n = top + slab + tl.arange(0, SLAB)
         at = expert * N * K + n.to(tl.int64)[:, None] * K + k[None, :]
         inside = (n < N)[:, None] & (k < K)[None, :]
         # fmt: off
-        p = _updated(at, inside, p_ptr, g_ptr, m_ptr, v_ptr, clip,
-                     lr, correction1, correction2, beta1, beta2, eps, weight_decay)
+        p = _updated(at, inside, p_ptr, g_ptr, m_ptr, v_ptr,
+                     lr, clip, correction1, correction2, beta1, beta2, eps, weight_decay)
         # fmt: on
         largest = tl.maximum(largest, tl.abs(finite(p)))
     scale = power_of_two_scale(tl.max(tl.max(largest, 1), 0))
@@ -135,29 +137,28 @@ def update(
     m: Tensor,
     v: Tensor,
     copy: WeightQ | Tensor | None,
-    clip: Tensor,
+    numbers: Tensor,
     hyper: Hyperparameters,
 ) -> None:
     """See ``reference.update``."""
     if param.numel() == 0:
         return
     state = (param, grad, m, v)
-    moments = (hyper.correction1, hyper.correction2, hyper.beta1, hyper.beta2)
-    numbers = (hyper.lr, *moments, hyper.eps, hyper.weight_decay)
+    constants = astuple(hyper)
     if isinstance(copy, WeightQ):
         rows, columns = param.shape[-2:]
         grid = (copy.scale.numel(),)
         _adamw_quantize[grid](
-            *state, copy.data, copy.scale, clip, rows, columns, *numbers, SLAB=SLAB, num_warps=8
+            *state, copy.data, copy.scale, numbers, rows, columns, *constants, SLAB=SLAB, num_warps=8
         )
         transpose_weight(copy)
         return
     _adamw[(triton.cdiv(param.numel(), BLOCK),)](
         *state,
         param if copy is None else copy,
-        clip,
+        numbers,
         param.numel(),
-        *numbers,
+        *constants,
         COPY=copy is not None,
         BLOCK=BLOCK,
         num_warps=4,

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from .. import library, registry
-from ..arguments import check_float, check_number, check_same, check_same_device, check_shape, check_tensor
+from ..arguments import check_float, check_same, check_same_device, check_shape, check_tensor
 from ..quantize.op import check_weight_q
 from ..types import WeightQ
 from . import reference
-from .hyperparameters import Hyperparameters, hyperparameters
+from .hyperparameters import Hyperparameters, StepNumbers, hyperparameters
 
 _MOMENTS = (torch.bfloat16, torch.float32)
 
@@ -23,11 +23,11 @@ def adamw_step(
     grads: Sequence[Tensor],
     m: Sequence[Tensor],
     v: Sequence[Tensor],
-    lr: float,
+    lr: float | Tensor,
     betas: tuple[float, float] = (0.9, 0.95),
     eps: float = 1e-8,
     weight_decay: float = 0.1,
-    step: int = 1,
+    step: int | Tensor = 1,
     clip_coefficient: float | Tensor = 1.0,
     copies: Sequence[WeightQ | Tensor | None] | None = None,
 ) -> None:
@@ -44,12 +44,14 @@ def adamw_step(
         float32 (bfloat16 is accepted), each of its parameter's shape.
     m, v : sequence of bfloat16 or float32 Tensor
         First and second moments, updated in place.
-    lr, betas, eps, weight_decay : float
+    lr : float or float32 Tensor of one element
+        Learning rate, as in ``torch.optim.AdamW``.
+    betas, eps, weight_decay : float
         As in ``torch.optim.AdamW``.
-    step : int
+    step : int, or int32 or int64 Tensor of one element
         Number of this step, the first is 1.
     clip_coefficient : float or float32 Tensor of one element
-        Multiplies every gradient. A tensor stays on the device.
+        Multiplies every gradient.
     copies : sequence of WeightQ, Tensor or None, optional
         What products read of each parameter, in FP8 or another dtype: written in the same pass.
 
@@ -57,9 +59,16 @@ def adamw_step(
     ------
     TypeError, ValueError
         The sequences differ in length, a tensor does not fit its parameter, or a number lies outside its
-        range.
+        range. The values of tensors are not looked at.
+
+    Notes
+    -----
+    Nothing waits for the device. ``lr``, ``step`` and ``clip_coefficient`` as tensors, on the device of the
+    parameters, are read there: a CUDA graph of the step takes what they hold when it is replayed. A replay
+    moves no version counters.
     """
-    hyper = hyperparameters(lr, betas, eps, weight_decay, step)
+    hyper = hyperparameters(betas, eps, weight_decay)
+    numbers = StepNumbers(lr, clip_coefficient, step)
     for name, given in (("grads", grads), ("m", m), ("v", v)):
         check_same(name, "params", len(params), name, len(given))
     if copies is None:
@@ -73,15 +82,15 @@ def adamw_step(
         for name, tensor in ((f"grads[{i}]", g), (f"m[{i}]", first), (f"v[{i}]", second)):
             check_shape(name, tensor, p.shape)
             check_same_device(**{f"params[{i}]": p, name: tensor})
+        check_same_device(**{f"params[{i}]": p}, **numbers.tensors)
         _check_copy(f"copies[{i}]", copies[i], p)
-    clips: dict[torch.device, Tensor] = {}
+    held: dict[torch.device, Tensor] = {}
     with torch.no_grad():
         for p, g, first, second, copy in zip(params, grads, m, v, copies, strict=True):
-            if p.device not in clips:
-                clips[p.device] = _on_device(clip_coefficient, p.device)
-            clip = clips[p.device]
-            held = copy.parts if isinstance(copy, WeightQ) else () if copy is None else (copy,)
-            _adamw(p, g, first, second, held, clip, astuple(hyper))
+            if p.device not in held:
+                held[p.device] = numbers.on(p.device, hyper)
+            parts = copy.parts if isinstance(copy, WeightQ) else () if copy is None else (copy,)
+            _adamw(p, g, first, second, parts, held[p.device], astuple(hyper))
             torch.autograd.graph.increment_version((p, first, second))
 
 
@@ -92,12 +101,12 @@ def _adamw(
     m: Tensor,
     v: Tensor,
     copy: Sequence[Tensor],
-    clip: Tensor,
-    numbers: Sequence[float],
+    numbers: Tensor,
+    hyper: Sequence[float],
 ) -> None:
-    """``copy``: nothing, a tensor, or the parts of a WeightQ; ``numbers``: those of Hyperparameters."""
+    """``copy``: nothing, a tensor, or the parts of a WeightQ; ``numbers``: those of StepNumbers."""
     held = WeightQ(*copy) if len(copy) == 3 else copy[0] if copy else None
-    arguments = (param, grad.contiguous(), m, v, held, clip, Hyperparameters(*numbers))
+    arguments = (param, grad.contiguous(), m, v, held, numbers, Hyperparameters(*hyper))
     if registry.backend("adamw", param.device) == "triton":
         from .adamw_triton import update as fast  # Triton is imported only where it runs
 
@@ -116,13 +125,3 @@ def _check_copy(name: str, copy: WeightQ | Tensor | None, param: Tensor) -> None
         check_tensor(name, copy, contiguous=True)
         check_shape(name, copy, param.shape)
         check_same_device(params=param, **{name: copy})
-
-
-def _on_device(coefficient: float | Tensor, device: torch.device) -> Tensor:
-    if isinstance(coefficient, Tensor):
-        check_float("clip_coefficient", coefficient)
-        if coefficient.numel() != 1:
-            raise ValueError(f"clip_coefficient: expected one element, got {tuple(coefficient.shape)}")
-        return coefficient.to(device, torch.float32)
-    check_number("clip_coefficient", coefficient)
-    return torch.full((), coefficient, dtype=torch.float32, device=device)  # a fill, not a copy that waits

@@ -15,18 +15,22 @@ def update(
     m: Tensor,
     v: Tensor,
     copy: WeightQ | Tensor | None,
-    clip: Tensor,
+    numbers: Tensor,
     hyper: Hyperparameters,
 ) -> None:
-    """One parameter and its copy in place: float32 arithmetic, moments rounded to their dtype after use."""
-    g = grad.to(param.dtype) * clip.to(param.dtype)
+    """One parameter and its copy in place: float32 arithmetic, moments rounded to their dtype after use.
+
+    ``numbers`` are those of ``StepNumbers.on``.
+    """
+    lr, clip, correction1, correction2 = numbers.unbind()
+    g = grad.to(param.dtype) * clip
     first = m.to(param.dtype).lerp(g, 1 - hyper.beta1)
     second = v.to(param.dtype) * hyper.beta2 + g * g * (1 - hyper.beta2)
     m.copy_(first)
     v.copy_(second)
-    denominator = (second / hyper.correction2).sqrt_().add_(hyper.eps)
-    param.mul_(1 - hyper.lr * hyper.weight_decay)
-    param.addcdiv_(first, denominator, value=-hyper.lr / hyper.correction1)
+    denominator = (second / correction2).sqrt_().add_(hyper.eps)
+    param.mul_(1 - lr * hyper.weight_decay)
+    param.sub_(first.div_(denominator).mul_(lr / correction1))
     if isinstance(copy, WeightQ):
         quantize_weight(param, copy)
     elif copy is not None:

@@ -1,4 +1,4 @@
-"""Ops on rows that move more than they compute: norms, SwiGLU, rotations, AdamW."""
+"""Ops on rows that move more than they compute: norms, SwiGLU, rotations, AdamW, the norm of gradients."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..adamw import adamw_step
+from ..gradient_norm import gradient_norm
 from ..mla import rotate_heads
 from ..mla.reference import rotate_heads as plain_rotate_heads
 from ..norm import add_rms_norm, add_rms_norm_quantize, rms_norm
@@ -162,6 +163,18 @@ def optimizer(elements: int) -> Case:
     answer = Answer(using("adamw", "reference", once), 1e-6, using("adamw", "triton", once))
     copy, kernel = copy_of(20.0 * elements), ours("triton", using("adamw", "triton", call), answer)
     return Case("GB/s", 12.0 * elements, 20.0 * elements, [copy, kernel, _fused_adamw(p, grad)])
+
+
+def norm_of_gradients(tensors: int, elements: int) -> Case:
+    """The norm that gradients are clipped by, of ``tensors`` in float32: what is read is all that moves."""
+    whole = torch.randn(tensors * elements)
+    grads = list(whole.view(tensors, elements).unbind())
+    call = partial(gradient_norm, grads)
+    peers = [
+        Contender("get_total_norm", partial(torch.nn.utils.get_total_norm, grads)),
+        Contender("sum of one tensor", whole.sum),
+    ]
+    return moving(4.0 * whole.numel(), 2.0 * whole.numel(), "gradient_norm", call, call, 1e-6, *peers)
 
 
 def _fused_adamw(p: Tensor, grad: Tensor) -> Contender:

@@ -24,6 +24,7 @@ from penstock.kernels.attention import find_documents, latent_attention, latent_
 from penstock.kernels.cross_entropy import joint_cross_entropy
 from penstock.kernels.embedding import embedding
 from penstock.kernels.gemm import gemm, gemm_triton, wgrad
+from penstock.kernels.gradient_norm import gradient_norm, gradient_norm_triton
 from penstock.kernels.grouped_gemm import grouped_gemm, grouped_wgrad
 from penstock.kernels.mla import rotate_heads
 from penstock.kernels.norm import add_rms_norm, add_rms_norm_quantize, rms_norm
@@ -356,6 +357,17 @@ def losses_and_updates() -> None:
 
     both("adamw", ("adamw",), steps)
 
+    def steps_by_tensors() -> Tensor:
+        p, m, v = torch.ones(3000), torch.zeros(3000), torch.zeros(3000)
+        lr, step, clip = torch.tensor([1e-2]), torch.tensor(0), torch.tensor(0.5)
+        for _ in range(3):
+            step += 1
+            adamw_step([p], [torch.linspace(-1, 1, 3000)], [m], [v], lr, step=step, clip_coefficient=clip)
+        return torch.cat((p, m, v))
+
+    both("adamw of numbers in tensors", ("adamw",), steps_by_tensors)
+    assert same_bits(steps(), steps_by_tensors())
+
     def copies() -> Tensor:
         """An update that also writes what products read: in FP8, sizes that are no multiple of 128."""
         p, m, v = torch.randn(2, 130, 200, generator=torch.manual_seed(1)), *torch.zeros(2, 2, 130, 200)
@@ -368,6 +380,29 @@ def losses_and_updates() -> None:
         return torch.cat((p.flatten(), m.flatten(), v.flatten(), plain))
 
     both("adamw with copies", ("adamw",), copies)
+
+
+def sums_of_gradients() -> None:
+    """Sizes around that of a program, more tensors than one launch takes; then what a sum must not lose."""
+    chunk, many = gradient_norm_triton.CHUNK, gradient_norm_triton.TENSORS // 4 + 1
+    sizes = [0, 1, chunk - 1, chunk + 1, 3 * chunk + 5] + [16, chunk, 5 * chunk, 2 * chunk + 16] * many
+    grads = [torch.randn(size) for size in sizes]
+    grads += [torch.randn(300, 200).t().bfloat16(), torch.randn(64).bfloat16(), torch.tensor(2.0)]
+    grads.append(torch.randn(70)[6:])  # a multiple of 16 where no vector of 16 bytes can start
+    grads[0:0] = grads[-4:]
+    both("gradient_norm", ("gradient_norm",), lambda: gradient_norm(grads), 1e-7)
+    alone = lambda: torch.stack([gradient_norm([g]) for g in grads])  # noqa: E731
+    both("gradient_norm of each", ("gradient_norm",), alone, 1e-7)
+    with registry.override("gradient_norm", "triton"):
+        large = [torch.full((count,), 1e16) for count in (100, 70000)]
+        assert relative_error(gradient_norm(large), torch.tensor(70100**0.5 * 1e16)) < FLOAT32
+        assert gradient_norm([*large, torch.tensor(2e19)]) == torch.inf
+        for bad in (torch.inf, torch.nan):
+            grads[-4][3, 5] = bad
+            found = gradient_norm(grads)
+            assert torch.equal(found.isnan(), torch.tensor(bad != torch.inf))
+            assert not found.isfinite()
+        assert gradient_norm([torch.empty(0), torch.empty(3, 0)]) == 0
 
 
 if __name__ == "__main__":
@@ -383,3 +418,4 @@ if __name__ == "__main__":
     routing()
     moves()
     losses_and_updates()
+    sums_of_gradients()

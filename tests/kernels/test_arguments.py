@@ -16,6 +16,7 @@ from penstock.kernels.embedding import embedding
 from penstock.kernels.feed_forward import expert_feed_forward, feed_forward
 from penstock.kernels.gemm import gemm, joint_linear, linear, wgrad
 from penstock.kernels.gemm.product import forward, movable
+from penstock.kernels.gradient_norm import gradient_norm
 from penstock.kernels.grouped_gemm import grouped_gemm, grouped_linear, grouped_wgrad
 from penstock.kernels.mla import apply_rope, rotate_heads
 from penstock.kernels.norm import add_rms_norm, add_rms_norm_quantize, rms_norm
@@ -256,10 +257,23 @@ CASES: list[tuple[str, type[Exception], Callable[[], object]]] = [
     ("clip_coefficient", TypeError, lambda: adamw(clip_coefficient=None)),
     ("clip_coefficient", TypeError, lambda: adamw(clip_coefficient=INTS[0])),
     ("clip_coefficient", ValueError, lambda: adamw(clip_coefficient=X[0])),
+    ("clip_coefficient", TypeError, lambda: adamw(clip_coefficient=X[0, 0].double())),
+    ("clip_coefficient", ValueError, lambda: adamw(clip_coefficient=elsewhere(X[0, 0]))),
+    ("lr", TypeError, lambda: adamw(lr=INTS[0])),
+    ("lr", ValueError, lambda: adamw(lr=torch.zeros(0))),
+    ("lr", ValueError, lambda: adamw(lr=elsewhere(X[0, 0]))),
+    ("step", TypeError, lambda: adamw(step=1.0)),
+    ("step", TypeError, lambda: adamw(step=X[0, 0])),
+    ("step", ValueError, lambda: adamw(step=INTS)),
+    ("step", ValueError, lambda: adamw(step=elsewhere(INTS[0]))),
     ("betas", ValueError, lambda: adamw(betas=(0.9, 1.0))),
     ("eps", ValueError, lambda: adamw(eps=0.0)),
     ("weight_decay", ValueError, lambda: adamw(weight_decay=-0.1)),
     ("step", ValueError, lambda: adamw(step=0)),
+    ("grads", TypeError, lambda: gradient_norm(X)),
+    (r"grads\[1\]", TypeError, lambda: gradient_norm([X, None])),
+    (r"grads\[1\]", TypeError, lambda: gradient_norm([X, X.double()])),
+    (r"grads\[1\]", ValueError, lambda: gradient_norm([X, elsewhere(X)])),
     ("unknown op", ValueError, lambda: registry.backend("gem")),
     ("unknown backend", ValueError, lambda: registry.override("gemm", "cuda").__enter__()),
     ("unknown backend", ValueError, lambda: registry.override("norm", "gluon").__enter__()),

@@ -13,6 +13,7 @@ import torch
 
 triton = pytest.importorskip("triton", reason="the kernels are written in Triton")
 from compiled import HOPPER, argument_type, plain_source, spilled_bytes  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
 from triton.experimental.gluon._runtime import GluonASTSource  # noqa: E402
 
 from penstock.kernels import registry  # noqa: E402
@@ -21,6 +22,7 @@ from penstock.kernels.attention import latent, latent_triton  # noqa: E402
 from penstock.kernels.cross_entropy import cross_entropy_triton  # noqa: E402
 from penstock.kernels.embedding import embedding_triton  # noqa: E402
 from penstock.kernels.gemm.tiles import SHARED_MEMORY_BYTES  # noqa: E402
+from penstock.kernels.gradient_norm import gradient_norm_triton  # noqa: E402
 from penstock.kernels.mla import rope_triton  # noqa: E402
 from penstock.kernels.norm import norm_triton  # noqa: E402
 from penstock.kernels.permute import permute_triton  # noqa: E402
@@ -310,8 +312,23 @@ def test_transpose_shift_for_hopper(gather: bool, tmp_path: Path) -> None:
     assert spilled_bytes(compiled.asm["ptx"], tmp_path) == 0
 
 
+@pytest.mark.parametrize("tensors", [1, gradient_norm_triton.TENSORS])
+@pytest.mark.parametrize("dtype", [FP32, BF16])
+def test_sums_of_squares_of_several_tensors(dtype: str, tensors: int, tmp_path: Path) -> None:
+    """Whichever tensor a program reads, it reads in vectors of 16 bytes."""
+    kernel = gradient_norm_triton._sums_of_squares
+    signature = {"tensors": (f"*{dtype}",) * tensors, "counts": ("i32",) * tensors, "sums_ptr": "*fp64"}
+    signature |= dict.fromkeys(("CHUNK", "BLOCK"), "constexpr")
+    constants = {(3,): gradient_norm_triton.CHUNK, (4,): gradient_norm_triton.BLOCK}
+    aligned = {(i, t): [["tt.divisibility", 16]] for i in range(2) for t in range(tensors)}
+    source = ASTSource(kernel, signature, constants, aligned)
+    ptx = triton.compile(source, target=HOPPER, options={"num_warps": 8}).asm["ptx"]
+    assert "ld.global.v4.b32" in ptx
+    assert spilled_bytes(ptx, tmp_path) == 0
+
+
 def test_the_kernels_are_as_short_as_promised() -> None:
-    for module in {quantized_gluon, transpose_gluon, *(k[0] for k in KERNELS)}:
+    for module in {gradient_norm_triton, quantized_gluon, transpose_gluon, *(k[0] for k in KERNELS)}:
         for name, value in vars(module).items():
             if isinstance(value, triton.JITFunction):
                 assert len(inspect.getsource(value.fn).splitlines()) <= 120, name

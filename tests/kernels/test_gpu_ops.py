@@ -14,6 +14,7 @@ from penstock.kernels.attention import attention, find_documents, latent_attenti
 from penstock.kernels.cross_entropy import joint_cross_entropy, linear_cross_entropy
 from penstock.kernels.embedding import embedding
 from penstock.kernels.gemm import accumulate_in_place
+from penstock.kernels.gradient_norm import gradient_norm
 from penstock.kernels.mla import rotate_heads
 from penstock.kernels.norm import add_rms_norm, rms_norm
 from penstock.kernels.numeric import relative_error, same_bits
@@ -292,8 +293,83 @@ def test_adamw_writes_what_products_read(shape: tuple[int, ...]) -> None:
             assert same_bits(copy, found.bfloat16())
 
 
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_recorded_adamw_step_takes_what_its_tensors_hold(copied: bool) -> None:
+    """Whole in a CUDA graph, the step counted in it; replays beside steps by numbers of the host's."""
+    p, grad = (randn(130, 256, dtype=torch.float32) for _ in range(2))
+    lr, step, clip = (torch.zeros((), device="cuda", dtype=t) for t in (p.dtype, torch.int64, p.dtype))
+    states = [[p.clone(), p * 0, p * 0] for _ in range(2)]
+    copy = quantize_weight(p) if copied else None
+
+    def update() -> None:
+        step.add_(1)
+        q, m, v = ([t] for t in states[0])
+        adamw_step(q, [grad], m, v, lr, step=step, clip_coefficient=clip, copies=[copy])
+
+    update()  # compiles; by a learning rate and gradients of nothing
+    step.zero_()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        update()
+    for i in range(1, 6):
+        lr.fill_(0.1 / i)
+        clip.fill_(0.9**i)
+        graph.replay()
+        q, m, v = ([t] for t in states[1])
+        adamw_step(q, [grad], m, v, 0.1 / i, step=i, clip_coefficient=0.9**i)
+    assert int(step) == 5
+    for a, b in zip(*states, strict=True):
+        assert relative_error(a, b) < 1e-6
+    if copy is not None:
+        assert same_bits(copy.data_t, quantize_weight(states[0][0]).data_t)
+
+
 def test_adamw_moves_the_version_that_quantised_copies_are_keyed_on() -> None:
     p, zero = randn(64, 64, dtype=torch.float32), randn(64, 64, dtype=torch.float32) * 0
     before = p._version
     adamw_step([p], [p.clone()], [zero.clone()], [zero.clone()], 1e-2)
     assert p._version > before
+
+
+def uneven_gradients() -> list[Tensor]:
+    shapes = [(1280,), (1280, 640), (3, 130, 1001), (0,), (), (64, 1280), (5000, 4001), (999,), (2048, 1408)]
+    grads = [torch.randn(shape, device="cuda") for shape in shapes]
+    grads += [grads[1].t(), grads[1].bfloat16(), grads[0].bfloat16()]
+    return grads + [torch.randn(512 * i, device="cuda") for i in range(1, 40)]  # more than one launch takes
+
+
+def test_gradient_norm() -> None:
+    grads = uneven_gradients()
+    found = gradient_norm(grads)
+    exact = torch.cat([g.flatten().double() for g in grads]).norm()
+    assert (found.dtype, found.shape, found.device) == (torch.float32, (), grads[0].device)
+    assert relative_error(found, exact) < 1e-7
+    assert relative_error(found, torch.nn.utils.get_total_norm([g.float() for g in grads])) < 1e-5
+    with registry.override("gradient_norm", "reference"):
+        assert relative_error(found, gradient_norm(grads)) < 1e-7
+    assert all(same_bits(gradient_norm(grads), found) for _ in range(20))
+
+
+def test_gradient_norm_passes_on_what_is_not_finite() -> None:
+    for place in (0, 6, 10):
+        for bad in (torch.inf, torch.nan):
+            grads = uneven_gradients()
+            grads[place].view(-1)[-1] = bad
+            found = gradient_norm(grads)
+            assert bool(found.isnan()) if bad != torch.inf else float(found) == bad
+    large = [torch.full((count,), 1e16, device="cuda") for count in (100, 90000)]
+    assert float(gradient_norm(large)) == pytest.approx(90100**0.5 * 1e16, rel=1e-6)
+    assert float(gradient_norm([*large, large[0] * 1e6])) == torch.inf
+    assert float(gradient_norm([torch.empty(0, device="cuda")])) == 0
+
+
+def test_a_recorded_gradient_norm_is_that_of_the_gradients_there_are() -> None:
+    grads = uneven_gradients()
+    gradient_norm(grads)
+    graph, found = torch.cuda.CUDAGraph(), []
+    with torch.cuda.graph(graph):  # fails where the host waits
+        found.append(gradient_norm(grads))
+    for g in (*grads[:9], *grads[10:]):  # the one between is a view
+        g.mul_(3)
+    graph.replay()
+    assert same_bits(found[0], gradient_norm(grads))

@@ -15,6 +15,7 @@ from penstock.kernels import (
     adamw,  # noqa: F401  (importing a package registers its ops)
     cross_entropy,  # noqa: F401
     embedding,  # noqa: F401
+    gradient_norm,  # noqa: F401
     library,
 )
 from penstock.kernels.feed_forward import expert_feed_forward  # noqa: F401
@@ -99,7 +100,7 @@ def moves(m: int, k: int) -> list[tuple[str, Arguments]]:
 
 def rest(m: int, k: int) -> list[tuple[str, Arguments]]:
     tokens, weight = torch.randint(0, m, (3, 7)), torch.randn(m, k)
-    numbers = (1e-3, 0.9, 0.95, 1e-8, 0.1, 0.1, 0.05)
+    numbers, hyper = torch.tensor([1e-3, 1.0, 0.1, 0.05]), (0.9, 0.95, 1e-8, 0.1)
     state = (torch.zeros(m, k).bfloat16(), torch.zeros(m, k).bfloat16())
     target = torch.randint(0, k, (m,))
     return [
@@ -107,12 +108,12 @@ def rest(m: int, k: int) -> list[tuple[str, Arguments]]:
         ("embedding_gradient", (tokens.flatten(), torch.randn(21, k), torch.zeros(m, k))),
         ("cross_entropy_rows", (torch.randn(m, k), target, True, 0.5, 1e-3)),
         ("cross_entropy_rows", (torch.randn(m, k).bfloat16(), target, False, 1.0, 0.0)),
-        ("adamw", (weight, torch.randn(m, k), *state, (), torch.ones(()), numbers)),
-        ("adamw", (weight, torch.randn(m, k), *state, (weight.bfloat16(),), torch.ones(()), numbers)),
-        (
-            "adamw",
-            (weight, torch.randn(m, k), *state, quantize_weight(weight).parts, torch.ones(()), numbers),
-        ),
+        *[
+            ("adamw", (weight, torch.randn(m, k), *state, copy, numbers, hyper))
+            for copy in ((), (weight.bfloat16(),), quantize_weight(weight).parts)
+        ],
+        ("gradient_norm", ([weight, weight[0].bfloat16(), weight[:0]],)),
+        ("gradient_norm", ([torch.randn(200, 200).t()],)),
     ]
 
 

@@ -49,9 +49,6 @@ class AdamW:
         """Update every parameter that has a gradient; gradients count times ``clip``."""
         self.updates += 1
         zero_discarded_gradients(self._parameters.values())
-        device = next(iter(self._m.values())).device
-        # Filled on the device: copying a number there would wait for it, parameter by parameter.
-        factor = torch.full((), clip, dtype=torch.float32, device=device)
         for decays in (True, False):
             names = [n for n, p in self._parameters.items() if p.grad is not None and (p.ndim >= 2) == decays]
             if not names:
@@ -68,7 +65,7 @@ class AdamW:
                 eps=self._config.eps,
                 weight_decay=self._config.weight_decay if decays else 0.0,
                 step=self.updates,
-                clip_coefficient=factor,
+                clip_coefficient=clip,
                 copies=copies,
             )
             for p, copy in zip(parameters, copies, strict=True):

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 
 from penstock.config import TrainConfig
+from penstock.kernels.gradient_norm import gradient_norm
 from penstock.model import LossParts, Transformer, count_targets
 from penstock.train.optim import AdamW
 
@@ -81,7 +81,7 @@ def forward_backward(run: MicroBatch, optimizer: AdamW, batch: TorchBatch, rows:
     real_tokens = (batch.doc_ids[:, :seq_len] >= 0).sum()
     return _read_back(
         torch.stack(losses).sum(0) / targets,
-        get_total_norm(optimizer.gradients()),
+        gradient_norm(optimizer.gradients()),
         real_tokens,
         torch.stack(counts).sum(0),
     )
