@@ -110,13 +110,14 @@ def weighted_sum_and_norm(tokens: int, experts: int, k: int, columns: int) -> Ca
     due = States(without_memory(x), combination=Combination(y, p, groups, extra))
     call = partial(add_rms_norm_quantize, x, due, w, _EPS, keep=False)
 
-    def apart() -> Tensor:
-        return _bytes(add_rms_norm_quantize(x, gather_sum(y, p, groups, extra), w, _EPS, keep=False))
+    def apart() -> tuple[Tensor, States]:
+        return add_rms_norm_quantize(x, gather_sum(y, p, groups, extra), w, _EPS, keep=False)
 
     def value() -> Tensor:
         return _bytes(call())
 
-    each = ours("a kernel each", apart, Answer(using("norm", "reference", apart), ATTENTION_GATE))
+    answer = Answer(using("norm", "reference", value), ATTENTION_GATE, lambda: _bytes(apart()))
+    each = ours("a kernel each", apart, answer)
     moved = float(columns * (2 * tokens * k + 7 * tokens))
     case = moving(moved, 3 * moved, "norm", call, value, ATTENTION_GATE)
     return replace(case, contenders=[*case.contenders, each])

@@ -132,10 +132,13 @@ def only_on_gpu(m: int, k: int) -> list[tuple[str, Arguments]]:
     v = torch.randn(2, m, 3, 128).bfloat16()
     wide_angles = torch.randn(1, m, 64), torch.randn(1, m, 64)
     wide = (v.clone(), q_rope, torch.cat([v, v], -1), shared, 0.1)
+    places = torch.randint(-1, 40, (2 * m, 2), dtype=torch.int32)
+    due = [torch.randn(40, k).bfloat16(), torch.rand(2 * m, 2), places]
     return [
-        ("add_rms_norm", (x, None, w, 1e-6, True, False)),
-        ("add_rms_norm", (x, x.clone(), w, 1e-6, True, True)),
-        ("add_rms_norm", (x, x.clone(), w, 1e-6, False, True)),
+        ("add_rms_norm", (x, None, [], w, 1e-6, True, False)),
+        ("add_rms_norm", (x, x.clone(), [], w, 1e-6, True, True)),
+        ("add_rms_norm", (x, x.clone(), due, w, 1e-6, False, True)),
+        ("add_rms_norm", (x, None, due, w, 1e-6, True, True)),
         ("add_rms_norm_backward", (None, x, None, x.clone(), w, torch.rand(2 * m), False, False)),
         ("add_rms_norm_backward", (x, x.clone(), x.clone(), x.clone(), w, torch.rand(2 * m), True, True)),
         ("swiglu", (x,)),
