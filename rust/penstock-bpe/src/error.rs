@@ -353,7 +353,7 @@ pub enum Error {
     #[error(transparent)]
     CountsFile(#[from] CountsFileError),
     /// A tokenizer whose vocabulary cannot grow by merges.
-    #[error("this tokenizer cannot be extended: {reason}")]
+    #[error("this tokenizer can be neither extended nor cut to fewer tokens: {reason}")]
     NotExtendable {
         /// What stands against it.
         reason: &'static str,

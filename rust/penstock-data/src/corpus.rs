@@ -9,7 +9,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use penstock_bpe::progress::Progress;
 use penstock_bpe::train::{MemoryBudget, WordCounts};
-use penstock_bpe::{Pattern, thread_count};
+use penstock_bpe::{Pattern, Tokenizer, thread_count};
 
 use crate::error::{Error, Result};
 use crate::source::{self, SourceOptions};
@@ -25,6 +25,8 @@ const POLL: Duration = Duration::from_millis(20);
 pub struct CountOptions {
     /// Counts are made for each of these, in one reading.
     pub patterns: Vec<Pattern>,
+    /// A tokenizer to be extended, which normalises texts.
+    pub extended: Option<Tokenizer>,
     /// Counts keep to it; what does not fit goes to disk.
     pub budget: Option<MemoryBudget>,
     /// How many times each document of a source counts, by the value of its source field; others count once.
@@ -213,6 +215,10 @@ impl Work<'_> {
             .map(|pattern| match &self.options.budget {
                 Some(budget) => WordCounts::within(budget, threads * patterns.len(), pattern.clone()),
                 None => WordCounts::new(pattern.clone()),
+            })
+            .map(|counts| match &self.options.extended {
+                Some(extended) => counts.normalized_as(extended),
+                None => counts,
             })
             .collect();
         for batch in batches {

@@ -37,7 +37,11 @@ pub(crate) struct Request {
 impl Request {
     fn pattern(&self) -> Result<Pattern, Fault> {
         Ok(match &self.extend {
-            Some(extended) => extended.get().0.pattern().clone(),
+            // Asked before the text is counted.
+            Some(extended) => {
+                extended.get().0.check_extendable()?;
+                extended.get().0.pattern().clone()
+            }
             None => Pattern::from_name(&self.pattern)?,
         })
     }
@@ -58,9 +62,15 @@ impl Request {
     fn no_counts(&self) -> Result<Vec<train::WordCounts>, Fault> {
         let (patterns, budget) = (self.patterns()?, self.budget()?);
         let shares = patterns.len();
-        let counts = patterns.into_iter().map(|pattern| match &budget {
-            Some(budget) => train::WordCounts::within(budget, shares, pattern),
-            None => train::WordCounts::new(pattern),
+        let counts = patterns.into_iter().map(|pattern| {
+            let counts = match &budget {
+                Some(budget) => train::WordCounts::within(budget, shares, pattern),
+                None => train::WordCounts::new(pattern),
+            };
+            match &self.extend {
+                Some(extended) => counts.normalized_as(&extended.get().0),
+                None => counts,
+            }
         });
         Ok(counts.collect())
     }
@@ -77,6 +87,7 @@ impl Request {
         let source = SourceOptions { text_field, ..SourceOptions::default() };
         let options = CountOptions {
             patterns: self.patterns()?,
+            extended: self.extend.as_ref().map(|extended| extended.get().0.clone()),
             budget: self.budget()?,
             weights: self.weights.clone(),
             max_bytes: (self.max_bytes > 0).then_some(self.max_bytes),
@@ -91,7 +102,7 @@ impl Request {
         let mut words = counts.next().ok_or_else(taken)?;
         let pattern = self.pattern()?;
         for path in &self.counts {
-            words.merge_watched(train::WordCounts::open(path, &pattern, progress)?, progress)?;
+            words.merge_saved(path, progress)?;
         }
         if let Some(path) = &self.save_counts {
             words.save(path, progress)?;

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
+import tokenizers
 
 import penstock
 from penstock.tokenizer_training import memory_bytes
@@ -82,6 +84,24 @@ def test_extending_keeps_every_id(stdlib_texts: list[str]) -> None:
     assert grown.count_tokens(text) < base.count_tokens(text)
     with pytest.raises(penstock.ConfigError, match="llama3"):
         penstock.Tokenizer.train(stdlib_texts, 1500, "gpt2", extend=base)
+
+
+@pytest.mark.parametrize("name", ["qwen2", "llama3", "deepseek-llm"])
+def test_published_vocabularies_are_extended(
+    shared: Path, name: str, stdlib_texts: list[str], tmp_path: Path
+) -> None:
+    """Qwen's text is normalised, Llama's pieces are looked up whole; HF encodes with the result as we do."""
+    base = penstock.Tokenizer.from_file(shared / f"eval/tokenizer/vocab/{name}.tokenizer.json")
+    accents = [unicodedata.normalize("NFD", "Žluťoučký kůň úpěl ďábelské ódy. Đạn! ") * 20]
+    texts = [*stdlib_texts, *accents]
+    grown = penstock.Tokenizer.train(texts, base.vocab_size + 500, extend=base, special_tokens=["<|more|>"])
+    assert all(grown.id_to_bytes(i) == base.id_to_bytes(i) for i in range(base.vocab_size))
+    grown.save(tmp_path / "tokenizer.json")
+    peer = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    for text in texts:
+        ids = grown.encode(text, allowed_special="all")
+        assert ids == peer.encode(text, add_special_tokens=False).ids
+    assert any(i > base.vocab_size for i in grown.encode(accents[0]))
 
 
 def test_saved_counts_train_the_same(stdlib_texts: list[str], tmp_path: Path) -> None:

@@ -32,6 +32,6 @@ pub enum CountsFileError {
         /// Name of its pattern.
         counted: String,
         /// Name of the pattern asked for.
-        wanted: &'static str,
+        wanted: String,
     },
 }

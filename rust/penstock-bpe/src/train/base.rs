@@ -19,6 +19,10 @@ pub(super) struct Base {
     pub(super) specials: Vec<SpecialToken>,
     /// Ids of tokens that text cannot become by merging.
     pub(super) unreachable: FxHashSet<u32>,
+    /// What is done to text before it is cut.
+    pub(super) normalizer: Normalizer,
+    /// A piece that is a token becomes it, whatever the merges say.
+    pub(super) ignore_merges: bool,
 }
 
 impl Base {
@@ -44,19 +48,9 @@ impl Base {
     }
 
     fn copy(&mut self, extended: &Tokenizer) -> Result<()> {
+        extended.check_extendable()?;
         let model = extended.model();
-        let refuse = |reason| Err(Error::NotExtendable { reason });
-        if model.ignore_merges || model.rank_by_product {
-            return refuse(
-                "it looks up whole pieces or ranks merges by their products, so new merges would not be used as learned",
-            );
-        }
-        if model.sentencepiece.is_some() {
-            return refuse("it came from a SentencePiece model, which merges characters");
-        }
-        if model.normalizer != Normalizer::None {
-            return refuse("it normalises text, and counts are of text as it is");
-        }
+        (self.normalizer, self.ignore_merges) = (model.normalizer, model.ignore_merges);
         self.tokens = (0..extended.vocab_size() as u32)
             .map(|id| extended.id_to_bytes(id).map_or_else(Vec::new, <[u8]>::to_vec))
             .collect();
@@ -76,7 +70,8 @@ impl Base {
     pub(super) fn unsplit(&self) -> Result<Tokenizer> {
         let mut tokens = self.tokens.clone();
         self.unreachable.iter().for_each(|&id| tokens[id as usize].clear());
-        let parts = Parts { tokens, merges: self.merges.clone(), ..Parts::default() };
+        let (merges, ignore_merges) = (self.merges.clone(), self.ignore_merges);
+        let parts = Parts { tokens, merges, ignore_merges, ..Parts::default() };
         Tokenizer::from_parts(Pattern::from_steps(Vec::new()), parts)
     }
 
@@ -94,12 +89,32 @@ impl Base {
     ) -> Result<Tokenizer> {
         self.unreachable.iter().for_each(|&id| tokens[id as usize].clear());
         self.merges.extend(merges);
-        let (merges, specials, unreachable) = (self.merges, self.specials, self.unreachable);
-        Tokenizer::from_parts(pattern, Parts { tokens, merges, specials, unreachable, ..Parts::default() })
+        let Self { merges, specials, unreachable, normalizer, ignore_merges, .. } = self;
+        let parts =
+            Parts { normalizer, tokens, merges, ignore_merges, specials, unreachable, ..Parts::default() };
+        Tokenizer::from_parts(pattern, parts)
     }
 }
 
 impl Tokenizer {
+    /// Whether training can go on from this tokenizer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotExtendable`] for one whose merges do not go by their place, as those of rank files and SentencePiece
+    /// models.
+    pub fn check_extendable(&self) -> Result<()> {
+        let model = self.model();
+        let refuse = |reason| Err(Error::NotExtendable { reason });
+        if model.rank_by_product {
+            return refuse("it ranks merges by their products, so new merges would not be used as learned");
+        }
+        if model.sentencepiece.is_some() {
+            return refuse("it came from a SentencePiece model, which merges characters");
+        }
+        Ok(())
+    }
+
     /// The tokenizer of the first `vocab_size` ids: what training to that size would have made, where this one was
     /// trained.
     ///

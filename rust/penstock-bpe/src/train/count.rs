@@ -12,8 +12,10 @@ use super::saved;
 use super::superbpe::for_each_line;
 use super::table::Table;
 use crate::error::{Error, Result, show};
+use crate::normalize::Normalizer;
 use crate::pattern::Pattern;
 use crate::progress::Progress;
+use crate::tokenizer::Tokenizer;
 use crate::vocab::hash;
 
 /// Pieces between two looks at the cancel flag.
@@ -25,6 +27,8 @@ const MAX_PART_BYTES: usize = 1 << 18;
 #[derive(Debug)]
 pub struct WordCounts {
     pattern: Pattern,
+    /// What is done to text before it is cut.
+    normalizer: Normalizer,
     /// Of a pattern of lines: digits to a group.
     line_digits: Option<usize>,
     /// Pieces counted, with repetitions.
@@ -47,6 +51,7 @@ impl WordCounts {
         Self {
             line_digits: pattern.line_digits(),
             pattern,
+            normalizer: Normalizer::None,
             total: 0,
             table: Table::default(),
             limit: None,
@@ -64,15 +69,39 @@ impl WordCounts {
         Self { limit: Some((share_bytes, budget.clone())), ..Self::new(pattern) }
     }
 
-    /// Counts that were [saved](Self::save), of `pattern`. Merge them into others, which may have a budget.
+    /// The same for texts that are normalised as `tokenizer`, which is to be extended, does.
+    #[must_use]
+    pub fn normalized_as(mut self, tokenizer: &Tokenizer) -> Self {
+        self.normalizer = tokenizer.model().normalizer;
+        self
+    }
+
+    /// Counts that were [saved](Self::save), of `pattern` and text as it is. Merge them into others, which may have a
+    /// budget.
     ///
     /// # Errors
     ///
     /// [`Error::CountsFile`], [`Error::Io`];
     /// [`Error::Cancelled`].
     pub fn open(path: &Path, pattern: &Pattern, progress: &Progress) -> Result<Self> {
-        let (run, total) = saved::open(path, pattern, progress)?;
-        Ok(Self { total, runs: vec![run], ..Self::new(pattern.clone()) })
+        Self::new(pattern.clone()).saved(path, progress)
+    }
+
+    /// Counts that were saved, of the same pattern and normalisation.
+    fn saved(&self, path: &Path, progress: &Progress) -> Result<Self> {
+        let (run, total) = saved::open(path, &self.pattern, self.normalizer, progress)?;
+        let empty = Self { normalizer: self.normalizer, ..Self::new(self.pattern.clone()) };
+        Ok(Self { total, runs: vec![run], ..empty })
+    }
+
+    /// Adds counts that were saved.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](Self::open) and [`merge`](Self::merge).
+    pub fn merge_saved(&mut self, path: &Path, progress: &Progress) -> Result<()> {
+        let saved = self.saved(path, progress)?;
+        self.merge_watched(saved, progress)
     }
 
     /// Writes the counts to a file of our own, whole or not at all.
@@ -90,7 +119,7 @@ impl WordCounts {
             self.spill(progress)?;
         }
         progress.start("save counts", 0);
-        saved::write(path, &self.pattern, self.total, |push| {
+        saved::write(path, &self.pattern, self.normalizer, self.total, |push| {
             if self.runs.is_empty() {
                 self.table.for_each_ordered(|| Ok(progress.check()?), |piece, count| push(piece, count))
             } else {
@@ -126,6 +155,7 @@ impl WordCounts {
     /// however long the text is.
     pub fn add_weighted_text(&mut self, text: &str, weight: u64, progress: &Progress) -> Result<()> {
         let (pattern, line_digits) = (self.pattern.clone(), self.line_digits);
+        let text = &*self.normalizer.apply(text);
         let (mut result, mut pieces) = (Ok(()), 0_usize);
         let add = |piece: &str| {
             pieces += 1;
@@ -239,6 +269,7 @@ impl WordCounts {
             let (counted, wanted) = (other.pattern.name(), self.pattern.name());
             return Err(Error::PatternMismatch { counted, wanted });
         }
+        check_normalizers(other.normalizer, self.normalizer)?;
         if let Some(failure) = other.failure.take() {
             return Err(failure);
         }
@@ -321,6 +352,11 @@ impl WordCounts {
         &self.pattern
     }
 
+    /// Whether text was normalised as `base` does.
+    pub(super) fn check_normalizer(&self, base: Option<&Tokenizer>) -> Result<()> {
+        check_normalizers(self.normalizer, base.map_or(Normalizer::None, |base| base.model().normalizer))
+    }
+
     pub(super) fn budget(&self) -> Option<&MemoryBudget> {
         self.limit.as_ref().map(|(_, budget)| budget)
     }
@@ -336,6 +372,12 @@ impl WordCounts {
     pub fn total(&self) -> u64 {
         self.total
     }
+}
+
+fn check_normalizers(counted: Normalizer, wanted: Normalizer) -> Result<()> {
+    let name = |normalizer: Normalizer| normalizer.name().unwrap_or("no normaliser");
+    let (counted, wanted) = (name(counted), name(wanted));
+    if counted == wanted { Ok(()) } else { Err(Error::PatternMismatch { counted, wanted }) }
 }
 
 /// Bytes of the first part of `piece`; parts end where characters do.

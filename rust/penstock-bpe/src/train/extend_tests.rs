@@ -53,6 +53,53 @@ fn extending_on_other_text_keeps_ids_and_adds_specials_behind() {
     assert_eq!(read.sha256(), grown.sha256());
 }
 
+/// A tokenizer.json with a normaliser and with pieces that are looked up whole, as Qwen's and Llama 3's.
+fn normalizing(base: &Tokenizer) -> Tokenizer {
+    let mut file: serde_json::Value = serde_json::from_str(&base.to_json().unwrap()).unwrap();
+    file["normalizer"] = serde_json::json!({"type": "NFC"});
+    file["model"]["ignore_merges"] = true.into();
+    let json = file.to_string();
+    let read = Tokenizer::from_json(json.as_bytes(), std::path::Path::new("x.json")).unwrap();
+    assert_ne!(read.sha256(), base.sha256());
+    read
+}
+
+#[test]
+fn what_normalises_and_looks_up_whole_pieces_is_extended() {
+    let pattern = Pattern::Gpt2;
+    let base = normalizing(&trained(counts(&[TEXT], &pattern), &options(280, pattern.clone())));
+    let extended = TrainOptions { base: Some(base.clone()), ..options(290, pattern.clone()) };
+    // The first two are one word in different forms.
+    let text = "re\u{301}sume\u{301} r\u{e9}sum\u{e9} re\u{301}sume\u{301} r\u{e9}sum\u{e9} ";
+    let count = |extended: &Tokenizer| {
+        let mut counts = WordCounts::new(pattern.clone()).normalized_as(extended);
+        counts.add_text(&text.repeat(9));
+        counts
+    };
+    let grown = trained(count(&base), &extended);
+    assert_eq!(
+        (0..280).map(|id| grown.id_to_bytes(id)).collect::<Vec<_>>(),
+        (0..280).map(|id| base.id_to_bytes(id)).collect::<Vec<_>>()
+    );
+    let ids = grown.encode_ordinary(" re\u{301}sume\u{301}");
+    assert_eq!((ids.len(), &ids), (1, &grown.encode_ordinary(" r\u{e9}sum\u{e9}")));
+    assert_eq!(grown.prefix(280).unwrap().sha256(), base.sha256());
+    let json = grown.to_json().unwrap();
+    let read = Tokenizer::from_json(json.as_bytes(), std::path::Path::new("x.json")).unwrap();
+    assert_eq!(read.sha256(), grown.sha256());
+
+    let refused = train(counts(&[text], &pattern), &extended, &Progress::new());
+    assert!(matches!(refused, Err(Error::PatternMismatch { wanted: "NFC", .. })), "{refused:?}");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("nfc.counts");
+    count(&base).save(&path, &Progress::new()).unwrap();
+    let error = WordCounts::open(&path, &pattern, &Progress::new()).unwrap_err();
+    assert!(error.to_string().contains("`gpt2 of NFC text`, not with `gpt2`"), "{error}");
+    let mut sum = count(&base);
+    sum.merge_saved(&path, &Progress::new()).unwrap();
+    assert_eq!(sum.total(), 2 * count(&base).total());
+}
+
 #[test]
 fn a_rank_file_is_not_extended() {
     let pattern = Pattern::Gpt2;

@@ -142,6 +142,7 @@ fn check(counts: &WordCounts, options: &TrainOptions) -> Result<()> {
         let (counted, wanted) = (counts.pattern().name(), options.pattern.name());
         return Err(Error::PatternMismatch { counted, wanted });
     }
+    counts.check_normalizer(options.base.as_ref())?;
     let mut seen = FxHashSet::default();
     for (index, content) in options.special_tokens.iter().enumerate() {
         if content.is_empty() {

@@ -1,6 +1,6 @@
 //! Counts kept in a file: to go on counting later, to sum several corpora, to train again.
 //!
-//! The file is a head (magic, version, name and definition of the pattern), a run, and a tail (number of pieces with
+//! The file is a head (magic, version, name and definition of the pattern, with the normaliser if there is one), a run, and a tail (number of pieces with
 //! repetitions and without, length of the run, XXH3-128 of all before). Numbers are little-endian.
 
 use std::fs::File;
@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::run::{Run, RunWriter};
 use crate::error::{CountsFileError, Error, Result};
+use crate::normalize::Normalizer;
 use crate::pattern::Pattern;
 use crate::progress::Progress;
 
@@ -47,16 +48,17 @@ impl<W: Write> Write for Summed<W> {
 pub(super) fn write(
     path: &Path,
     pattern: &Pattern,
+    normalizer: Normalizer,
     total: u64,
     fill: impl FnOnce(&mut dyn FnMut(&[u8], u64) -> Result<()>) -> Result<()>,
 ) -> Result<()> {
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let temporary = tempfile::NamedTempFile::new_in(folder).map_err(Error::io(path, "create"))?;
     let mut writer = RunWriter::new(Summed { out: temporary, sum: Box::new(Xxh3::new()) });
-    let definition = pattern.canonical();
+    let (name, definition) = described(pattern, normalizer);
     writer.write(&MAGIC);
     writer.write(&VERSION.to_le_bytes());
-    for part in [pattern.name(), &definition] {
+    for part in [name, definition] {
         writer.write(&(part.len() as u32).to_le_bytes());
         writer.write(part.as_bytes());
     }
@@ -77,9 +79,23 @@ pub(super) fn write(
     Ok(())
 }
 
-/// The run of a file of counts that were made with `pattern`, and the number of pieces with repetitions. Reads all of
+/// Name and definition of what text was cut by.
+fn described(pattern: &Pattern, normalizer: Normalizer) -> (String, String) {
+    let (name, definition) = (pattern.name(), pattern.canonical());
+    match normalizer.name() {
+        None => (name.to_owned(), definition),
+        Some(normal) => (format!("{name} of {normal} text"), format!("{definition}\n{normal}")),
+    }
+}
+
+/// The run of a file of counts that were made with `pattern` of normalised text, and the number of pieces with repetitions. Reads all of
 /// the file to check it.
-pub(super) fn open(path: &Path, pattern: &Pattern, progress: &Progress) -> Result<(Run, u64)> {
+pub(super) fn open(
+    path: &Path,
+    pattern: &Pattern,
+    normalizer: Normalizer,
+    progress: &Progress,
+) -> Result<(Run, u64)> {
     let damaged = |reason| Error::from(CountsFileError::Damaged { path: path.to_owned(), reason });
     let file = File::open(path).map_err(Error::io(path, "open"))?;
     let size_bytes = file.metadata().map_err(Error::io(path, "read"))?.len();
@@ -104,8 +120,9 @@ pub(super) fn open(path: &Path, pattern: &Pattern, progress: &Progress) -> Resul
     if u64::from_le_bytes(reader.take()?) != end - start {
         return Err(damaged("the length of the list is not as stated"));
     }
-    if definition != pattern.canonical() {
-        let (path, wanted) = (path.to_owned(), pattern.name());
+    let (wanted, wanted_definition) = described(pattern, normalizer);
+    if definition != wanted_definition {
+        let path = path.to_owned();
         return Err(CountsFileError::OtherPattern { path, counted: name, wanted }.into());
     }
     Ok((Run { file: Arc::new(file), path: path.to_owned(), start, end }, total))
