@@ -10,7 +10,7 @@ gradients are the bytes and scales.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from . import registry
 from .permute.op import gather_sum
 from .quantize import quantize_rows
-from .quantize.op import check_row_q
+from .quantize.op import check_row_q, check_shiftable
 from .types import BLOCK, FP8, Groups, RowQ
 
 
@@ -52,19 +52,21 @@ class States:
     gradient: RowQ | None = None
     """Takes the gradient of ``values`` quantised: the one op that reads the values may send it here and none
     there."""
-    combination: Combination | None = None
-    """What ``values`` are, which are undefined then and only carry the gradient."""
     second: Tensor | None = None
     """Like ``values`` without their memory. Of two readers each may send its gradient to one of the two: what
     made them adds both where it reads them."""
+    combination: Combination | None = None
+    """What ``values`` are, which are undefined then and only carry the gradient."""
 
 
 S = TypeVar("S", Tensor, States)
 
 
 def states_of(x: Tensor | States) -> States:
-    """``x``, with nothing beside it if it is a tensor."""
-    return x if isinstance(x, States) else States(x)
+    """``x`` with its values, made here if they are not yet; with nothing beside them if it is a tensor."""
+    if not isinstance(x, States):
+        return States(x)
+    return x if x.combination is None else replace(x, values=settled(x), combination=None)
 
 
 def as_given(x: S, y: States) -> S:
@@ -147,6 +149,7 @@ def check_states(name: str, x: States) -> None:
     if x.rows is None:
         return
     check_row_q(f"{name}.rows", x.rows)
+    check_shiftable(f"{name}.rows", x.rows)
     rows, columns = x.values.shape[:-1].numel(), x.values.shape[-1]
     if x.rows.data.shape != (rows, columns):
         raise ValueError(f"{name}.rows: expected shape {(rows, columns)}, got {tuple(x.rows.data.shape)}")

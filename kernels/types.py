@@ -7,7 +7,7 @@ asked for another.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -29,6 +29,8 @@ class RowQ:
     """float8_e4m3fn [M, K]."""
     scale: Tensor
     """float32 [ceil(K / 128), M rounded up to 4]; the rows are contiguous, as TMA and cuBLAS want them."""
+    power_of_two: bool = field(default=True, kw_only=True)
+    """Whether every scale is a power of two, as transposing by exponents needs."""
 
     @property
     def parts(self) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,7 @@ from ..norm import add_rms_norm, add_rms_norm_quantize, rms_norm
 from ..quantize import quantize_rows
 from ..registry import RECIPE_ENVIRONMENT, RECIPES
 from ..route import balance_loss, route, route_tables, router_logits
-from ..states import Combination, States, place_of, reads_rows, states_of, without_memory
+from ..states import Combination, States, place_of, reads_rows, without_memory
 from ..types import Groups, RowQ
 from .shapes import SHAPES, Shape
 from .timing import time_burst
@@ -160,12 +160,12 @@ def _piece(
 
 
 def _ends_of(y: Tensor | States) -> Sequence[Tensor]:
-    given = states_of(y)
+    given = States(y) if isinstance(y, Tensor) else y
     return (given.values,) if given.gradient is None else given.gradient.parts
 
 
 def _gradients_of(y: Tensor | States) -> Sequence[Tensor]:
-    given = states_of(y)
+    given = States(y) if isinstance(y, Tensor) else y
     up = torch.randn_like(given.values)
     return (up,) if given.gradient is None else quantize_rows(up.view(-1, up.shape[-1])).parts
 

@@ -72,7 +72,8 @@ def expert_feed_forward(
     Returns
     -------
     The same as ``x``, [T, D] in its dtype; differentiable in all but ``groups``, once. Tokens that are not
-    routed get what ``shared`` gives them, or zero.
+    routed get what ``shared`` gives them, or zero. States may leave the sum to the norm behind them
+    (``States.combination``).
 
     Raises
     ------
@@ -94,7 +95,7 @@ def expert_feed_forward(
             return as_given(x, States(out.to(values.dtype)))
         data, scale, y, *extra = parts
         due = Combination(y, p.detach(), groups, extra[0] if extra else None)
-        return as_given(x, States(out, None, RowQ(data, scale), due))
+        return as_given(x, States(out, None, RowQ(data, scale), combination=due))
     h = grouped_linear(permute(values, groups), gate_up, groups, precision)
     y = combine(grouped_linear(swiglu(h), down, groups, precision), p, groups)
     return as_given(x, States(y if shared is None else y + dense.feed_forward(values, *shared, precision)))

@@ -16,7 +16,7 @@ def gradient_norm(grads: Sequence[Tensor]) -> Tensor:
     """The square root of the sum of the squares of all elements of ``grads``, summed in float64.
 
     Repeats bit for bit. NaN and infinity pass on. As by ``torch.nn.utils.get_total_norm`` a norm is infinite
-    if float32 cannot hold its square (about 1.8e19): second moments could not hold such gradients either.
+    if float32 cannot hold its square (about 1.8e19).
 
     Parameters
     ----------
@@ -32,8 +32,8 @@ def gradient_norm(grads: Sequence[Tensor]) -> Tensor:
     TypeError, ValueError
         ``grads`` is no sequence of such tensors, or they lie on different devices.
     """
-    if isinstance(grads, Tensor):
-        raise TypeError("grads: expected a sequence of tensors, got a tensor")
+    if not isinstance(grads, (list, tuple)):
+        raise TypeError(f"grads: expected a list or tuple of tensors, got {type(grads).__name__}")
     for i, grad in enumerate(grads):
         check_tensor(f"grads[{i}]", grad, dtype=(torch.float32, torch.bfloat16))
         check_same_device(**{"grads[0]": grads[0], f"grads[{i}]": grad})

@@ -7,7 +7,7 @@ from torch import Tensor
 from .. import registry
 from ..arguments import check_float, check_number, check_rows, check_same_device, check_shape, check_tensor
 from ..quantize import quantize_rows
-from ..states import States, settled, states_of
+from ..states import States, settled
 from . import reference
 
 
@@ -101,7 +101,7 @@ def add_rms_norm_quantize(
         As ``add_rms_norm``.
     """
     _check(x, w, eps)
-    added = None if delta is None else states_of(delta)
+    added = States(delta) if isinstance(delta, Tensor) else delta
     _check_delta(x, None if added is None else added.values)
     if registry.backend("norm", x.device, x.dtype) == "triton":
         from .norm_triton import add_rms_norm_quantize as fast  # Triton is imported only where it runs

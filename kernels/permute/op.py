@@ -63,7 +63,7 @@ def permute_rows(a: RowQ, groups: Groups) -> RowQ:
     check_tables(groups)
     check_shape("a.data", a.data, (groups.token_pos.shape[0], a.data.shape[1]))
     check_same_device(a=a.data, groups=groups.offsets)
-    return RowQ(*_gather_quantized(a.parts, groups.parts))
+    return RowQ(*_gather_quantized(a.parts, groups.parts), power_of_two=a.power_of_two)
 
 
 def combine(y: Tensor, p: Tensor, groups: Groups) -> Tensor:

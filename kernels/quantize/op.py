@@ -31,7 +31,7 @@ def quantize_rows(x: Tensor, power_of_two: bool = True) -> RowQ:
         ``x`` is no floating-point matrix.
     """
     _check_matrix("x", x)
-    return RowQ(*_quantize_rows(x, power_of_two))
+    return RowQ(*_quantize_rows(x, power_of_two), power_of_two=power_of_two)
 
 
 def quantize_tokens(x: Tensor, power_of_two: bool = True) -> RowQ:
@@ -54,7 +54,7 @@ def quantize_tokens(x: Tensor, power_of_two: bool = True) -> RowQ:
         ``x`` is no floating-point matrix.
     """
     _check_matrix("x", x)
-    return RowQ(*_quantize_tokens(x, power_of_two))
+    return RowQ(*_quantize_tokens(x, power_of_two), power_of_two=power_of_two)
 
 
 def quantize_both(x: Tensor, power_of_two: bool = True) -> tuple[RowQ, RowQ]:
@@ -77,7 +77,8 @@ def quantize_both(x: Tensor, power_of_two: bool = True) -> tuple[RowQ, RowQ]:
     """
     _check_matrix("x", x)
     data, scale, data_t, scale_t = _quantize_both(x, power_of_two)
-    return RowQ(data, scale), RowQ(data_t, scale_t)
+    rows = RowQ(data, scale, power_of_two=power_of_two)
+    return rows, RowQ(data_t, scale_t, power_of_two=power_of_two)
 
 
 def quantize_weight(w: Tensor, out: WeightQ | None = None, power_of_two: bool = True) -> WeightQ:
@@ -118,7 +119,7 @@ def transpose_shift(a: RowQ, rows: Tensor | None = None) -> TokQ:
     Parameters
     ----------
     a : RowQ [M, K]
-        Scales must be powers of two, which is not checked: the device would have to be waited for.
+        Scales must be powers of two.
     rows : int32 Tensor [M_out], optional
         The row of ``a`` to put at each place, -1 for zeros (``Groups.row_token``). Default: all in order.
 
@@ -129,9 +130,10 @@ def transpose_shift(a: RowQ, rows: Tensor | None = None) -> TokQ:
     Raises
     ------
     TypeError, ValueError
-        ``a`` is no RowQ, or ``rows`` no integer vector on its device.
+        ``a`` is no RowQ with scales that are powers of two, or ``rows`` no integer vector on its device.
     """
     check_row_q("a", a)
+    check_shiftable("a", a)
     if rows is not None:
         check_tensor("rows", rows, ndim=1, dtype=(torch.int32, torch.int64))
         check_same_device(a=a.data, rows=rows)
@@ -160,6 +162,12 @@ def check_row_q(name: str, q: object) -> None:
     rows, columns = q.data.shape
     _check_scale(name, q.scale, (-(-columns // BLOCK), -(-rows // 4) * 4))
     check_same_device(**{f"{name}.data": q.data, f"{name}.scale": q.scale})
+
+
+def check_shiftable(name: str, q: RowQ) -> None:
+    """Raise ValueError unless the scales of ``q`` are powers of two."""
+    if not q.power_of_two:
+        raise ValueError(f"{name}: scales must be powers of two to be transposed by their exponents")
 
 
 def check_tok_q(name: str, q: object) -> None:

@@ -154,7 +154,10 @@ def _looks_like_file(text: str) -> bool:
     if len(text) > 4096 or "\n" in text:
         return False
     known = (".jsonl", ".json", ".txt", ".parquet", ".arrow", ".gz", ".zst")
-    return text.endswith(known) or Path(text).is_file()
+    try:
+        return text.endswith(known) or Path(text).is_file()
+    except OSError:  # longer than the name of any file
+        return False
 
 
 def count_texts(texts: Iterable[str], request: TrainingRequest) -> _core.WordCounts:

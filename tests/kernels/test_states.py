@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from penstock.kernels.feed_forward import expert_feed_forward
 from penstock.kernels.gemm import joint_linear, linear
 from penstock.kernels.numeric import same_bits
-from penstock.kernels.quantize import quantize_rows
+from penstock.kernels.quantize import quantize_rows, transpose_shift
 from penstock.kernels.registry import RECIPE_ENVIRONMENT, RECIPES
+from penstock.kernels.route import route_tables
 from penstock.kernels.states import States
 
 UP = torch.randn(6, 48)
@@ -66,3 +68,28 @@ def test_who_takes_gradients_quantised(recipe: str, monkeypatch: pytest.MonkeyPa
     assert linear(States(x), w, "fp32").gradient is None
     with torch.no_grad():
         assert linear(States(x), w, "fp8").gradient is None
+
+
+def test_a_sum_that_a_norm_was_to_make_is_made_for_other_readers() -> None:
+    x, gate_up, down = (
+        torch.randn(*shape).requires_grad_() for shape in ((6, 128), (4, 256, 128), (4, 128, 128))
+    )
+    groups, p = route_tables(torch.arange(12).view(6, 2).int() % 4, 4), torch.rand(6, 2)
+    results = []
+    for given in (States(x), x):
+        y = expert_feed_forward(given, p, gate_up, down, groups, "fp8")
+        assert not isinstance(y, States) or y.combination is not None
+        out = linear(y, down[0], "bf16")
+        values = out.values if isinstance(out, States) else out
+        results.append((values, torch.autograd.grad(values.cos().sum(), (x, gate_up, down))))
+    (found, found_grads), (expected, expected_grads) = results
+    assert same_bits(found, expected)
+    assert all(map(same_bits, found_grads, expected_grads))
+
+
+def test_rows_that_cannot_be_transposed_later_are_refused() -> None:
+    x, w = leaves()
+    with pytest.raises(ValueError, match=r"x\.rows: scales must be powers of two"):
+        linear(States(x, quantize_rows(x.detach(), power_of_two=False)), w, "fp8")
+    with pytest.raises(ValueError, match="a: scales must be powers of two"):
+        transpose_shift(quantize_rows(x.detach(), power_of_two=False))

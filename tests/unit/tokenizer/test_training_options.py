@@ -187,3 +187,8 @@ def test_a_rank_file_is_cached_by_its_expression(stdlib_texts: list[str], tmp_pa
         wanted = penstock.Tokenizer.from_file(tmp_path / "ranks.tiktoken", expression)
         cached = penstock.Tokenizer.from_file(tmp_path / "ranks.tiktoken", expression, cache=tmp_path / "c")
         assert cached == wanted
+
+
+def test_a_list_of_texts_may_begin_with_a_long_line() -> None:
+    """Longer than the name of any file, shorter than what is a text at a glance."""
+    assert penstock.Tokenizer.train(["x" * 300 + " hello"], 300).vocab_size > 257

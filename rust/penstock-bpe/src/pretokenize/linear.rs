@@ -1,4 +1,5 @@
-//! All matches of an expression, leftmost and first alternative first, in time linear in the text.
+//! All matches of an expression, leftmost and first alternative first, in time linear in the text while the states of the
+//! automaton that the text meets fit [`CACHE_BYTES`]; beyond, what is known is forgotten with them.
 //!
 //! An engine that is asked for one match after another may look far beyond each: `[a-z]*1|[a-z]` reads on to the end of the
 //! word for every letter, in search of a 1. Here the states and places that such a look ahead went through are kept: a later
