@@ -93,18 +93,14 @@ class _Fp8GroupedLinear(torch.autograd.Function):
         w, *saved = ctx.saved_tensors
         groups: Groups = ctx.groups
         grad = grads[0].contiguous()
-        g: RowQ | TokQ
-        if ctx.recipe == "v3":
-            rows, g = quantize_both(grad)
-        else:
-            rows = quantize_rows(grad)
-            g = transpose_shift(rows)
+        rows, turned = quantize_both(grad) if ctx.recipe == "v3" else (quantize_rows(grad), None)
         dx = None
         if ctx.needs_input_grad[0]:
             product = grouped_gemm(rows, ctx.weight, groups, True, out_dtype=product_dtype(grad))
             dx = product.to(ctx.x_dtype)
         dw = None
         if ctx.needs_input_grad[1]:
+            g: RowQ | TokQ = turned or transpose_shift(rows)
             x = along_tokens(saved, ctx.recipe)
 
             def write(out: Tensor, accumulate: bool) -> None:

@@ -105,5 +105,5 @@ def _check_broadcast(name: str, angle: Tensor, x: Tensor) -> None:
     sizes = list(zip(reversed(angle.shape[:-1]), reversed(x.shape[:-1]), strict=False))
     if angle.ndim > x.ndim or any(given not in (1, wanted) for given, wanted in sizes):
         raise ValueError(
-            f"{name}: expected a shape that broadcasts against {tuple(x.shape)}, got {tuple(angle.shape)}"
+            f"{name}: expected a shape that broadcasts to {tuple(x.shape)}, got {tuple(angle.shape)}"
         )

@@ -1,7 +1,8 @@
 //! Counts kept in a file: to go on counting later, to sum several corpora, to train again.
 //!
-//! The file is a head (magic, version, name and definition of the pattern, with the normaliser if there is one), a run, and a tail (number of pieces with
-//! repetitions and without, length of the run, XXH3-128 of all before). Numbers are little-endian.
+//! The file is a head (magic, version, name and definition of the pattern, with the normaliser if there is one), a run, and
+//! a tail (number of pieces with repetitions and without, length of the run, XXH3-128 of all before). Numbers are
+//! little-endian.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -88,8 +89,8 @@ fn described(pattern: &Pattern, normalizer: Normalizer) -> (String, String) {
     }
 }
 
-/// The run of a file of counts that were made with `pattern` of normalised text, and the number of pieces with repetitions. Reads all of
-/// the file to check it.
+/// The run of a file of counts that were made with `pattern` of normalised text, and the number of pieces with repetitions.
+/// Reads all of the file to check it.
 pub(super) fn open(
     path: &Path,
     pattern: &Pattern,
