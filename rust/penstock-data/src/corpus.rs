@@ -216,10 +216,7 @@ impl Work<'_> {
                 Some(budget) => WordCounts::within(budget, threads * patterns.len(), pattern.clone()),
                 None => WordCounts::new(pattern.clone()),
             })
-            .map(|counts| match &self.options.extended {
-                Some(extended) => counts.normalized_as(extended),
-                None => counts,
-            })
+            .map(|counts| counts.normalized_as(self.options.extended.as_ref()))
             .collect();
         for batch in batches {
             for (text, weight) in batch.texts {

@@ -67,10 +67,7 @@ impl Request {
                 Some(budget) => train::WordCounts::within(budget, shares, pattern),
                 None => train::WordCounts::new(pattern),
             };
-            match &self.extend {
-                Some(extended) => counts.normalized_as(&extended.get().0),
-                None => counts,
-            }
+            counts.normalized_as(self.extend.as_ref().map(|extended| &extended.get().0))
         });
         Ok(counts.collect())
     }

@@ -69,11 +69,10 @@ impl WordCounts {
         Self { limit: Some((share_bytes, budget.clone())), ..Self::new(pattern) }
     }
 
-    /// The same for texts that are normalised as `tokenizer`, which is to be extended, does.
+    /// The same for texts that are normalised as a tokenizer does that is to be extended, if there is one.
     #[must_use]
-    pub fn normalized_as(mut self, tokenizer: &Tokenizer) -> Self {
-        self.normalizer = tokenizer.model().normalizer;
-        self
+    pub fn normalized_as(self, extended: Option<&Tokenizer>) -> Self {
+        Self { normalizer: normalizer_of(extended), ..self }
     }
 
     /// Counts that were [saved](Self::save), of `pattern` and text as it is. Merge them into others, which may have a
@@ -354,7 +353,7 @@ impl WordCounts {
 
     /// Whether text was normalised as `base` does.
     pub(super) fn check_normalizer(&self, base: Option<&Tokenizer>) -> Result<()> {
-        check_normalizers(self.normalizer, base.map_or(Normalizer::None, |base| base.model().normalizer))
+        check_normalizers(self.normalizer, normalizer_of(base))
     }
 
     pub(super) fn budget(&self) -> Option<&MemoryBudget> {
@@ -372,6 +371,10 @@ impl WordCounts {
     pub fn total(&self) -> u64 {
         self.total
     }
+}
+
+fn normalizer_of(extended: Option<&Tokenizer>) -> Normalizer {
+    extended.map_or(Normalizer::None, |tokenizer| tokenizer.model().normalizer)
 }
 
 fn check_normalizers(counted: Normalizer, wanted: Normalizer) -> Result<()> {
