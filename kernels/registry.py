@@ -36,6 +36,7 @@ _SHARED_MEMORY_KIB = {(8, 0): 163, (8, 7): 163, (9, 0): 227, (10, 0): 227, (10, 
 # Gluon kernels are written for Hopper alone: see `_runs`.
 _TABLE: dict[str, tuple[tuple[str, Capability], ...]] = {
     "quantize": (("triton", _ADA),),
+    "quantize_both": (("gluon", _HOPPER), ("triton", _ADA)),
     "transpose_shift": (("gluon", _HOPPER), ("triton", _ADA)),
     "gemm": (("gluon", _HOPPER), ("triton", _ADA), ("torch", _HOPPER)),
     "wgrad": (("gluon", _HOPPER), ("triton", _ADA)),

@@ -126,6 +126,13 @@ class Groups:
         return self.row_token.shape[0]
 
 
+def aligned(x: Tensor) -> Tensor:
+    """``x`` as TMA wants it: whole rows, from a multiple of 16 bytes on. Other views are copied."""
+    if x.is_contiguous() and x.data_ptr() % 16 == 0:
+        return x
+    return x.clone(memory_format=torch.contiguous_format)
+
+
 def empty_rows(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Data and scale of a RowQ without values."""
     scale = torch.empty(-(-columns // BLOCK), -(-rows // 4) * 4, dtype=torch.float32, device=device)

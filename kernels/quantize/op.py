@@ -220,7 +220,7 @@ def _quantize_tokens(x: Tensor, power_of_two: bool) -> tuple[Tensor, Tensor]:
 
 @library.op(fake=lambda *given: (*_fake_rows(*given), *_fake_columns(*given)))
 def _quantize_both(x: Tensor, power_of_two: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    rows, columns = _implementation(x.device).quantize_both(x, power_of_two)
+    rows, columns = _for_both(x, power_of_two).quantize_both(x, power_of_two)
     return rows.data, rows.scale, columns.data, columns.scale
 
 
@@ -257,14 +257,20 @@ def _check_matrix(name: str, x: Tensor) -> None:
     check_tensor(name, x, ndim=2)
 
 
-def _implementation(device: torch.device, op: str = "quantize") -> ModuleType:
+def _for_both(x: Tensor, power_of_two: bool) -> ModuleType:
+    # Rows for TMA, words of two bfloat16, and scales that such words multiply by exactly.
+    fits = x.dtype == torch.bfloat16 and x.shape[1] % 16 == 0 and power_of_two
+    return _implementation(x.device, "quantize_both", gluon=fits)
+
+
+def _implementation(device: torch.device, op: str = "quantize", gluon: bool = True) -> ModuleType:
     # Triton is imported only where it runs.
     match registry.backend(op, device):
-        case "gluon":
-            from . import transpose_gluon
+        case "gluon" if gluon:
+            from . import both_gluon, transpose_gluon
 
-            return transpose_gluon
-        case "triton":
+            return both_gluon if op == "quantize_both" else transpose_gluon
+        case "gluon" | "triton":
             from . import quantize_triton
 
             return quantize_triton

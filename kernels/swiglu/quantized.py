@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import library, registry
 from ..arguments import check_float, check_same_device, check_shape, check_tensor
-from ..types import BLOCK, RowQ, SwiGLUGradients, TokQ, empty_rows, empty_tokens
+from ..types import BLOCK, RowQ, SwiGLUGradients, TokQ, aligned, empty_rows, empty_tokens
 from . import reference
 
 
@@ -90,13 +90,6 @@ def _fake_gradients(ds: Tensor, h: Tensor, p: Tensor | None) -> Seven:
 def _swiglu_backward_quantize(ds: Tensor, h: Tensor, p: Tensor | None) -> Seven:
     q: SwiGLUGradients = _implementation(h).swiglu_backward_quantize(aligned(ds), aligned(h), p)
     return *q.dh.parts, *q.dh_t.parts, *q.s_t.parts, q.dp
-
-
-def aligned(x: Tensor) -> Tensor:
-    """``x`` as TMA wants it: whole rows, from a multiple of 16 bytes on. Other views are copied."""
-    if x.is_contiguous() and x.data_ptr() % 16 == 0:
-        return x
-    return x.clone(memory_format=torch.contiguous_format)
 
 
 def _check(h: Tensor) -> None:

@@ -26,7 +26,7 @@ from penstock.kernels.gradient_norm import gradient_norm_triton  # noqa: E402
 from penstock.kernels.mla import rope_triton  # noqa: E402
 from penstock.kernels.norm import norm_triton  # noqa: E402
 from penstock.kernels.permute import permute_triton  # noqa: E402
-from penstock.kernels.quantize import quantize_triton, transpose_gluon  # noqa: E402
+from penstock.kernels.quantize import both_gluon, quantize_triton, transpose_gluon  # noqa: E402
 from penstock.kernels.route import balance_triton, logits_triton, route_triton, tables_triton  # noqa: E402
 from penstock.kernels.swiglu import quantized_gluon, quantized_triton, swiglu_triton  # noqa: E402
 
@@ -312,6 +312,20 @@ def test_transpose_shift_for_hopper(gather: bool, tmp_path: Path) -> None:
     assert spilled_bytes(compiled.asm["ptx"], tmp_path) == 0
 
 
+def test_both_casts_for_hopper(tmp_path: Path) -> None:
+    """Four programs fit on a multiprocessor."""
+    kernel = both_gluon.quantize_both_kernel
+    signature = {argument: argument_type(argument, {"x": "i64"}, FP32) for argument in kernel.arg_names}
+    signature |= dict.fromkeys(("q_desc", "t_desc"), f"tensordesc<i32[128, 32],{both_gluon.TILE!r}>")
+    plain = plain_source(kernel, signature, {})
+    source = GluonASTSource(kernel, signature, plain.constants, plain.attrs)
+    options = {"num_warps": both_gluon.WARPS, "maxnreg": both_gluon.REGISTERS}
+    compiled = triton.compile(source, target=HOPPER, options=options)
+    assert 4 * (compiled.metadata.shared + 1024) <= SHARED_MEMORY_BYTES + 1024
+    assert 4 * both_gluon.WARPS * 32 * both_gluon.REGISTERS <= 65536
+    assert spilled_bytes(compiled.asm["ptx"], tmp_path) == 0
+
+
 @pytest.mark.parametrize("tensors", [1, gradient_norm_triton.TENSORS])
 @pytest.mark.parametrize("dtype", [FP32, BF16])
 def test_sums_of_squares_of_several_tensors(dtype: str, tensors: int, tmp_path: Path) -> None:
@@ -328,7 +342,8 @@ def test_sums_of_squares_of_several_tensors(dtype: str, tensors: int, tmp_path: 
 
 
 def test_the_kernels_are_as_short_as_promised() -> None:
-    for module in {gradient_norm_triton, quantized_gluon, transpose_gluon, *(k[0] for k in KERNELS)}:
+    others = {both_gluon, gradient_norm_triton, quantized_gluon, transpose_gluon}
+    for module in others | {kernel[0] for kernel in KERNELS}:
         for name, value in vars(module).items():
             if isinstance(value, triton.JITFunction):
                 assert len(inspect.getsource(value.fn).splitlines()) <= 120, name

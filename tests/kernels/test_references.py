@@ -40,7 +40,7 @@ from penstock.kernels.quantize import (
 )
 from penstock.kernels.route import route_tables
 from penstock.kernels.swiglu import swiglu
-from penstock.kernels.swiglu.quantized import aligned
+from penstock.kernels.types import aligned
 
 DOUBLE = torch.float64
 
