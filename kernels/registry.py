@@ -44,7 +44,7 @@ _TABLE: dict[str, tuple[tuple[str, Capability], ...]] = {
     "grouped_wgrad": (("gluon", _HOPPER), ("triton", _ADA)),
     "grouped_mm": (("torch", _HOPPER),),
     "embedding": (("triton", _ANY),),
-    "norm": (("triton", _ANY),),
+    "norm": (("gluon", _HOPPER), ("triton", _ANY)),
     "rope": (("triton", _ANY),),
     "swiglu": (("triton", _ANY),),
     "swiglu_quantize": (("gluon", _HOPPER), ("triton", _ADA)),

@@ -49,7 +49,7 @@ _SMALL_MOVE, _LITE_MOVE = (16384, 64, 6, 1280), (16384, 64, 6, 2048)
 _V3_MOVE = (8192, 256, 8, 7168)
 _SMALL_WIDTH, _LITE_WIDTH = (_ROUTED, 640), (_ROUTED, 1408)
 
-_COPY = "our Triton kernel beside a copy of as many bytes"
+_COPY = "our kernels beside a copy of as many bytes"
 _BYTES = f"{_COPY} and the same by torch.compile"
 
 FAMILIES = [
@@ -78,8 +78,10 @@ FAMILIES = [
     Family("rms_norm", f"{_BYTES}; forward", rows.norm, [_SMALL_ROWS], [_LITE_ROWS, _V3_ROWS]),
     Family("add_rms_norm", f"{_BYTES}; forward and backward",
            rows.sum_and_norm, [_SMALL_ROWS], [_LITE_ROWS]),
-    Family("rms_norm_quantize", f"{_COPY}; residual sum and norm, forward, bytes alone",
-           rows.norm_cast, [_SMALL_ROWS], [_LITE_ROWS, _V3_ROWS]),
+    Family("rms_norm_quantize", f"{_COPY}; forward, bytes alone",
+           partial(rows.norm_cast, added=False), [_SMALL_ROWS], [_LITE_ROWS, _V3_ROWS]),
+    Family("sum_rms_norm_quantize", f"{_COPY}; residual sum and norm, forward, bytes alone",
+           partial(rows.norm_cast, added=True), [_SMALL_ROWS], [_LITE_ROWS, _V3_ROWS]),
     Family("add_rms_norm_quantize", f"{_COPY}; forward and backward, quantised both ways",
            rows.sum_and_norm_cast, [_SMALL_ROWS], [_LITE_ROWS]),
     Family("swiglu", f"{_BYTES}; forward and backward", rows.plain_swiglu, [], [_SMALL_WIDTH, _LITE_WIDTH]),

@@ -21,7 +21,8 @@ _KINDS = {
         "transpose_gathered",
     ),
     "norms, SwiGLU, rotation": (
-        "rms_norm", "rms_norm_quantize", "add_rms_norm", "add_rms_norm_quantize", "combine_rms_norm",
+        "rms_norm", "rms_norm_quantize", "sum_rms_norm_quantize", "add_rms_norm", "add_rms_norm_quantize",
+        "combine_rms_norm",
         "swiglu", "swiglu_quantize", "swiglu_backward_quantize", "rotate_heads",
     ),
     "routing, moves, optimizer": (

@@ -119,7 +119,7 @@ def weighted_sum_and_norm(tokens: int, experts: int, k: int, columns: int) -> Ca
     answer = Answer(using("norm", "reference", value), ATTENTION_GATE, lambda: _bytes(apart()))
     each = ours("a kernel each", apart, answer)
     moved = float(columns * (2 * tokens * k + 7 * tokens))
-    case = moving(moved, 3 * moved, "norm", call, value, ATTENTION_GATE)
+    case = moving(moved, 3 * moved, "norm", call, value, ATTENTION_GATE, backends=("gluon", "triton"))
     return replace(case, contenders=[*case.contenders, each])
 
 

@@ -33,6 +33,7 @@ from .case import (
 )
 
 _EPS = 1e-6
+_NORMS = ("gluon", "triton")
 
 
 def norm(rows: int, columns: int) -> Case:
@@ -61,9 +62,10 @@ def sum_and_norm(rows: int, columns: int) -> Case:
     return moving(16.0 * x.numel(), 12.0 * x.numel(), "norm", both, both, ROUNDED_GATE, compiled(peer))
 
 
-def norm_cast(rows: int, columns: int) -> Case:
-    """Residual sum and the norm behind it as bytes alone, forward."""
-    x, delta, w = randn(rows, columns), randn(rows, columns), torch.ones(columns)
+def norm_cast(rows: int, columns: int, added: bool) -> Case:
+    """The norm, of a residual sum if ``added``, as bytes alone, forward."""
+    x, w = randn(rows, columns), torch.ones(columns)
+    delta = randn(rows, columns) if added else None
     call = partial(add_rms_norm_quantize, x, delta, w, _EPS, keep=False)
 
     def value() -> Tensor:
@@ -72,7 +74,8 @@ def norm_cast(rows: int, columns: int) -> Case:
         return dequantize(rows_q)
 
     # A last bit of the sum of squares may move a value to the neighbouring FP8 number.
-    return moving(7.0 * x.numel(), 7.0 * x.numel(), "norm", call, value, ATTENTION_GATE)
+    moved = (7.0 if added else 3.0) * x.numel()
+    return moving(moved, 7.0 * x.numel(), "norm", call, value, ATTENTION_GATE, backends=_NORMS)
 
 
 def sum_and_norm_cast(rows: int, columns: int) -> Case:
@@ -87,7 +90,7 @@ def sum_and_norm_cast(rows: int, columns: int) -> Case:
         inputs = (x, w, *place.parts)
         return torch.autograd.grad((total, states.values), inputs, ups, allow_unused=True)[0]
 
-    return moving(16.0 * x.numel(), 15.0 * x.numel(), "norm", both, both, ROUNDED_GATE)
+    return moving(16.0 * x.numel(), 15.0 * x.numel(), "norm", both, both, ROUNDED_GATE, backends=_NORMS)
 
 
 def plain_swiglu(rows: int, width: int) -> Case:

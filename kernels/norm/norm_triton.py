@@ -9,17 +9,16 @@ A program handles tiles of several rows, so that enough reads are under way; sta
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .. import library, registry
+from .. import registry
 from ..quantize.quantize_triton import cast_tiles
-from ..states import States, without_memory
-from ..types import BLOCK, RowQ, empty_rows
+from ..types import BLOCK
 
 WARPS_PER_MULTIPROCESSOR = 16
 """Of the backward kernel, whose programs stay and keep a partial gradient of the weight each."""
@@ -178,122 +177,46 @@ def _rms_norm_backward(
     tl.store(dw_ptr + tl.program_id(0).to(tl.int64) * D + d, dw, mask=d < D)
 
 
-def rms_norm(x: Tensor, w: Tensor, eps: float) -> Tensor:
-    """See ``op.rms_norm``."""
-    return add_rms_norm(x, None, w, eps)[1]
+def forward(
+    rows: Tensor, delta: Tensor | None, due: Sequence[Tensor], w: Tensor, eps: float, out: Sequence[Tensor]
+) -> None:
+    """The norm of ``rows`` [M, D], or of their sum with ``delta`` and what is ``due``: nothing, or the parts
+    of a Combination.
 
-
-def add_rms_norm(x: Tensor, delta: Tensor | None, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """See ``op.add_rms_norm``."""
-    total, y = _AddRmsNorm.apply(x, delta, None, None, w, eps, True, False, None)  # type: ignore[no-untyped-call]
-    return total, y
-
-
-def add_rms_norm_quantize(
-    x: Tensor, delta: States | None, w: Tensor, eps: float, keep: bool
-) -> tuple[Tensor, States]:
-    """See ``op.add_rms_norm_quantize``."""
-    added, due = (None, None) if delta is None else (delta.values, delta.combination)
-    place = (None, None) if delta is None or delta.gradient is None else delta.gradient.parts
-    total, y, second, *rows = _AddRmsNorm.apply(x, added, *place, w, eps, keep, True, due)  # type: ignore[no-untyped-call]
-    return total, States(y, RowQ(*rows), second=second)
-
-
-class _AddRmsNorm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
-        x, delta, place, _, w, eps, keep, quantize, due = arguments
-        w = w.contiguous()
-        added, parts = (delta, ()) if due is None else (due.extra, due.parts)
-        y, r, added, *rows = _add_rms_norm(x, added, parts, w, eps, keep, quantize)
-        total = x if delta is None else added
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(total, w, r)
-        ctx.narrow, ctx.quantize = quantize, place is not None
-        if not keep:
-            y = without_memory(x)
-        if not quantize:
-            return total, y
-        ctx.mark_non_differentiable(*rows)
-        return total, y, without_memory(x), *rows
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        total, w, r = ctx.saved_tensors
-        dsum, dy, more = grads[0], grads[1], grads[2] if ctx.narrow else None
-        if dy is None:
-            dy, more = more, None
-        unused = (None,) * 4
-        if dy is None:
-            return dsum, dsum if ctx.needs_input_grad[1] else None, None, None, None, *unused
-        given = (dsum, dy, more, total, w, r)
-        # The tile hangs on the forward pass alone: a compiler, which sees no places, gets the same sums.
-        dx, dw, data, scale = _add_rms_norm_backward(*given, ctx.narrow, ctx.quantize)
-        if ctx.quantize:
-            return dx, None, data, scale, dw, *unused
-        return dx, dx if ctx.needs_input_grad[1] else None, None, None, dw, *unused
-
-
-Five = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-
-
-def _empty(
-    x: Tensor, delta: Tensor | None, due: Sequence[Tensor], w: Tensor, eps: float, keep: bool, quantize: bool
-) -> Five:
-    rows = x.shape[:-1].numel() if x.shape[-1] else 0
-    is_sum = delta is not None or len(due) > 0
-    y, total = x.new_empty(x.shape if keep else 0), x.new_empty(x.shape if is_sum else 0)
-    quantized = empty_rows(rows, x.shape[-1], x.device) if quantize else empty_rows(0, 0, x.device)
-    return y, x.new_empty(rows, dtype=torch.float32), total, *quantized
-
-
-@library.op(fake=_empty)
-def _add_rms_norm(
-    x: Tensor, delta: Tensor | None, due: Sequence[Tensor], w: Tensor, eps: float, keep: bool, quantize: bool
-) -> Five:
-    """The norm, the factor of each row, the sum, bytes and scales; nothing for a sum of one, and for what is
-    not asked for. ``due``: nothing, or the parts of a Combination.
+    ``out``: the norm, the factor of each row, the sum, bytes and scales; of the norm, the sum and the bytes
+    those that have elements are written.
     """
-    size, rows = x.shape[-1], _rows(x)
-    y, r, total, data, scale = _empty(x, delta, due, w, eps, keep, quantize)
-    if rows.numel():
-        tile = tile_for(size)
-        added = x if delta is None else delta.contiguous()
-        chosen, p, position = (t.contiguous() for t in due) if due else (x, r, r)
-        # Scales are written beyond the last row too.
-        count = scale.shape[1] if quantize else rows.shape[0]
-        _rms_norm_forward[(triton.cdiv(count, tile.rows),)](
-            rows, added, chosen, p, position, w, total if total.numel() else x, y, r, data, scale,
-            rows.shape[0], size, rows.stride(0), count, eps,
-            ADD=delta is not None, CHOICES=position.shape[1] if due else 0, KEEP=keep, QUANTIZE=quantize,
-            ROWS=tile.rows, COLUMNS=tile.columns, CHUNKS=tile.chunks, num_warps=tile.warps,
-        )  # fmt: skip
-    return y, r, total, data, scale
-
-
-Four = tuple[Tensor, Tensor, Tensor, Tensor]
-
-
-def _empty_gradients(
-    dsum: Tensor | None, dy: Tensor, more: Tensor | None, total: Tensor, w: Tensor, r: Tensor,
-    narrow: bool, quantize: bool,
-) -> Four:  # fmt: skip
-    quantized = empty_rows(r.shape[0] if quantize else 0, total.shape[-1] if quantize else 0, r.device)
-    return total.new_empty(total.shape), torch.empty_like(w), *quantized
-
-
-@library.op(fake=_empty_gradients)
-def _add_rms_norm_backward(
-    dsum: Tensor | None, dy: Tensor, more: Tensor | None, total: Tensor, w: Tensor, r: Tensor,
-    narrow: bool, quantize: bool,
-) -> Four:  # fmt: skip
-    """The gradient of the sum and that of the weight; if asked for bytes and scales of the former."""
-    size, rows = total.shape[-1], _rows(total)
-    tile, block, warps, stages = backward_tile_for(size, narrow)
-    dx, _, data, scale = _empty_gradients(dsum, dy, more, total, w, r, narrow, quantize)
+    y, r, total, data, scale = out
+    size, tile = rows.shape[1], tile_for(rows.shape[1])
+    chosen, p, position = due or (rows, r, r)
     # Scales are written beyond the last row too.
-    count = scale.shape[1] if quantize else rows.shape[0]
-    resident = registry.multiprocessors(total.device) * (WARPS_PER_MULTIPROCESSOR // warps)
+    count = max(rows.shape[0], scale.shape[1])
+    _rms_norm_forward[(triton.cdiv(count, tile.rows),)](
+        rows, rows if delta is None else delta, chosen, p, position, w, total, y, r, data, scale,
+        rows.shape[0], size, rows.stride(0), count, eps,
+        ADD=delta is not None, CHOICES=position.shape[1] if due else 0, KEEP=y.numel() > 0,
+        QUANTIZE=data.numel() > 0,
+        ROWS=tile.rows, COLUMNS=tile.columns, CHUNKS=tile.chunks, num_warps=tile.warps,
+    )  # fmt: skip
+
+
+def backward(
+    dsum: Tensor | None, dy: Tensor, more: Tensor | None, rows: Tensor, w: Tensor, r: Tensor,
+    narrow: bool, out: Sequence[Tensor],
+) -> Tensor:  # fmt: skip
+    """Write the gradient of what was normed, and of it, if they have elements, bytes and scales. ``narrow``:
+    see ``backward_tile_for``.
+
+    Returns
+    -------
+    float32 [D], the gradient of the weight.
+    """
+    dx, data, scale = out
+    size = rows.shape[1]
+    tile, block, warps, stages = backward_tile_for(size, narrow)
+    # Scales are written beyond the last row too.
+    count = max(rows.shape[0], scale.shape[1])
+    resident = registry.multiprocessors(dx.device) * (WARPS_PER_MULTIPROCESSOR // warps)
     programs = min(triton.cdiv(count, tile), resident)
     partial = torch.empty(programs, size, dtype=torch.float32, device=dx.device)
     joined, added = (dy if part is None else part.contiguous() for part in (more, dsum))
@@ -301,15 +224,9 @@ def _add_rms_norm_backward(
         _rms_norm_backward[(programs,)](
             dy.contiguous(), joined, rows, w, r, added, dx, partial, data, scale,
             rows.shape[0], size, rows.stride(0), count, ADD=dsum is not None, JOIN=more is not None,
-            QUANTIZE=quantize, ROWS=tile, BD=block, STAGES=stages, num_warps=warps,
+            QUANTIZE=data.numel() > 0, ROWS=tile, BD=block, STAGES=stages, num_warps=warps,
         )  # fmt: skip
-    return dx, partial.sum(0).to(w.dtype), data, scale
-
-
-def _rows(x: Tensor) -> Tensor:
-    """``x`` as a matrix, copied only if its rows are not whole or not evenly spaced."""
-    rows = x.reshape(-1, x.shape[-1]) if x.numel() else x.new_empty(0, x.shape[-1])
-    return rows if rows.stride(1) == 1 else rows.contiguous()
+    return partial.sum(0)
 
 
 class Tile(NamedTuple):

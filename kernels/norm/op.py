@@ -34,8 +34,8 @@ def rms_norm(x: Tensor, w: Tensor, eps: float) -> Tensor:
         An argument is no floating-point tensor, or ``w`` does not fit ``x``.
     """
     _check(x, w, eps)
-    if registry.backend("norm", x.device, x.dtype) == "triton":
-        from .norm_triton import rms_norm as fast  # Triton is imported only where it runs
+    if registry.backend("norm", x.device, x.dtype) != "reference":
+        from .autograd import rms_norm as fast  # Triton is imported only where it runs
 
         return fast(x, w, eps)
     return reference.rms_norm(x, w, eps)
@@ -67,8 +67,8 @@ def add_rms_norm(x: Tensor, delta: Tensor | None, w: Tensor, eps: float) -> tupl
     """
     _check(x, w, eps)
     _check_delta(x, delta)
-    if registry.backend("norm", x.device, x.dtype) == "triton":
-        from .norm_triton import add_rms_norm as fast  # Triton is imported only where it runs
+    if registry.backend("norm", x.device, x.dtype) != "reference":
+        from .autograd import add_rms_norm as fast  # Triton is imported only where it runs
 
         return fast(x, delta, w, eps)
     return reference.add_rms_norm(x, delta, w, eps)
@@ -103,8 +103,8 @@ def add_rms_norm_quantize(
     _check(x, w, eps)
     added = States(delta) if isinstance(delta, Tensor) else delta
     _check_delta(x, None if added is None else added.values)
-    if registry.backend("norm", x.device, x.dtype) == "triton":
-        from .norm_triton import add_rms_norm_quantize as fast  # Triton is imported only where it runs
+    if registry.backend("norm", x.device, x.dtype) != "reference":
+        from .autograd import add_rms_norm_quantize as fast  # Triton is imported only where it runs
 
         return fast(x, added, w, eps, keep)
     total, y = reference.add_rms_norm(x, None if added is None else settled(added), w, eps)

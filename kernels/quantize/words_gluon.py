@@ -14,6 +14,8 @@ from triton.experimental.gluon import language as gl
 
 LARGER = gl.constexpr("max.xorsign.abs.bf16x2 $0, $1, $2;")
 TIMES_ZERO_PLUS = gl.constexpr("{.reg .b32 zero; mov.b32 zero, 0; fma.rn.bf16x2 $0, $1, zero, $1;}")
+SUM = gl.constexpr("add.rn.bf16x2 $0, $1, $2;")
+PAIR = gl.constexpr("cvt.rn.bf16x2.f32 $0, $2, $1;")
 PRODUCT = gl.constexpr("mul.rn.bf16x2 $0, $1, $2;")
 CAST = gl.constexpr(
     "{.reg .b16 low, high; cvt.rn.satfinite.e4m3x2.f32 low, $2, $1;"
@@ -31,6 +33,17 @@ def low(x):
 def high(x):
     """The second of two, in float32."""
     return (x & -65536).to(gl.float32, bitcast=True)
+
+
+@gluon.jit
+def pair(first, second):
+    """A word of two float32."""
+    return gl.inline_asm_elementwise(PAIR, "=r,f,f", [first, second], gl.int32, True, 1)
+
+
+@gluon.jit
+def total(a, b):
+    return gl.inline_asm_elementwise(SUM, "=r,r,r", [a, b], gl.int32, True, 1)
 
 
 @gluon.jit

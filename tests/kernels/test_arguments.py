@@ -276,7 +276,7 @@ CASES: list[tuple[str, type[Exception], Callable[[], object]]] = [
     (r"grads\[1\]", ValueError, lambda: gradient_norm([X, elsewhere(X)])),
     ("unknown op", ValueError, lambda: registry.backend("gem")),
     ("unknown backend", ValueError, lambda: registry.override("gemm", "cuda").__enter__()),
-    ("unknown backend", ValueError, lambda: registry.override("norm", "gluon").__enter__()),
+    ("unknown backend", ValueError, lambda: registry.override("permute", "gluon").__enter__()),
 ]
 
 

@@ -58,7 +58,7 @@ SIZES: dict[str, tuple[object, ...]] = {
     "quantize_weight": (128, 256),
     "transpose_shift": (128, 256), "transpose_gathered": (128, 4, 2, 256),
     "rms_norm": (128, 256), "add_rms_norm": (128, 256),
-    "rms_norm_quantize": (128, 256), "add_rms_norm_quantize": (128, 256),
+    "rms_norm_quantize": (128, 256), "sum_rms_norm_quantize": (128, 256), "add_rms_norm_quantize": (128, 256),
     "combine_rms_norm": (128, 4, 2, 256),
     "swiglu": (128, 128), "swiglu_quantize": (128, 128), "swiglu_backward_quantize": (128, 128),
     "rotate_heads": (128, 2, 16, 16), "router_logits": (128, 8, 64), "route": (128, 8, 4, 2, 2),

@@ -14,7 +14,6 @@ import torch
 triton = pytest.importorskip("triton", reason="the kernels are written in Triton")
 from compiled import HOPPER, argument_type, plain_source, spilled_bytes  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
-from triton.experimental.gluon._runtime import GluonASTSource  # noqa: E402
 
 from penstock.kernels import registry  # noqa: E402
 from penstock.kernels.adamw import adamw_triton  # noqa: E402
@@ -26,9 +25,9 @@ from penstock.kernels.gradient_norm import gradient_norm_triton  # noqa: E402
 from penstock.kernels.mla import rope_triton  # noqa: E402
 from penstock.kernels.norm import norm_triton  # noqa: E402
 from penstock.kernels.permute import permute_triton  # noqa: E402
-from penstock.kernels.quantize import both_gluon, quantize_triton, transpose_gluon  # noqa: E402
+from penstock.kernels.quantize import quantize_triton  # noqa: E402
 from penstock.kernels.route import balance_triton, logits_triton, route_triton, tables_triton  # noqa: E402
-from penstock.kernels.swiglu import quantized_gluon, quantized_triton, swiglu_triton  # noqa: E402
+from penstock.kernels.swiglu import quantized_triton, swiglu_triton  # noqa: E402
 
 BF16, FP32, FP8, INT = "bf16", "fp32", "fp8e4nv", "i32"
 PLACES = dict.fromkeys(
@@ -38,7 +37,6 @@ PLACES["valid"] = "u8"
 BALANCE = {"EP": 64, "BT": balance_triton.TILE_ELEMENTS // 64, "MASKED": True}
 SCAN = {"BLOCK": 128, "EP": 256, "SCANNED": tables_triton.SCANNED}
 ROWS = {"x": BF16, "dx": BF16}
-TILE = f"tensordesc<fp8e4nv[128, 128],{transpose_gluon.TILE!r}>"
 TABLES = {"row_token": "i32", "token_pos": "i32"}
 
 
@@ -269,63 +267,6 @@ def test_attention_of_heads_too_wide_for_a_card_is_left_to_the_library(
     assert latent._has_room(features, torch.device("cuda", 0)) == has_room
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_swiglu_backward_for_hopper(dtype: str, weighted: bool, tmp_path: Path) -> None:
-    """So small that as many programs fit on a multiprocessor as are launched."""
-    kernel = quantized_gluon.swiglu_backward_quantize_kernel
-    constants = {"WEIGHTED": weighted, "ROWS": quantized_gluon.ROWS, "STAGES": quantized_gluon.STAGES}
-    pointers = {"q": FP8}
-    operand = f"tensordesc<{dtype}[{quantized_gluon.ROWS}, 128],{quantized_gluon.OPERANDS!r}>"
-    signature = {
-        argument: "constexpr" if argument in constants else argument_type(argument, pointers, FP32)
-        for argument in kernel.arg_names
-    }
-    signature |= {"ds_desc": operand, "h_desc": operand}
-    signature |= dict.fromkeys(("t_desc", "a_desc"), TILE)
-    plain = plain_source(kernel, signature, constants)
-    source = GluonASTSource(kernel, signature, plain.constants, plain.attrs)
-    options = {"num_warps": quantized_gluon.WARPS, "maxnreg": quantized_gluon.REGISTERS}
-    compiled = triton.compile(source, target=HOPPER, options=options)
-    # A multiprocessor has a kilobyte more than one program may use, and each program takes one.
-    assert quantized_gluon.RESIDENT * (compiled.metadata.shared + 1024) <= SHARED_MEMORY_BYTES + 1024
-    assert quantized_gluon.RESIDENT * quantized_gluon.WARPS * 32 * quantized_gluon.REGISTERS <= 65536
-    assert spilled_bytes(compiled.asm["ptx"], tmp_path) == 0
-
-
-@pytest.mark.parametrize("gather", [False, True])
-def test_transpose_shift_for_hopper(gather: bool, tmp_path: Path) -> None:
-    """Eight programs fit on a multiprocessor."""
-    kernel = transpose_gluon.transpose_shift_kernel
-    constants = {"GATHER": gather}
-    pointers = {"q": FP8, "rows": INT}
-    signature = {
-        argument: "constexpr" if argument in constants else argument_type(argument, pointers, FP32)
-        for argument in kernel.arg_names
-    }
-    signature["t_desc"] = TILE
-    plain = plain_source(kernel, signature, constants)
-    source = GluonASTSource(kernel, signature, plain.constants, plain.attrs)
-    options = {"num_warps": transpose_gluon.WARPS}
-    compiled = triton.compile(source, target=HOPPER, options=options)
-    assert 8 * (compiled.metadata.shared + 1024) <= SHARED_MEMORY_BYTES + 1024
-    assert spilled_bytes(compiled.asm["ptx"], tmp_path) == 0
-
-
-def test_both_casts_for_hopper(tmp_path: Path) -> None:
-    """Four programs fit on a multiprocessor."""
-    kernel = both_gluon.quantize_both_kernel
-    signature = {argument: argument_type(argument, {"x": "i64"}, FP32) for argument in kernel.arg_names}
-    signature |= dict.fromkeys(("q_desc", "t_desc"), f"tensordesc<i32[128, 32],{both_gluon.TILE!r}>")
-    plain = plain_source(kernel, signature, {})
-    source = GluonASTSource(kernel, signature, plain.constants, plain.attrs)
-    options = {"num_warps": both_gluon.WARPS, "maxnreg": both_gluon.REGISTERS}
-    compiled = triton.compile(source, target=HOPPER, options=options)
-    assert 4 * (compiled.metadata.shared + 1024) <= SHARED_MEMORY_BYTES + 1024
-    assert 4 * both_gluon.WARPS * 32 * both_gluon.REGISTERS <= 65536
-    assert spilled_bytes(compiled.asm["ptx"], tmp_path) == 0
-
-
 @pytest.mark.parametrize("tensors", [1, gradient_norm_triton.TENSORS])
 @pytest.mark.parametrize("dtype", [FP32, BF16])
 def test_sums_of_squares_of_several_tensors(dtype: str, tensors: int, tmp_path: Path) -> None:
@@ -342,8 +283,7 @@ def test_sums_of_squares_of_several_tensors(dtype: str, tensors: int, tmp_path: 
 
 
 def test_the_kernels_are_as_short_as_promised() -> None:
-    others = {both_gluon, gradient_norm_triton, quantized_gluon, transpose_gluon}
-    for module in others | {kernel[0] for kernel in KERNELS}:
+    for module in {gradient_norm_triton, *(kernel[0] for kernel in KERNELS)}:
         for name, value in vars(module).items():
             if isinstance(value, triton.JITFunction):
                 assert len(inspect.getsource(value.fn).splitlines()) <= 120, name

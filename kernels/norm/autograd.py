@@ -1,0 +1,142 @@
+"""The norms as PyTorch sees them on a GPU: differentiable functions over two ops, each one kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import library, registry
+from ..states import States, without_memory
+from ..types import RowQ, empty_rows
+from . import norm_triton
+
+
+def rms_norm(x: Tensor, w: Tensor, eps: float) -> Tensor:
+    """See ``op.rms_norm``."""
+    return add_rms_norm(x, None, w, eps)[1]
+
+
+def add_rms_norm(x: Tensor, delta: Tensor | None, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """See ``op.add_rms_norm``."""
+    total, y = _AddRmsNorm.apply(x, delta, None, None, w, eps, True, False, None)  # type: ignore[no-untyped-call]
+    return total, y
+
+
+def add_rms_norm_quantize(
+    x: Tensor, delta: States | None, w: Tensor, eps: float, keep: bool
+) -> tuple[Tensor, States]:
+    """See ``op.add_rms_norm_quantize``."""
+    added, due = (None, None) if delta is None else (delta.values, delta.combination)
+    place = (None, None) if delta is None or delta.gradient is None else delta.gradient.parts
+    total, y, second, *rows = _AddRmsNorm.apply(x, added, *place, w, eps, keep, True, due)  # type: ignore[no-untyped-call]
+    return total, States(y, RowQ(*rows), second=second)
+
+
+class _AddRmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
+        x, delta, place, _, w, eps, keep, quantize, due = arguments
+        w = w.contiguous()
+        added, parts = (delta, ()) if due is None else (due.extra, due.parts)
+        y, r, added, *rows = _add_rms_norm(x, added, parts, w, eps, keep, quantize)
+        total = x if delta is None else added
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(total, w, r)
+        ctx.narrow, ctx.quantize = quantize, place is not None
+        if not keep:
+            y = without_memory(x)
+        if not quantize:
+            return total, y
+        ctx.mark_non_differentiable(*rows)
+        return total, y, without_memory(x), *rows
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        total, w, r = ctx.saved_tensors
+        dsum, dy, more = grads[0], grads[1], grads[2] if ctx.narrow else None
+        if dy is None:
+            dy, more = more, None
+        unused = (None,) * 4
+        if dy is None:
+            return dsum, dsum if ctx.needs_input_grad[1] else None, None, None, None, *unused
+        given = (dsum, dy, more, total, w, r)
+        # The tile hangs on the forward pass alone: a compiler, which sees no places, gets the same sums.
+        dx, dw, data, scale = _add_rms_norm_backward(*given, ctx.narrow, ctx.quantize)
+        if ctx.quantize:
+            return dx, None, data, scale, dw, *unused
+        return dx, dx if ctx.needs_input_grad[1] else None, None, None, dw, *unused
+
+
+Five = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def _empty(
+    x: Tensor, delta: Tensor | None, due: Sequence[Tensor], w: Tensor, eps: float, keep: bool, quantize: bool
+) -> Five:
+    rows = x.shape[:-1].numel() if x.shape[-1] else 0
+    is_sum = delta is not None or len(due) > 0
+    y, total = x.new_empty(x.shape if keep else 0), x.new_empty(x.shape if is_sum else 0)
+    quantized = empty_rows(rows, x.shape[-1], x.device) if quantize else empty_rows(0, 0, x.device)
+    return y, x.new_empty(rows, dtype=torch.float32), total, *quantized
+
+
+@library.op(fake=_empty)
+def _add_rms_norm(
+    x: Tensor, delta: Tensor | None, due: Sequence[Tensor], w: Tensor, eps: float, keep: bool, quantize: bool
+) -> Five:
+    """The norm, the factor of each row, the sum, bytes and scales; nothing for a sum of one, and for what is
+    not asked for. ``due``: nothing, or the parts of a Combination.
+    """
+    rows, out = _rows(x), _empty(x, delta, due, w, eps, keep, quantize)
+    if rows.numel():
+        delta = None if delta is None else _matrix(delta)
+        due = [t.contiguous() for t in due]
+        _forward_kernel(rows, delta, due, quantize)(rows, delta, due, w, eps, out)
+    return out
+
+
+def _forward_kernel(
+    rows: Tensor, delta: Tensor | None, due: Sequence[Tensor], quantize: bool
+) -> Callable[..., None]:
+    """Where nothing is quantised, memory limits both, and programs of the plain kernel end sooner."""
+    if quantize and registry.backend("norm", rows.device, rows.dtype) == "gluon":
+        from . import norm_gluon  # imported only where it runs
+
+        if norm_gluon.fits(rows, *(x for x in (delta, *due[:1]) if x is not None)):
+            return norm_gluon.forward
+    return norm_triton.forward
+
+
+Four = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def _empty_gradients(
+    dsum: Tensor | None, dy: Tensor, more: Tensor | None, total: Tensor, w: Tensor, r: Tensor,
+    narrow: bool, quantize: bool,
+) -> Four:  # fmt: skip
+    quantized = empty_rows(r.shape[0] if quantize else 0, total.shape[-1] if quantize else 0, r.device)
+    return total.new_empty(total.shape), torch.empty_like(w), *quantized
+
+
+@library.op(fake=_empty_gradients)
+def _add_rms_norm_backward(
+    dsum: Tensor | None, dy: Tensor, more: Tensor | None, total: Tensor, w: Tensor, r: Tensor,
+    narrow: bool, quantize: bool,
+) -> Four:  # fmt: skip
+    """The gradient of the sum and that of the weight; if asked for bytes and scales of the former."""
+    dx, _, data, scale = _empty_gradients(dsum, dy, more, total, w, r, narrow, quantize)
+    dw = norm_triton.backward(dsum, dy, more, _rows(total), w, r, narrow, (dx, data, scale))
+    return dx, dw.to(w.dtype), data, scale
+
+
+def _matrix(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1]).contiguous()
+
+
+def _rows(x: Tensor) -> Tensor:
+    """``x`` as a matrix, copied only if its rows are not whole or not evenly spaced."""
+    rows = x.reshape(-1, x.shape[-1]) if x.numel() else x.new_empty(0, x.shape[-1])
+    return rows if rows.stride(1) == 1 else rows.contiguous()

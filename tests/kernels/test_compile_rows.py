@@ -1,0 +1,89 @@
+"""Gluon's kernels on rows compile for Hopper without a GPU: no register is spilled, and a multiprocessor has
+room for as many programs as they count on.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+triton = pytest.importorskip("triton", reason="the kernels are written in Triton")
+from compiled import HOPPER, argument_type, plain_source, spilled_bytes  # noqa: E402
+from triton.experimental.gluon._runtime import GluonASTSource  # noqa: E402
+
+from penstock.kernels.gemm.tiles import SHARED_MEMORY_BYTES  # noqa: E402
+from penstock.kernels.norm import norm_gluon  # noqa: E402
+from penstock.kernels.quantize import both_gluon, transpose_gluon  # noqa: E402
+from penstock.kernels.swiglu import quantized_gluon  # noqa: E402
+
+TILE = f"tensordesc<fp8e4nv[128, 128],{transpose_gluon.TILE!r}>"
+
+
+def shared_memory(
+    kernel: Any, pointers: dict[str, str], constants: dict[str, object], folder: Path, **options: int
+) -> int:
+    """Bytes a compiled program takes. ``pointers``: types of what pointers lead to, and of descriptors."""
+    signature = {
+        argument: "constexpr" if argument in constants else argument_type(argument, pointers, "fp32")
+        for argument in kernel.arg_names
+    }
+    signature |= {name: kind for name, kind in pointers.items() if name.endswith("_desc")}
+    plain = plain_source(kernel, signature, constants)
+    source = GluonASTSource(kernel, signature, plain.constants, plain.attrs)
+    compiled = triton.compile(source, target=HOPPER, options=options)
+    assert spilled_bytes(compiled.asm["ptx"], folder) == 0
+    return compiled.metadata.shared
+
+
+def has_room(programs: int, shared: int) -> bool:
+    """A multiprocessor has a kilobyte more than one program may use, and each program takes one."""
+    return programs * (shared + 1024) <= SHARED_MEMORY_BYTES + 1024
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_swiglu_backward(dtype: str, weighted: bool, tmp_path: Path) -> None:
+    operand = f"tensordesc<{dtype}[{quantized_gluon.ROWS}, 128],{quantized_gluon.OPERANDS!r}>"
+    pointers = {"q": "fp8e4nv", "ds_desc": operand, "h_desc": operand, "t_desc": TILE, "a_desc": TILE}
+    constants = {"WEIGHTED": weighted, "ROWS": quantized_gluon.ROWS, "STAGES": quantized_gluon.STAGES}
+    options = {"num_warps": quantized_gluon.WARPS, "maxnreg": quantized_gluon.REGISTERS}
+    kernel = quantized_gluon.swiglu_backward_quantize_kernel
+    assert has_room(quantized_gluon.RESIDENT, shared_memory(kernel, pointers, constants, tmp_path, **options))
+    assert quantized_gluon.RESIDENT * quantized_gluon.WARPS * 32 * quantized_gluon.REGISTERS <= 65536
+
+
+@pytest.mark.parametrize("gather", [False, True])
+def test_transpose_shift(gather: bool, tmp_path: Path) -> None:
+    pointers = {"q": "fp8e4nv", "rows": "i32", "t_desc": TILE}
+    kernel, options = transpose_gluon.transpose_shift_kernel, {"num_warps": transpose_gluon.WARPS}
+    assert has_room(8, shared_memory(kernel, pointers, {"GATHER": gather}, tmp_path, **options))
+
+
+def test_quantize_both(tmp_path: Path) -> None:
+    tile = f"tensordesc<i32[128, 32],{both_gluon.TILE!r}>"
+    pointers = {"x": "i64", "q_desc": tile, "t_desc": tile}
+    options = {"num_warps": both_gluon.WARPS, "maxnreg": both_gluon.REGISTERS}
+    assert has_room(4, shared_memory(both_gluon.quantize_both_kernel, pointers, {}, tmp_path, **options))
+    assert 4 * both_gluon.WARPS * 32 * both_gluon.REGISTERS <= 65536
+
+
+@pytest.mark.parametrize("size", [100, 512, 1280, 2048, 5120, norm_gluon.MOST_COLUMNS])
+@pytest.mark.parametrize(("keep", "choices"), [(True, 0), (False, 0), (False, 8)])
+@pytest.mark.parametrize("add", [False, True])
+def test_rms_norm(add: bool, keep: bool, choices: int, size: int, tmp_path: Path) -> None:
+    pointers = dict.fromkeys(("x", "delta", "rows", "sum", "y"), "i64") | {"pos": "i32", "q": "i32"}
+    constants = {"ADD": add, "CHOICES": choices, "KEEP": keep}
+    tile = norm_gluon.tile_for(size)
+    constants |= tile._asdict() | {"EVEN": size not in (100, 5120)}
+    kernel, options = norm_gluon.rms_norm_kernel, {"num_warps": norm_gluon.WARPS}
+    assert has_room(2, shared_memory(kernel, pointers, constants, tmp_path, **options))
+
+
+def test_kernels_are_as_short_as_promised() -> None:
+    for module in (both_gluon, norm_gluon, quantized_gluon, transpose_gluon):
+        for name, value in vars(module).items():
+            if isinstance(value, triton.JITFunction):
+                assert len(inspect.getsource(value.fn).splitlines()) <= 120, name
