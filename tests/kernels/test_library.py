@@ -167,8 +167,8 @@ def only_on_gpu(m: int, k: int) -> list[tuple[str, Arguments]]:
 
 # Where ops of ``only_on_gpu`` are declared: modules that are imported where a GPU runs them.
 ON_GPU = (
-    "attention.latent", "mla.rope_triton", "norm.autograd", "route.balance_triton", "route.logits_triton", "route.route_triton",
-    "swiglu.swiglu_triton",
+    "attention.latent", "mla.rope_triton", "norm.autograd", "route.balance_triton", "route.logits_triton",
+    "route.route_triton", "swiglu.swiglu_triton",
 )  # fmt: skip
 
 SETS = (casts, products, expert_products, moves, rest)
