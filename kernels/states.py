@@ -5,7 +5,8 @@ along with the tensor; if nobody reads that tensor's values, it has no memory an
 A weighted sum of experts' rows may go along unmade, for the norm behind it to make on its way.
 Backward, autograd hands a gradient to whatever made a tensor, in that tensor's shape and dtype: so what takes
 its gradient quantised makes two more tensors, of the shapes of bytes and scales and without memory, and their
-gradients are the bytes and scales.
+gradients are the bytes and scales. What takes its gradient as rows of experts, to sum them on its way, makes
+two for the rows and for where those of each token stand.
 """
 
 from __future__ import annotations
@@ -42,6 +43,21 @@ class Combination:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """Takes the gradient of ``States.second`` as experts' rows, whose sum nobody has made."""
+
+    rows: Tensor
+    """[R_max, K]."""
+    places: Tensor
+    """float32 [T, k]: its gradient is ``Groups.token_pos``, bit for bit."""
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor]:
+        """The tensors, as an op takes them."""
+        return self.rows, self.places
+
+
+@dataclass(frozen=True)
 class States:
     """Hidden states as one op hands them to the next."""
 
@@ -55,6 +71,8 @@ class States:
     second: Tensor | None = None
     """Like ``values`` without their memory. Of two readers each may send its gradient to one of the two: what
     made them adds both where it reads them."""
+    spread: Spread | None = None
+    """The op that sends its gradient to ``second`` may send a part of it here, row by row."""
     combination: Combination | None = None
     """What ``values`` are, which are undefined then and only carry the gradient."""
 
@@ -85,7 +103,7 @@ def settled(x: States) -> Tensor:
 class _Settled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, due: Combination) -> Tensor:
-        return gather_sum(due.y, due.p, due.groups, due.extra).view(values.shape).to(values.dtype)
+        return gather_sum(*due.parts, due.extra).view(values.shape).to(values.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
@@ -125,6 +143,12 @@ def place_of(y: Tensor) -> tuple[Tensor, Tensor]:
     rows, columns = y.shape
     data, scale = (y.new_empty(1, dtype=dtype) for dtype in (FP8, torch.float32))
     return data.expand(rows, columns), scale.expand(-(-columns // BLOCK), -(-rows // 4) * 4)
+
+
+def spread_of(x: Tensor, rows: int, k: int) -> tuple[Tensor, Tensor]:
+    """The parts of a Spread, without memory, for tokens ``x`` [..., K] of k choices each."""
+    places = x.new_empty(1, dtype=torch.float32).expand(x.shape[:-1].numel(), k)
+    return x.new_empty(1).expand(rows, x.shape[-1]), places
 
 
 def received(grad: Tensor | None, data: Tensor | None = None, scale: Tensor | None = None) -> RowQ:

@@ -111,7 +111,7 @@ def weighted_sum_and_norm(tokens: int, experts: int, k: int, columns: int) -> Ca
     call = partial(add_rms_norm_quantize, x, due, w, _EPS, keep=False)
 
     def apart() -> tuple[Tensor, States]:
-        return add_rms_norm_quantize(x, gather_sum(y, p, groups, extra), w, _EPS, keep=False)
+        return add_rms_norm_quantize(x, gather_sum(y, p, groups.token_pos, extra), w, _EPS, keep=False)
 
     def value() -> Tensor:
         return _bytes(call())

@@ -27,7 +27,7 @@ from ..norm import add_rms_norm, add_rms_norm_quantize, rms_norm
 from ..quantize import quantize_rows
 from ..registry import RECIPE_ENVIRONMENT, RECIPES
 from ..route import balance_loss, route, route_tables, router_logits
-from ..states import Combination, States, place_of, reads_rows, without_memory
+from ..states import Combination, Spread, States, place_of, reads_rows, spread_of, without_memory
 from ..types import Groups, RowQ
 from .shapes import SHAPES, Shape
 from .timing import time_burst
@@ -141,12 +141,12 @@ def _piece(
     part: str,
     name: str,
     count: float,
-    forward: Callable[..., Sequence[Tensor | States]],
+    forward: Callable[..., Sequence[Tensor | States | Spread]],
     inputs: list[Tensor],
 ) -> Piece:
     """``forward`` of ``inputs`` and its backward pass, from gradients made beforehand.
 
-    A gradient comes quantised where the model's would. Inputs are leaves.
+    A gradient comes quantised, or as experts' rows, where the model's would. Inputs are leaves.
     """
     ups = [up for y in forward(*inputs) for up in _gradients_of(y)]
 
@@ -159,12 +159,17 @@ def _piece(
     return Piece(part, name, count, call)
 
 
-def _ends_of(y: Tensor | States) -> Sequence[Tensor]:
+def _ends_of(y: Tensor | States | Spread) -> Sequence[Tensor]:
+    if isinstance(y, Spread):
+        return y.parts
     given = States(y) if isinstance(y, Tensor) else y
     return (given.values,) if given.gradient is None else given.gradient.parts
 
 
-def _gradients_of(y: Tensor | States) -> Sequence[Tensor]:
+def _gradients_of(y: Tensor | States | Spread) -> Sequence[Tensor]:
+    if isinstance(y, Spread):
+        places = torch.randperm(y.places.numel()).int().view(y.places.shape)
+        return torch.randn_like(y.rows), places.view(torch.float32)
     given = States(y) if isinstance(y, Tensor) else y
     up = torch.randn_like(given.values)
     return (up,) if given.gradient is None else quantize_rows(up.view(-1, up.shape[-1])).parts
@@ -199,6 +204,7 @@ def _norms(shape: Shape, tokens: int, count: int, keep: bool, combines: bool = F
     """
     w = torch.ones(shape.hidden, requires_grad=True)
     x = _activation(tokens, shape.hidden)
+    experts = (_groups(shape, tokens).n_rows, shape.chosen) if keep else None
     inputs, summand = _taken(_activation(tokens, shape.hidden))
     due = None
     if combines and reads_rows("fp8"):
@@ -206,11 +212,12 @@ def _norms(shape: Shape, tokens: int, count: int, keep: bool, combines: bool = F
         y = torch.randn(groups.n_rows, shape.hidden, dtype=torch.bfloat16)
         due = Combination(y, p, groups, torch.randn(tokens, shape.hidden, dtype=torch.bfloat16))
 
-    def forward(x: Tensor, *delta: Tensor) -> Sequence[Tensor]:
+    def forward(x: Tensor, *delta: Tensor) -> Sequence[Tensor | Spread]:
         if not reads_rows("fp8"):
             return add_rms_norm(x, delta[0], w, 1e-6)
-        total, states = add_rms_norm_quantize(x, replace(summand(*delta), combination=due), w, 1e-6, keep)
-        return total, states.values, *([] if states.second is None else [states.second])
+        added = replace(summand(*delta), combination=due)
+        total, states = add_rms_norm_quantize(x, added, w, 1e-6, keep, experts)
+        return total, states.values, *(y for y in (states.second, states.spread) if y is not None)
 
     name = "residual sum and norm" + (", kept" if keep else ", of experts" if combines else "")
     return _piece("norms, residual", name, count, forward, [x, *inputs])
@@ -283,13 +290,17 @@ def _experts(shape: Shape, tokens: int) -> Piece:
     shared = _weight(2 * width, shape.hidden), _weight(shape.hidden, width)
 
     inputs, normed = _states(_activation(tokens, shape.hidden))
+    spread: tuple[Tensor, ...] = ()
+    if reads_rows("fp8"):
+        spread = tuple(t.requires_grad_() for t in spread_of(inputs[0].detach(), groups.n_rows, shape.chosen))
 
     def forward(p: Tensor, *x: Tensor) -> Sequence[States]:
-        return [expert_feed_forward(normed(*x), p, gate_up, down, groups, "fp8", shared)]
+        given = replace(normed(*x[: len(inputs)]), spread=Spread(*spread) if spread else None)
+        return [expert_feed_forward(given, p, gate_up, down, groups, "fp8", shared)]
 
     p = torch.rand(tokens, shape.chosen, requires_grad=True)
     name = "routed and shared experts"
-    return _piece("GEMM, SwiGLU, casts", name, shape.moe_layers, forward, [p, *inputs])
+    return _piece("GEMM, SwiGLU, casts", name, shape.moe_layers, forward, [p, *inputs, *spread])
 
 
 def _dense(shape: Shape, tokens: int) -> Piece:

@@ -84,13 +84,17 @@ def expert_feed_forward(
     values = given.values
     _check(values, p, gate_up, down, groups, precision, shared)
     check_states("x", given)
+    if given.spread is not None:
+        check_shape("x.spread.rows", given.spread.rows, (groups.n_rows, values.shape[1]))
+        check_shape("x.spread.places", given.spread.places, groups.token_pos.shape)
     if reads_rows(precision):
         weights = (gate_up, down, *(shared or ()))
         # What takes the gradient quantised is a norm, which also makes the sum.
         places = isinstance(x, States) and takes_rows()
         # The router reads the values themselves.
         reader = values if given.second is None else given.second
-        out, *parts = _Fp8Experts.apply(reader, given.rows, places, p, groups, *weights)  # type: ignore[no-untyped-call]
+        spread = (None, None) if given.spread is None else given.spread.parts
+        out, *parts = _Fp8Experts.apply(reader, given.rows, places, *spread, p, groups, *weights)  # type: ignore[no-untyped-call]
         if not places:
             return as_given(x, States(out.to(values.dtype)))
         data, scale, y, *extra = parts
@@ -131,15 +135,15 @@ def _check(
 class _Fp8Experts(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
-        x, rows, places, p, groups, gate_up, down, *shared = arguments  # see `gemm.linear`
+        x, rows, places, spread, _, p, groups, gate_up, down, *shared = arguments  # see `gemm.linear`
         rows, dtype = quantize_rows(x) if rows is None else rows, product_dtype(x)
         h = grouped_gemm(permute_rows(rows, groups), quantized_weight(gate_up), groups, out_dtype=dtype)
         y = grouped_gemm(swiglu_quantize(h), quantized_weight(down), groups, out_dtype=dtype)
         shared_h, shared_y = dense.forward(rows, shared[0], shared[1], dtype) if shared else (None, None)
         ctx.save_for_backward(rows.data, rows.scale, p, h, gate_up, down, shared_h, *shared)
-        ctx.groups, ctx.x_dtype = groups, x.dtype
+        ctx.groups, ctx.x_dtype, ctx.spread = groups, x.dtype, spread is not None
         if not places:
-            return (gather_sum(y, p, groups, shared_y),)
+            return (gather_sum(y, p, groups.token_pos, shared_y),)
         due = (y,) if shared_y is None else (y, shared_y)
         ctx.mark_non_differentiable(*due)
         return *with_places(ctx, True, without_memory(x)), *due
@@ -157,9 +161,12 @@ class _Fp8Experts(torch.autograd.Function):
         d_down = _gradient(down, transpose_shift(grad, groups.row_token), back.s_t, groups)
         d_gate_up = _gradient(gate_up, back.dh_t, transpose_shift(rows, groups.row_token), groups)
         shared_dx, *d_shared = dense.backward(grad, rows, shared_h, *shared) if shared else (None,)
-        dx = gather_sum(dx, None, groups, shared_dx).to(ctx.x_dtype)
         dp = _of_choices(back.dp, groups).to(p.dtype)
-        return dx, None, None, dp, None, d_gate_up, d_down, *d_shared
+        d_rest = dp, None, d_gate_up, d_down, *d_shared
+        if ctx.spread:
+            return shared_dx, None, None, dx, groups.token_pos.view(torch.float32), *d_rest
+        dx = gather_sum(dx, None, groups.token_pos, shared_dx).to(ctx.x_dtype)
+        return dx, None, None, None, None, *d_rest
 
 
 def _of_choices(rows: Tensor, groups: Groups) -> Tensor:

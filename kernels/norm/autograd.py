@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import library, registry
-from ..states import States, without_memory
+from ..permute.op import gather_sum
+from ..states import Spread, States, spread_of, takes_rows, without_memory
 from ..types import RowQ, empty_rows
 from . import norm_triton
 
@@ -21,24 +22,28 @@ def rms_norm(x: Tensor, w: Tensor, eps: float) -> Tensor:
 
 def add_rms_norm(x: Tensor, delta: Tensor | None, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """See ``op.add_rms_norm``."""
-    total, y = _AddRmsNorm.apply(x, delta, None, None, w, eps, True, False, None)  # type: ignore[no-untyped-call]
+    total, y = _AddRmsNorm.apply(x, delta, None, None, w, eps, True, False, None, None)  # type: ignore[no-untyped-call]
     return total, y
 
 
 def add_rms_norm_quantize(
-    x: Tensor, delta: States | None, w: Tensor, eps: float, keep: bool
+    x: Tensor, delta: States | None, w: Tensor, eps: float, keep: bool, experts: tuple[int, int] | None
 ) -> tuple[Tensor, States]:
     """See ``op.add_rms_norm_quantize``."""
     added, due = (None, None) if delta is None else (delta.values, delta.combination)
     place = (None, None) if delta is None or delta.gradient is None else delta.gradient.parts
-    total, y, second, *rows = _AddRmsNorm.apply(x, added, *place, w, eps, keep, True, due)  # type: ignore[no-untyped-call]
-    return total, States(y, RowQ(*rows), second=second)
+    # Products have no float16: their rows would be rounded to it before they are summed.
+    sizes = experts if takes_rows() and x.dtype != torch.float16 else None
+    total, y, second, data, scale, *spread = _AddRmsNorm.apply(  # type: ignore[no-untyped-call]
+        x, added, *place, w, eps, keep, True, due, sizes
+    )
+    return total, States(y, RowQ(data, scale), None, second, Spread(*spread) if spread else None)
 
 
 class _AddRmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
-        x, delta, place, _, w, eps, keep, quantize, due = arguments
+        x, delta, place, _, w, eps, keep, quantize, due, experts = arguments
         w = w.contiguous()
         added, parts = (delta, ()) if due is None else (due.extra, due.parts)
         y, r, added, *rows = _add_rms_norm(x, added, parts, w, eps, keep, quantize)
@@ -51,18 +56,19 @@ class _AddRmsNorm(torch.autograd.Function):
         if not quantize:
             return total, y
         ctx.mark_non_differentiable(*rows)
-        return total, y, without_memory(x), *rows
+        return total, y, without_memory(x), *rows, *(() if experts is None else spread_of(x, *experts))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         total, w, r = ctx.saved_tensors
-        dsum, dy, more = grads[0], grads[1], grads[2] if ctx.narrow else None
+        dsum, dy, more, rows, places = (grads[i] if i < len(grads) else None for i in (0, 1, 2, 5, 6))
         if dy is None:
             dy, more = more, None
-        unused = (None,) * 4
-        if dy is None:
+        due = [] if rows is None or places is None else [rows, places.view(torch.int32)]
+        unused = (None,) * 5
+        if dy is None and not due:
             return dsum, dsum if ctx.needs_input_grad[1] else None, None, None, None, *unused
-        given = (dsum, dy, more, total, w, r)
+        given = (dsum, dy, more, due, total, w, r)
         # The tile hangs on the forward pass alone: a compiler, which sees no places, gets the same sums.
         dx, dw, data, scale = _add_rms_norm_backward(*given, ctx.narrow, ctx.quantize)
         if ctx.quantize:
@@ -94,28 +100,32 @@ def _add_rms_norm(
     if rows.numel():
         delta = None if delta is None else _matrix(delta)
         due = [t.contiguous() for t in due]
-        _forward_kernel(rows, delta, due, quantize)(rows, delta, due, w, eps, out)
+        # Where nothing is quantised, memory limits both, and programs of the plain kernel end sooner.
+        if quantize and _in_words(rows, delta, *due[:1]):
+            from .forward_gluon import forward
+
+            forward(rows, delta, due, w, eps, out)
+        else:
+            norm_triton.forward(rows, delta, due, w, eps, out)
     return out
 
 
-def _forward_kernel(
-    rows: Tensor, delta: Tensor | None, due: Sequence[Tensor], quantize: bool
-) -> Callable[..., None]:
-    """Where nothing is quantised, memory limits both, and programs of the plain kernel end sooner."""
-    if quantize and registry.backend("norm", rows.device, rows.dtype) == "gluon":
-        from . import norm_gluon  # imported only where it runs
+def _in_words(*operands: Tensor | None) -> bool:
+    """Whether the kernels for words of two bfloat16 can read all that there are."""
+    given = [x for x in operands if x is not None]
+    if registry.backend("norm", given[0].device, given[0].dtype) != "gluon":
+        return False
+    from .rows_gluon import fits  # imported only where it runs
 
-        if norm_gluon.fits(rows, *(x for x in (delta, *due[:1]) if x is not None)):
-            return norm_gluon.forward
-    return norm_triton.forward
+    return fits(*given)
 
 
 Four = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def _empty_gradients(
-    dsum: Tensor | None, dy: Tensor, more: Tensor | None, total: Tensor, w: Tensor, r: Tensor,
-    narrow: bool, quantize: bool,
+    dsum: Tensor | None, dy: Tensor | None, more: Tensor | None, due: Sequence[Tensor],
+    total: Tensor, w: Tensor, r: Tensor, narrow: bool, quantize: bool,
 ) -> Four:  # fmt: skip
     quantized = empty_rows(r.shape[0] if quantize else 0, total.shape[-1] if quantize else 0, r.device)
     return total.new_empty(total.shape), torch.empty_like(w), *quantized
@@ -123,13 +133,29 @@ def _empty_gradients(
 
 @library.op(fake=_empty_gradients)
 def _add_rms_norm_backward(
-    dsum: Tensor | None, dy: Tensor, more: Tensor | None, total: Tensor, w: Tensor, r: Tensor,
-    narrow: bool, quantize: bool,
+    dsum: Tensor | None, dy: Tensor | None, more: Tensor | None, due: Sequence[Tensor],
+    total: Tensor, w: Tensor, r: Tensor, narrow: bool, quantize: bool,
 ) -> Four:  # fmt: skip
-    """The gradient of the sum and that of the weight; if asked for bytes and scales of the former."""
-    dx, _, data, scale = _empty_gradients(dsum, dy, more, total, w, r, narrow, quantize)
-    dw = norm_triton.backward(dsum, dy, more, _rows(total), w, r, narrow, (dx, data, scale))
-    return dx, dw.to(w.dtype), data, scale
+    """The gradient of the sum and that of the weight; if asked for bytes and scales of the former.
+
+    The norm's own comes in two parts: ``dy``, and ``more`` with what is ``due``, nothing or experts' rows and
+    where those of each token stand.
+    """
+    dx, _, data, scale = _empty_gradients(dsum, dy, more, due, total, w, r, narrow, quantize)
+    if dx.numel() == 0:
+        return dx, torch.zeros_like(w), data, scale
+    rows, out = _rows(total), (dx, data, scale)
+    dsum, dy, more = (None if t is None else _matrix(t) for t in (dsum, dy, more))
+    chosen, token_pos = (t.contiguous() for t in due) if due else (None, None)
+    if chosen is not None and token_pos is not None and _in_words(rows, dsum, dy, more, chosen):
+        from .backward_gluon import backward as unpermute
+
+        return dx, unpermute(dsum, dy, more, chosen, token_pos, rows, w, r, out).to(w.dtype), data, scale
+    if chosen is not None and token_pos is not None:
+        more = gather_sum(chosen, None, token_pos, more).to(dx.dtype)
+    first, second = (more, None) if dy is None else (dy, more)
+    assert first is not None
+    return dx, norm_triton.backward(dsum, first, second, rows, w, r, narrow, out).to(w.dtype), data, scale
 
 
 def _matrix(x: Tensor) -> Tensor:

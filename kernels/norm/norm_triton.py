@@ -142,7 +142,8 @@ def _rms_norm_forward(
 
 @triton.jit
 def _rms_norm_backward(
-    dy_ptr, more_ptr, x_ptr, w_ptr, r_ptr, dsum_ptr, dx_ptr, dw_ptr, q_ptr, s_ptr, M, D, x_stride, s_stride,
+    dy_ptr, more_ptr, x_ptr, w_ptr, r_ptr, dsum_ptr, dx_ptr, dw_ptr, q_ptr, s_ptr,
+    M, D, x_stride, s_stride,
     ADD: tl.constexpr, JOIN: tl.constexpr, QUANTIZE: tl.constexpr, ROWS: tl.constexpr, BD: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -205,7 +206,7 @@ def backward(
     narrow: bool, out: Sequence[Tensor],
 ) -> Tensor:  # fmt: skip
     """Write the gradient of what was normed, and of it, if they have elements, bytes and scales. ``narrow``:
-    see ``backward_tile_for``.
+    see ``backward_tile_for``; the others: ``autograd._add_rms_norm_backward``.
 
     Returns
     -------
@@ -219,13 +220,12 @@ def backward(
     resident = registry.multiprocessors(dx.device) * (WARPS_PER_MULTIPROCESSOR // warps)
     programs = min(triton.cdiv(count, tile), resident)
     partial = torch.empty(programs, size, dtype=torch.float32, device=dx.device)
-    joined, added = (dy if part is None else part.contiguous() for part in (more, dsum))
-    if dx.numel():
-        _rms_norm_backward[(programs,)](
-            dy.contiguous(), joined, rows, w, r, added, dx, partial, data, scale,
-            rows.shape[0], size, rows.stride(0), count, ADD=dsum is not None, JOIN=more is not None,
-            QUANTIZE=data.numel() > 0, ROWS=tile, BD=block, STAGES=stages, num_warps=warps,
-        )  # fmt: skip
+    joined, added = (dy if part is None else part for part in (more, dsum))
+    _rms_norm_backward[(programs,)](
+        dy, joined, rows, w, r, added, dx, partial, data, scale,
+        rows.shape[0], size, rows.stride(0), count, ADD=dsum is not None, JOIN=more is not None,
+        QUANTIZE=data.numel() > 0, ROWS=tile, BD=block, STAGES=stages, num_warps=warps,
+    )  # fmt: skip
     return partial.sum(0)
 
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 from torch import Tensor
 
 from .. import registry
-from ..arguments import check_float, check_number, check_rows, check_same_device, check_shape, check_tensor
+from ..arguments import (
+    check_count,
+    check_float,
+    check_number,
+    check_rows,
+    check_same_device,
+    check_shape,
+    check_tensor,
+)
 from ..quantize import quantize_rows
 from ..states import States, settled
 from . import reference
@@ -75,7 +83,12 @@ def add_rms_norm(x: Tensor, delta: Tensor | None, w: Tensor, eps: float) -> tupl
 
 
 def add_rms_norm_quantize(
-    x: Tensor, delta: Tensor | States | None, w: Tensor, eps: float, keep: bool = True
+    x: Tensor,
+    delta: Tensor | States | None,
+    w: Tensor,
+    eps: float,
+    keep: bool = True,
+    experts: tuple[int, int] | None = None,
 ) -> tuple[Tensor, States]:
     """``add_rms_norm`` for products in FP8: the norm comes quantised by the kernel that computes it.
 
@@ -89,6 +102,9 @@ def add_rms_norm_quantize(
     keep : bool
         Whether something else reads the norm's values. If not they may be undefined, and are not written on
         a GPU.
+    experts : pair of int, optional
+        Rows R_max and choices k of the experts behind the norm. Their gradient may then come as it stands
+        with them (``States.spread``), and is summed by the kernel that reads it.
 
     Returns
     -------
@@ -103,10 +119,12 @@ def add_rms_norm_quantize(
     _check(x, w, eps)
     added = States(delta) if isinstance(delta, Tensor) else delta
     _check_delta(x, None if added is None else added.values)
+    for count in experts or ():
+        check_count("experts", count)
     if registry.backend("norm", x.device, x.dtype) != "reference":
         from .autograd import add_rms_norm_quantize as fast  # Triton is imported only where it runs
 
-        return fast(x, added, w, eps, keep)
+        return fast(x, added, w, eps, keep, experts)
     total, y = reference.add_rms_norm(x, None if added is None else settled(added), w, eps)
     return total, States(y, quantize_rows(y.detach().reshape(-1, y.shape[-1])))
 

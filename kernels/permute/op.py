@@ -96,9 +96,9 @@ def combine(y: Tensor, p: Tensor, groups: Groups) -> Tensor:
     return out
 
 
-def gather_sum(y: Tensor, weight: Tensor | None, groups: Groups, extra: Tensor | None = None) -> Tensor:
-    """[R_max, D] -> [T, D]: ``combine``, plus ``extra``, for functions with a backward pass of their own."""
-    return _gather_sum(y, weight, groups.parts, extra)
+def gather_sum(y: Tensor, weight: Tensor | None, token_pos: Tensor, extra: Tensor | None = None) -> Tensor:
+    """[R_max, D] -> [T, D]: ``combine`` and ``extra``, for functions with a backward pass of their own."""
+    return _gather_sum(y, weight, token_pos, extra)
 
 
 @library.op(fake=lambda x, groups: x.new_empty(Groups.of(groups).n_rows, x.shape[1]))
@@ -112,11 +112,9 @@ def _gather_quantized(a: Sequence[Tensor], groups: Sequence[Tensor]) -> tuple[Te
     return q.data, q.scale
 
 
-@library.op(
-    fake=lambda y, weight, groups, extra: y.new_empty(Groups.of(groups).token_pos.shape[0], y.shape[1])
-)
-def _gather_sum(y: Tensor, weight: Tensor | None, groups: Sequence[Tensor], extra: Tensor | None) -> Tensor:
-    return _implementation(y).gather_sum(y, weight, Groups.of(groups), extra)  # type: ignore[no-any-return]
+@library.op(fake=lambda y, weight, token_pos, extra: y.new_empty(token_pos.shape[0], y.shape[1]))
+def _gather_sum(y: Tensor, weight: Tensor | None, token_pos: Tensor, extra: Tensor | None) -> Tensor:
+    return _implementation(y).gather_sum(y, weight, token_pos, extra)  # type: ignore[no-any-return]
 
 
 @library.op(fake=lambda grad, weight, groups: grad.new_empty(Groups.of(groups).n_rows, grad.shape[1]))
@@ -151,7 +149,7 @@ class _Permute(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         grad = grads[0].contiguous()
-        return gather_sum(grad, None, ctx.groups), None
+        return gather_sum(grad, None, ctx.groups.token_pos), None
 
 
 class _Combine(torch.autograd.Function):
@@ -159,7 +157,7 @@ class _Combine(torch.autograd.Function):
     def forward(ctx: Any, y: Tensor, p: Tensor, groups: Groups) -> Tensor:
         ctx.groups = groups
         ctx.save_for_backward(y, p)
-        return gather_sum(y, p, groups)
+        return gather_sum(y, p, groups.token_pos)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:

@@ -102,17 +102,17 @@ def gather_quantized(a: RowQ, groups: Groups) -> RowQ:
     return RowQ(data, scale)
 
 
-def gather_sum(y: Tensor, weight: Tensor | None, groups: Groups, extra: Tensor | None = None) -> Tensor:
+def gather_sum(y: Tensor, weight: Tensor | None, token_pos: Tensor, extra: Tensor | None = None) -> Tensor:
     """See ``reference.gather_sum``."""
-    y = y.contiguous()
-    tokens, k = groups.token_pos.shape
+    y, token_pos = y.contiguous(), token_pos.contiguous()
+    tokens, k = token_pos.shape
     out = y.new_empty(tokens, y.shape[1])
     if out.numel():
-        factors = groups.token_pos if weight is None else weight.contiguous()
+        factors = token_pos if weight is None else weight.contiguous()
         grid = (tokens, triton.cdiv(y.shape[1], BLOCK_COLUMNS))
         added = y if extra is None else extra.contiguous()
         _gather_sum[grid](
-            y, factors, groups.token_pos, added, out, y.shape[1],
+            y, factors, token_pos, added, out, y.shape[1],
             WEIGHTED=weight is not None, EXTRA=extra is not None, K=k, BLOCK=BLOCK_COLUMNS,
         )  # fmt: skip
     return out

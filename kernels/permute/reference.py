@@ -35,10 +35,10 @@ def row_weights(weight: Tensor, groups: Groups) -> Tensor:
     return out[:-1]
 
 
-def gather_sum(y: Tensor, weight: Tensor | None, groups: Groups, extra: Tensor | None = None) -> Tensor:
+def gather_sum(y: Tensor, weight: Tensor | None, token_pos: Tensor, extra: Tensor | None = None) -> Tensor:
     """[R_max, D] -> [T, D]: the (weighted) sum of each token's rows, and ``extra``, in float32 or wider."""
     wide = torch.promote_types(y.dtype, torch.float32)
-    position = groups.token_pos.long()
+    position = token_pos.long()
     rows = torch.where(position[..., None] >= 0, y[position.clamp_min(0)].to(wide), 0)
     if weight is not None:
         rows = rows * weight[..., None].to(wide)

@@ -121,8 +121,13 @@ def route_tables(idx: Tensor, n_experts: int, valid: Tensor | None = None, block
     check_count("n_experts", n_experts)
     check_count("block", block)
     tokens, k = idx.shape
-    n_rows = -(-(k * tokens + (block - 1) * n_experts) // block) * block
+    n_rows = most_rows(tokens, k, n_experts, block)
     return Groups(*_route_tables(idx, n_experts, valid, block, n_rows), block=block)
+
+
+def most_rows(tokens: int, k: int, n_experts: int, block: int = BLOCK) -> int:
+    """R_max of ``route_tables``."""
+    return -(-(k * tokens + (block - 1) * n_experts) // block) * block
 
 
 Tables = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]

@@ -11,7 +11,7 @@ from penstock.kernels.attention import find_documents, latent_attention
 from penstock.kernels.feed_forward import expert_feed_forward, feed_forward
 from penstock.kernels.gemm import joint_linear, linear
 from penstock.kernels.mla import rotate_heads
-from penstock.kernels.norm import add_rms_norm, add_rms_norm_quantize
+from penstock.kernels.norm import add_rms_norm_quantize
 from penstock.kernels.numeric import relative_error, same_bits
 from penstock.kernels.route import route_tables
 from penstock.kernels.states import States, states_of
@@ -30,14 +30,16 @@ def results(part: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor], fus
 
 def summed(x: Tensor, delta: Tensor | States, w: Tensor) -> Sequence[Tensor]:
     """The residual sum behind a layer and its norm."""
-    if isinstance(delta, States):
-        x, states = add_rms_norm_quantize(x, delta, w, EPS)
-        return x, states.values
-    return add_rms_norm(x, delta, w, EPS)
+    x, states = add_rms_norm_quantize(x, delta, w, EPS)
+    return x, states.values
 
 
-def normed(x: Tensor, w: Tensor, keep: bool, fused: bool) -> tuple[Tensor, States | Tensor]:
-    return add_rms_norm_quantize(x, None, w, EPS, keep) if fused else add_rms_norm(x, None, w, EPS)
+def normed(
+    x: Tensor, w: Tensor, keep: bool, fused: bool, experts: tuple[int, int] | None = None
+) -> tuple[Tensor, States | Tensor]:
+    """The norm with its rows, or its values alone, by the same kernel."""
+    x, states = add_rms_norm_quantize(x, None, w, EPS, keep or not fused, experts if fused else None)
+    return x, states if fused else states.values
 
 
 def same(found: Tensor, expected: Tensor) -> bool:
@@ -69,8 +71,10 @@ def experts_part(
     idx = torch.arange(p.numel(), device=x.device).view(p.shape) * 7 % gate_up.shape[0]
     valid = torch.arange(x.shape[0], device=x.device) != 5
     groups = route_tables(idx.int(), gate_up.shape[0], valid)
-    total, h = normed(x, w, True, fused)
+    total, h = normed(x, w, True, fused, (groups.n_rows, p.shape[1]))
     values = h.values if isinstance(h, States) else h
+    if isinstance(h, States):
+        assert (h.spread is not None) == (torch.is_grad_enabled() and x.dtype != torch.float16)
     weights = p * values.float().mean(1, keepdim=True)
     y = expert_feed_forward(h, weights, gate_up, down, groups, "fp8", shared or None)
     if isinstance(y, States):

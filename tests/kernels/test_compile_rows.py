@@ -15,7 +15,7 @@ from compiled import HOPPER, argument_type, plain_source, spilled_bytes  # noqa:
 from triton.experimental.gluon._runtime import GluonASTSource  # noqa: E402
 
 from penstock.kernels.gemm.tiles import SHARED_MEMORY_BYTES  # noqa: E402
-from penstock.kernels.norm import norm_gluon  # noqa: E402
+from penstock.kernels.norm import backward_gluon, forward_gluon, rows_gluon  # noqa: E402
 from penstock.kernels.quantize import both_gluon, transpose_gluon  # noqa: E402
 from penstock.kernels.swiglu import quantized_gluon  # noqa: E402
 
@@ -70,20 +70,41 @@ def test_quantize_both(tmp_path: Path) -> None:
     assert 4 * both_gluon.WARPS * 32 * both_gluon.REGISTERS <= 65536
 
 
-@pytest.mark.parametrize("size", [100, 512, 1280, 2048, 5120, norm_gluon.MOST_COLUMNS])
+@pytest.mark.parametrize("size", [100, 512, 1280, 2048, 5120, rows_gluon.MOST_COLUMNS])
 @pytest.mark.parametrize(("keep", "choices"), [(True, 0), (False, 0), (False, 8)])
 @pytest.mark.parametrize("add", [False, True])
 def test_rms_norm(add: bool, keep: bool, choices: int, size: int, tmp_path: Path) -> None:
     pointers = dict.fromkeys(("x", "delta", "rows", "sum", "y"), "i64") | {"pos": "i32", "q": "i32"}
     constants = {"ADD": add, "CHOICES": choices, "KEEP": keep}
-    tile = norm_gluon.tile_for(size)
+    tile = forward_gluon.tile_for(size)
     constants |= tile._asdict() | {"EVEN": size not in (100, 5120)}
-    kernel, options = norm_gluon.rms_norm_kernel, {"num_warps": norm_gluon.WARPS}
+    kernel, options = forward_gluon.rms_norm_kernel, {"num_warps": forward_gluon.WARPS}
     assert has_room(2, shared_memory(kernel, pointers, constants, tmp_path, **options))
 
 
+@pytest.mark.parametrize("size", [100, 512, 1280, 2048, 5120, rows_gluon.MOST_COLUMNS])
+@pytest.mark.parametrize(
+    ("first", "join", "choices", "quantize"),
+    [(True, True, 6, True), (True, True, 8, True), (True, False, 8, True), (False, False, 8, False)],
+)
+@pytest.mark.parametrize("add", [False, True])
+def test_rms_norm_backward(
+    add: bool, first: bool, join: bool, choices: int, quantize: bool, size: int, tmp_path: Path
+) -> None:
+    operands = ("dy", "more", "rows", "x", "dsum", "dx")
+    pointers = dict.fromkeys(operands, "i64") | {"pos": "i32", "q": "i32"}
+    tile = backward_gluon.tile_for(size)
+    constants = {"ADD": add, "FIRST": first, "JOIN": join, "CHOICES": choices, "QUANTIZE": quantize}
+    constants |= tile._asdict() | {"EVEN": size in (512, 1280, 2048)}
+    kernel, warps = backward_gluon.rms_norm_backward_kernel, tile.ROWS * tile.ACROSS
+    registers = backward_gluon.registers_for(tile)
+    options = {"num_warps": warps, "maxnreg": registers}
+    programs = 65536 // (32 * registers) // warps
+    assert has_room(programs, shared_memory(kernel, pointers, constants, tmp_path, **options))
+
+
 def test_kernels_are_as_short_as_promised() -> None:
-    for module in (both_gluon, norm_gluon, quantized_gluon, transpose_gluon):
+    for module in (backward_gluon, both_gluon, forward_gluon, quantized_gluon, transpose_gluon):
         for name, value in vars(module).items():
             if isinstance(value, triton.JITFunction):
                 assert len(inspect.getsource(value.fn).splitlines()) <= 120, name

@@ -47,9 +47,11 @@ class Block(nn.Module):
         """
         x, h = self.input_layernorm.states(x, delta, self.precision, keep=False)
         mixed = self.self_attn(h, rows, cache, layer)
-        routed = isinstance(self.mlp, MoE)  # the gate reads values
-        x, h = self.post_attention_layernorm.states(x, mixed, self.precision, keep=routed)
+        norm = self.post_attention_layernorm
         if isinstance(self.mlp, MoE):
+            # The gate reads values.
+            x, h = norm.states(x, mixed, self.precision, keep=True, experts=self.mlp.experts_rows(x))
             y, load = self.mlp(h, rows.valid)
             return x, y, load
+        x, h = norm.states(x, mixed, self.precision, keep=False)
         return x, self.mlp(h), None

@@ -61,7 +61,12 @@ class RMSNorm(nn.Module):
         return norm.add_rms_norm(x, None if delta is None else settled(delta), self.weight, self.eps)
 
     def states(
-        self, x: Tensor, delta: States | None, precision: Precision, keep: bool
+        self,
+        x: Tensor,
+        delta: States | None,
+        precision: Precision,
+        keep: bool,
+        experts: tuple[int, int] | None = None,
     ) -> tuple[Tensor, States]:
         """As ``add``; the norm as products in ``precision`` read it.
 
@@ -69,11 +74,13 @@ class RMSNorm(nn.Module):
         ----------
         keep
             Whether anything but such products reads its values.
+        experts
+            R_max and k of the experts behind it, see ``add_rms_norm_quantize``.
         """
         if not reads_rows(precision):
             x, y = self.add(x, delta)
             return x, States(y)
-        return norm.add_rms_norm_quantize(x, delta, self.weight, self.eps, keep)
+        return norm.add_rms_norm_quantize(x, delta, self.weight, self.eps, keep, experts)
 
 
 class SwiGLU(nn.Module):

@@ -114,7 +114,7 @@ class MoE(nn.Module):
         """
         c = self.config
         leading, second = x.values.shape[:2], None if x.second is None else x.second.flatten(0, 1)
-        flat = States(x.values.flatten(0, 1), x.rows, second=second)
+        flat = States(x.values.flatten(0, 1), x.rows, second=second, spread=x.spread)
         choice = self.gate(flat.values)
         groups = route.route_tables(
             choice.idx,
@@ -127,6 +127,12 @@ class MoE(nn.Module):
         scores, highest = (t.view(*leading, -1) for t in (choice.scores, choice.highest))
         balance = route.balance_loss(scores, highest, valid)
         return y, RouterLoad(groups.counts, balance)
+
+    def experts_rows(self, x: Tensor) -> tuple[int, int]:
+        """Rows that experts have for tokens ``[B, S, H]``, and choices of a token."""
+        c = self.config
+        tokens, k = x.shape[:-1].numel(), c.num_experts_per_tok
+        return route.most_rows(tokens, k, c.n_routed_experts, self._block_rows(x)), k
 
     def _block_rows(self, x: Tensor) -> int:
         """Rows to which groups are padded: the kernels' tile, or none where plain products run."""

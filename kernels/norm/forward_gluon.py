@@ -1,0 +1,141 @@
+"""RMSNorm's forward kernel that quantises, for Hopper in Gluon: ``norm_triton``'s in half the instructions.
+
+Where one warp can hold a row, no warp waits for another but to store scales.
+"""
+
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, assignment, var-annotated"
+# Device code: a kernel's arguments have no Python types, and a tuple that grows has many.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+from torch import Tensor
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+from ..quantize.words_gluon import high, low, pair, product, total
+from .rows_gluon import (
+    WARP_COLUMNS,
+    Tile,
+    columns_of,
+    load,
+    load_weight,
+    over_columns,
+    quads_layout,
+    store,
+    store_quantized,
+)
+
+WARPS = 4
+WARP_ROWS = 2
+"""Rows that a warp has at once, of the same columns: it reads the weight once for both."""
+CHUNKS = 5
+"""Of a row in a warp, while there are more warps to share it: registers are scarce."""
+
+
+@gluon.jit
+def _combine(extra, rows_ptr, chosen, column, inside, Q):
+    """As ``permute_triton._gather_sum``: the weighted rows of each token's choices, plus extra."""
+    a, b, c, d = low(extra[0]), high(extra[0]), low(extra[1]), high(extra[1])
+    for choice in gl.static_range(len(chosen)):
+        row, p = chosen[choice]
+        x = load(rows_ptr, row * Q + column, inside & (row >= 0))
+        a, b, c, d = a + low(x[0]) * p, b + high(x[0]) * p, c + low(x[1]) * p, d + high(x[1]) * p
+    return pair(a, b), pair(c, d)
+
+
+@gluon.jit
+def _choices(p_ptr, pos_ptr, m, M, CHOICES: gl.constexpr):
+    """Row and weight of each of a token's choices."""
+    chosen = ()
+    for choice in gl.static_range(CHOICES):
+        row = gl.load(pos_ptr + m * CHOICES + choice, mask=m < M, other=-1).to(gl.int64)
+        p = gl.load(p_ptr + m * CHOICES + choice, mask=m < M, other=0.0)
+        chosen += ((over_columns(row), over_columns(p)),)
+    return chosen
+
+
+@gluon.jit
+def rms_norm_kernel(
+    x_ptr, delta_ptr, rows_ptr, p_ptr, pos_ptr, w_ptr, sum_ptr, y_ptr, r_ptr, q_ptr, s_ptr,
+    M, Q, x_stride, s_stride, eps,
+    ADD: gl.constexpr, CHOICES: gl.constexpr, KEEP: gl.constexpr,
+    ROWS: gl.constexpr, ACROSS: gl.constexpr, CHUNKS: gl.constexpr, EVEN: gl.constexpr,
+):  # fmt: skip
+    """As ``norm_triton._rms_norm_forward``. A row has Q elements of four columns."""
+    QUADS: gl.constexpr = quads_layout(ROWS, ACROSS, gl.num_warps())
+    first = gl.program_id(0).to(gl.int64) * ROWS
+    m = first + gl.arange(0, ROWS, gl.SliceLayout(1, gl.SliceLayout(2, QUADS)))
+    row = over_columns(m)
+    read = gl.minimum(row, M - 1)  # reads then need no mask where a row is whole chunks
+    column = columns_of(ROWS, ACROSS)
+    xs = ()
+    deltas = ()
+    for i in gl.static_range(CHUNKS):
+        k = column + i * ACROSS * 64
+        inside = None if EVEN else k < Q
+        xs += (load(x_ptr, read * x_stride + k, inside),)
+        if ADD:
+            deltas += (load(delta_ptr, read * Q + k, inside),)
+    chosen = _choices(p_ptr, pos_ptr, m, M, CHOICES)
+    squares = gl.zeros([ROWS, 2 * ACROSS, 32], gl.float32, QUADS)
+    sums = ()
+    for i in gl.static_range(CHUNKS):
+        x = xs[i]
+        k = column + i * ACROSS * 64
+        inside = (row < M) & (k < Q)
+        if ADD or CHOICES > 0:
+            delta = deltas[i] if ADD else (gl.zeros_like(x[0]), gl.zeros_like(x[0]))
+            if CHOICES > 0:
+                delta = _combine(delta, rows_ptr, chosen, k, inside, Q)
+            x = total(x[0], delta[0]), total(x[1], delta[1])
+            store(sum_ptr, row * Q + k, x, inside)
+        for j in gl.static_range(2):
+            squares = gl.fma(low(x[j]), low(x[j]), squares)
+            squares = gl.fma(high(x[j]), high(x[j]), squares)
+        sums += (x,)
+    r = gl.rsqrt(gl.sum(gl.sum(squares, 2), 1) / (Q * 4) + eps)
+    gl.store(r_ptr + m, r, mask=m < M)
+    r = over_columns(r)
+    ys = ()
+    for i in gl.static_range(CHUNKS):
+        x = sums[i]
+        w = load_weight(w_ptr, i, Q * 4, ROWS, ACROSS, EVEN)
+        y = pair(low(x[0]) * r, high(x[0]) * r), pair(low(x[1]) * r, high(x[1]) * r)
+        y = product(y[0], w[0]), product(y[1], w[1])
+        k = column + i * ACROSS * 64
+        if KEEP:
+            store(y_ptr, row * Q + k, y, (row < M) & (k < Q))
+        ys += (y,)
+    store_quantized(q_ptr, s_ptr, ys, first, M, Q, s_stride, ROWS, ACROSS)
+
+
+def tile_for(size: int) -> Tile:
+    """As few warps a row as can hold it."""
+    across = min(WARPS, triton.next_power_of_2(triton.cdiv(size, CHUNKS * WARP_COLUMNS)))
+    return Tile(WARP_ROWS * WARPS // across, across, triton.cdiv(size, across * WARP_COLUMNS))
+
+
+def forward(
+    rows: Tensor, delta: Tensor | None, due: Sequence[Tensor], w: Tensor, eps: float, out: Sequence[Tensor]
+) -> None:
+    """See ``norm_triton.forward``; of operands that ``rows_gluon.fits``, and always quantised."""
+    y, r, total, data, scale = out
+    chosen, p, position = due or (rows, r, r)
+    tile = tile_for(rows.shape[1])
+    # Scales are written beyond the last row too.
+    rms_norm_kernel[(triton.cdiv(scale.shape[1], tile.ROWS),)](
+        *(_quads_of(x) for x in (rows, rows if delta is None else delta, chosen)),
+        p, position, w, _quads_of(total), _quads_of(y), r, data.view(torch.int32), scale,
+        rows.shape[0], rows.shape[1] // 4, rows.stride(0) // 4, scale.shape[1], eps,
+        ADD=delta is not None, CHOICES=position.shape[1] if due else 0, KEEP=y.numel() > 0,
+        **tile._asdict(), EVEN=rows.shape[1] % (tile.ACROSS * tile.CHUNKS * WARP_COLUMNS) == 0,
+        num_warps=WARPS,
+    )  # fmt: skip
+
+
+def _quads_of(x: Tensor) -> Tensor:
+    return x.view(torch.int64) if x.numel() else x
