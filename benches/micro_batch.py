@@ -7,11 +7,19 @@
 Rows of random tokens in documents of random length go through a micro-batch, forward and backward, recorded
 as the trainer records it, and then the optimizer updates. First both are timed, then one of each is profiled:
 the times of its kernels are added up by part, and the dearest are listed by name.
+
+What its kernels move by the memory's own counters, under Nsight Compute and then by part:
+
+    ncu --profile-from-start off --cache-control none --print-units base --csv --page raw \\
+        --metrics dram__bytes_read.sum,dram__bytes_write.sum \\
+        python benches/micro_batch.py benches/small.toml --once > bytes.csv
+    python benches/micro_batch.py --bytes bytes.csv
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 import re
 import sys
@@ -68,7 +76,14 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=1000, help="their mean length; 0: a row is one")
     parser.add_argument("--repeats", type=int, default=20, help="micro-batches that are timed")
     parser.add_argument("--kernels", type=int, default=25, help="dearest kernels to list")
+    parser.add_argument(
+        "--once", action="store_true", help="run one micro-batch for a profiler, print nothing"
+    )
+    parser.add_argument("--bytes", type=Path, metavar="CSV", help="add up what Nsight Compute wrote")
     options = parser.parse_args()
+    if options.bytes:
+        show_bytes(options.bytes)
+        return
     if not torch.cuda.is_available():
         sys.exit("micro_batch needs a CUDA GPU, and torch sees none")
     if options.recipe:
@@ -99,6 +114,11 @@ def main() -> None:
     # Before anything is recorded, for a recording keeps its memory.
     plain(*rows)
     update()
+    if options.once:
+        torch.cuda.cudart().cudaProfilerStart()
+        plain(*rows)
+        torch.cuda.cudart().cudaProfilerStop()
+        return
     micro_kernels, update_kernels = profile(lambda: plain(*rows)), profile(update)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -160,6 +180,25 @@ def show(title: str, kernels: list[Kernel], count: int) -> None:
         print(f"  {name:24s} {ms:8.2f} ms {sum(k.launches for k in parts[name]):6d} launches")
     for kernel in kernels[:count]:
         print(f"    {kernel.ms:8.2f} ms {kernel.launches:6d} x {kernel.name[:90]}")
+
+
+def show_bytes(path: Path) -> None:
+    """Bytes of memory by part, of a table with a line a kernel; lines before its head are the program's."""
+    lines = path.read_text().splitlines()
+    start = next((i for i, line in enumerate(lines) if line.startswith('"ID"')), None)
+    if start is None:
+        sys.exit(f"{path}: no table of Nsight Compute (--csv --page raw) in it")
+    parts: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0])
+    for row in csv.DictReader(lines[start:]):
+        if row["ID"]:  # the line of units has none
+            sums = parts[part_of(row["Kernel Name"])]
+            sums[0] += float(row["dram__bytes_read.sum"].replace(",", ""))
+            sums[1] += float(row["dram__bytes_write.sum"].replace(",", ""))
+            sums[2] += 1
+    for part, (read, written, launches) in sorted(parts.items(), key=lambda item: -sum(item[1])):
+        print(
+            f"  {part:24s} {read / 1e9:8.2f} GB read {written / 1e9:8.2f} GB written {launches:6d} launches"
+        )
 
 
 def part_of(name: str) -> str:
