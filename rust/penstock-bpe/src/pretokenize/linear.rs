@@ -1,10 +1,11 @@
-//! All matches of an expression, leftmost and first alternative first, in time linear in the text while the states of the
-//! automaton that the text meets fit [`CACHE_BYTES`]; beyond, what is known is forgotten with them.
+//! All matches of an expression, leftmost and first alternative first, in time linear in the text.
 //!
 //! An engine that is asked for one match after another may look far beyond each: `[a-z]*1|[a-z]` reads on to the end of the
 //! word for every letter, in search of a 1. Here the states and places that such a look ahead went through are kept: a later
 //! one that comes to the same state at the same place would find nothing either, and ends (Reps, "Maximal-munch"
-//! tokenization in linear time, 1998). That costs something, so it begins when a text has made much of that reading.
+//! tokenization in linear time, 1998). That costs something, so it begins when a text has made much of that reading. Where the
+//! states of the automaton outgrow [`CACHE_BYTES`] what is known is forgotten with them; the rest of a text that makes that
+//! happen often is left to [`Backward`].
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -16,6 +17,7 @@ use regex_automata::{Anchored, Input, MatchKind};
 use regex_syntax::hir::Hir;
 use rustc_hash::FxHashSet;
 
+use super::backward::Backward;
 use crate::error::PatternError;
 
 /// States are kept at multiples of this, so that it costs little; a later look ahead goes on to the next of them.
@@ -23,6 +25,12 @@ const STRIDE: usize = 64;
 /// So many bytes more than the matches hold may be read of a text before states are kept.
 const MOST_AHEAD: usize = 4 << 10;
 const CACHE_BYTES: usize = 4 << 20;
+/// Bytes that may be read in searches that keep states, beyond those paid for by [`PAID`].
+const MOST_OWED: usize = 8 << 20;
+/// Bytes that each byte of text left behind pays for.
+const PAID: usize = 128;
+/// So many bytes the making of new states counts for when the old ones have been cleared.
+const CLEARING: usize = 1 << 20;
 /// Memories kept for later calls; more threads than this make their own anew.
 const KEPT: usize = 64;
 
@@ -50,6 +58,8 @@ struct Memory {
     clears: usize,
     /// Bytes read of the present text beyond what its matches hold; `None` once states are kept.
     ahead: Option<usize>,
+    /// Bytes read and not paid for, over all texts: many short ones owe no more than a long one.
+    owed: usize,
 }
 
 impl fmt::Debug for Linear {
@@ -84,36 +94,53 @@ impl Linear {
 
     /// Calls `emit` with start and end of each match in `text`, in order.
     pub(super) fn for_each_match(&self, text: &str, mut emit: impl FnMut(usize, usize)) {
-        let Shared { forward, reverse, idle } = &*self.shared;
+        let Shared { forward, idle, .. } = &*self.shared;
         // Nobody waits for the lock: a process that was forked while another thread held it would wait for ever.
         let kept = idle.try_lock().ok().and_then(|mut idle| idle.pop());
-        let mut memory = kept.unwrap_or_else(|| Memory {
-            forward: forward.create_cache(),
-            reverse: reverse.create_cache(),
-            fruitless: FxHashSet::default(),
-            trail: Vec::new(),
-            clears: 0,
-            ahead: None,
-        });
+        let mut memory = kept.unwrap_or_else(|| self.shared.memory());
         memory.ahead = Some(0);
         let mut input = Input::new(text);
         let mut last_end = None;
+        let mut backward = None;
         while !input.is_done() {
-            let Some((start, end)) = memory.find(&self.shared, &input) else { break };
+            let from = input.start();
+            let found = match &mut backward {
+                None => memory.find(&self.shared, &input),
+                Some(backward) => Backward::find(backward, from),
+            };
+            let Some((start, end)) = found else { break };
             // An empty match is none within a character, nor where the last match ended.
             if start == end && (last_end == Some(end) || !text.is_char_boundary(end)) {
-                input.set_start(input.start() + 1);
-                continue;
+                input.set_start(from + 1);
+            } else {
+                emit(start, end);
+                last_end = Some(end);
+                input.set_start(end);
             }
-            emit(start, end);
-            last_end = Some(end);
-            input.set_start(end);
+            memory.owed = memory.owed.saturating_sub(PAID * (input.start() - from));
+            if memory.owed > MOST_OWED && memory.ahead.is_none() && backward.is_none() && !input.is_done() {
+                backward = Some(Backward::new(forward.get_nfa(), text, input.start()));
+            }
         }
         memory.fruitless = FxHashSet::default();
         if let Ok(mut idle) = idle.try_lock()
             && idle.len() < KEPT
         {
             idle.push(memory);
+        }
+    }
+}
+
+impl Shared {
+    fn memory(&self) -> Memory {
+        Memory {
+            forward: self.forward.create_cache(),
+            reverse: self.reverse.create_cache(),
+            fruitless: FxHashSet::default(),
+            trail: Vec::new(),
+            clears: 0,
+            ahead: None,
+            owed: 0,
         }
     }
 }
@@ -185,7 +212,9 @@ impl Memory {
 
     /// Whether nothing more is found from `state` at `at`; if that is not known, it may be so after this search.
     fn is_fruitless(&mut self, at: usize, state: LazyStateID) -> bool {
+        self.owed += STRIDE;
         if self.forward.clear_count() != self.clears {
+            self.owed += CLEARING * (self.forward.clear_count() - self.clears);
             self.clears = self.forward.clear_count();
             self.fruitless.clear();
             self.trail.clear();
@@ -206,11 +235,14 @@ mod tests {
 
     type Places = Vec<(usize, usize)>;
 
-    /// What is found, and what is to be.
-    fn matches(expression: &str, text: &str) -> (Places, Places) {
+    /// What is found, and what is to be. With much `owed`, what can be is left to [`Backward`].
+    fn matches(expression: &str, text: &str, owed: usize) -> (Places, Places) {
         let hir = dialect::parse(expression).unwrap();
         let mut found = Vec::new();
         let linear = Linear::new(expression, &hir, 1 << 20).unwrap();
+        let mut memory = linear.shared.memory();
+        memory.owed = owed;
+        linear.shared.idle.lock().unwrap().push(memory);
         linear.for_each_match(text, |start, end| found.push((start, end)));
         let wanted = Regex::builder().build_from_hir(&hir).unwrap();
         (found, wanted.find_iter(text).map(|found| (found.start(), found.end())).collect())
@@ -244,8 +276,10 @@ mod tests {
                     state = state.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
                     text.push_str(letters[(state >> 40) as usize % letters.len()]);
                 }
-                let (found, wanted) = matches(expression, &text);
-                assert_eq!(found, wanted, "{expression:?} in {text:?}");
+                for owed in [0, usize::MAX / 2] {
+                    let (found, wanted) = matches(expression, &text, owed);
+                    assert_eq!(found, wanted, "{expression:?} in {text:?}");
+                }
             }
         }
     }
@@ -260,5 +294,29 @@ mod tests {
             Linear::new(expression, &hir, 1 << 20).unwrap().for_each_match(&text, |_, _| count += 1);
             assert_eq!(count, text.len());
         }
+    }
+
+    /// Each of 2^17 states is one of its own, so that what is known of them is soon forgotten.
+    #[test]
+    fn states_that_outgrow_the_cache_do_not_make_the_search_start_over() {
+        let mut state = 7_u64;
+        let mut text = String::new();
+        while text.len() < 60_000 {
+            state = state.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
+            text.push(if state >> 40 & 1 == 0 { 'a' } else { 'b' });
+        }
+        let hir = dialect::parse("[ab]*a[ab]{16}1|[ab]").unwrap();
+        let linear = Linear::new("", &hir, 1 << 20).unwrap();
+        for _ in 0..10 {
+            let mut count = 0;
+            linear.for_each_match(&text, |_, _| count += 1);
+            assert_eq!(count, text.len());
+        }
+        text.push('1');
+        let mut found = Vec::new();
+        let at = text.len() - 18;
+        text.replace_range(at..=at, "a");
+        linear.for_each_match(&text, |start, end| found.push((start, end)));
+        assert_eq!(found, [(0, text.len())]);
     }
 }

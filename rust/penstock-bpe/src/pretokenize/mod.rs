@@ -3,6 +3,7 @@
 //! Every scanner looks at each character a bounded number of times, whatever the text, and hands out the pieces that
 //! the family's regular expression (see [`crate::pattern`]) would match, in order and without a gap.
 
+mod backward;
 pub(crate) mod cl100k;
 pub(crate) mod deepseek_early;
 pub(crate) mod deepseek_v3;
