@@ -12,16 +12,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from penstock import _core
 from penstock.decoding import as_ids
 
 if TYPE_CHECKING:
     from penstock.decoding import Ids
 
-__all__ = ["TokenPiece", "TokenView", "view_tokens"]
+__all__ = ["TokenPiece", "TokenView", "view_text", "view_tokens"]
 
 MAX_SHOWN = 4000
 """Tokens of one view; a notebook keeps what it shows."""
+LONG_CHARACTERS = 32 * MAX_SHOWN
+"""Characters of a text of which only the start may be looked at; some tokens are long."""
 BAR = "│"
 JOINERS = "\u200c\u200d"
 """Format characters without which emoji and Indic text fall apart."""
@@ -53,6 +58,8 @@ class TokenView:
     """Tokens to look at: coloured in a notebook, cut by bars in a terminal."""
 
     pieces: tuple[TokenPiece, ...]
+    of_characters: int | None = None
+    """The length of the text, if these are the first tokens of a longer one."""
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -77,13 +84,39 @@ class TokenView:
         return f'<div dir="ltr" style="{BLOCK_STYLE}">{"".join(spans)}{self._rest()}</div>'
 
     def _rest(self) -> str:
+        if self.of_characters is not None:
+            return " ... and more tokens"
         hidden = len(self.pieces) - MAX_SHOWN
         return f" ... and {hidden:,} more tokens" if hidden > 0 else ""
 
     def _summary(self) -> str:
         size = sum(len(piece.bytes) for piece in self.pieces)
         words = f"{len(self.pieces):,} token{'' if len(self.pieces) == 1 else 's'}, {size:,} bytes"
+        if self.of_characters is not None:
+            words = f"the first {words} of a text of {self.of_characters:,} characters"
         return f"{words}, {size / len(self.pieces):.2f} bytes a token" if self.pieces else words
+
+
+def view_text(core: _core.Tokenizer, text: str, allowed: list[str] | None) -> TokenView:
+    """The tokens of ``text``, in which ``allowed`` names control tokens; the first of them if it is long."""
+    ids = _first_ids(core, text, allowed)
+    if len(text) <= LONG_CHARACTERS or len(ids) <= MAX_SHOWN:
+        return view_tokens(core, ids)
+    return TokenView(view_tokens(core, ids[:MAX_SHOWN]).pieces, len(text))
+
+
+def _first_ids(core: _core.Tokenizer, text: str, allowed: list[str] | None) -> NDArray[np.uint32]:
+    """The ids of ``text``, or more than are shown of them."""
+    length = LONG_CHARACTERS
+    while length < len(text):
+        start = text[:length]
+        known = core.cut_of_start(start, allowed)
+        if known is not None:
+            ids = core.encode(start[:known], allowed)
+            if len(ids) > MAX_SHOWN:
+                return ids
+        length *= 4
+    return core.encode(text, allowed)
 
 
 def view_tokens(core: _core.Tokenizer, ids: Ids) -> TokenView:

@@ -15,7 +15,7 @@ from penstock.errors import ConfigError, numbers_in_range
 from penstock.jobs import ProgressCallback, run_job
 from penstock.special_tokens import AllowedSpecial, allowed_names, refuse_named
 from penstock.token_batch import TokenBatch
-from penstock.token_view import TokenView, view_tokens
+from penstock.token_view import TokenView, view_text, view_tokens
 from penstock.tokenizer_training import (
     TrainingReport,
     TrainingRequest,
@@ -386,9 +386,13 @@ class Tokenizer:
         return StreamDecoder(self._core, errors)
 
     def show(self, text: str | Ids, *, allowed_special: AllowedSpecial = ()) -> TokenView:
-        """The token boundaries of a text, or of ids: in colour in a notebook, as bars in a terminal."""
+        """The token boundaries of a text, or of ids: in colour in a notebook, as bars in a terminal.
+
+        Of a long text the first 4000 tokens are shown, and no more of it is encoded than that takes, unless
+        it cannot be told where the split pattern may be cut off.
+        """
         if isinstance(text, str):
-            return view_tokens(self._core, self.encode_to_numpy(text, allowed_special=allowed_special))
+            return view_text(self._core, text, allowed_names(allowed_special))
         return view_tokens(self._core, text)
 
     def token_to_id(self, token: str | bytes) -> int | None:

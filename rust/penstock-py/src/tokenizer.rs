@@ -183,6 +183,18 @@ impl Tokenizer {
         Ok((ids.into_pyarray(py), offsets.into_flattened().into_pyarray(py)))
     }
 
+    fn cut_of_start(
+        &self,
+        py: Python<'_>,
+        start: &str,
+        allowed: Option<Vec<String>>,
+    ) -> PyResult<Option<usize>> {
+        let allowed = allowed_special(allowed);
+        guarded::<_, Fault>(py, || {
+            Ok(self.0.cut_of_start(start, &allowed).map(|at| start[..at].chars().count()))
+        })
+    }
+
     fn count_tokens(&self, py: Python<'_>, text: &str) -> PyResult<usize> {
         guarded::<_, Fault>(py, || Ok(self.0.count_tokens(text)))
     }

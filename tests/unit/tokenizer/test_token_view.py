@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock import Tokenizer, TokenizerError
-from penstock.token_view import MAX_SHOWN, TINTS
+from penstock.token_view import LONG_CHARACTERS, MAX_SHOWN, TINTS
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +90,24 @@ def test_a_long_text_is_cut(tokenizer: Tokenizer) -> None:
     view = tokenizer.show([300] * (MAX_SHOWN + 5))
     assert str(view).endswith("... and 5 more tokens")
     assert Page(view.to_html()).words.endswith("... and 5 more tokens")
+
+
+@pytest.mark.parametrize("unit", ["some words, é字🙂 <|endoftext|>don't 12\n", "a", " ", "ab1 "])
+@pytest.mark.parametrize("pattern", ["deepseek-v3", "gpt2", "[a-z]*1|[a-z]"])
+def test_of_a_long_text_the_first_tokens_are_shown(stdlib_texts: list[str], unit: str, pattern: str) -> None:
+    tokenizer = Tokenizer.train(stdlib_texts[:10], vocab_size=400, pattern=pattern)
+    text = "x" + unit * (3 * LONG_CHARACTERS // len(unit))
+    view = tokenizer.show(text, allowed_special="all")
+    ids = tokenizer.encode(text, allowed_special="all")
+    if len(ids) <= MAX_SHOWN:
+        assert view == tokenizer.show(ids)
+        return
+    assert view.pieces == tokenizer.show(ids[:MAX_SHOWN]).pieces
+    assert view._repr_html_().count("and more tokens") == str(view).count("and more tokens") == 1
+    assert f"of a text of {len(text):,} characters" in repr(view)
+
+
+def test_no_more_of_a_long_text_is_encoded_than_is_shown(tokenizer: Tokenizer) -> None:
+    # What no longer text could be encoded with.
+    text = "some words, and 12\n" * LONG_CHARACTERS + "\ud800"
+    assert len(tokenizer.show(text)) == MAX_SHOWN

@@ -75,6 +75,15 @@ impl Tokenizer {
         result
     }
 
+    /// A place in the third quarter of `start`, the start of a longer text, up to which the ids are those of that text, if its
+    /// last quarter is longer than any added token. `None` if there is none such, or texts may not be cut.
+    #[must_use]
+    pub fn cut_of_start(&self, start: &str, allowed: &Allowed) -> Option<usize> {
+        let mut at = None;
+        self.model().with_matchers(allowed, |matchers| at = self.cut(matchers, start, start.len() / 2));
+        at.filter(|at| at / 3 <= start.len() / 4)
+    }
+
     /// The first place behind `least` bytes of `text` where cutting it changes no id, if texts may be cut at all.
     pub(super) fn cut(&self, matchers: &Matchers, text: &str, least: usize) -> Option<usize> {
         let can_be_cut = self.model().normalizer == Normalizer::None

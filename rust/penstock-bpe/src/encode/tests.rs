@@ -137,6 +137,18 @@ proptest! {
     }
 
     #[test]
+    fn the_start_of_a_text_has_its_first_ids(text in named(), rest in named(), is_allowed in any::<bool>()) {
+        let (tokenizer, allowed) = (with_names(), if is_allowed { Allowed::All } else { Allowed::None });
+        // Its last quarter is longer than any name.
+        let start = text.repeat(1 + 400 / text.len().max(1));
+        if let Some(at) = tokenizer.cut_of_start(&start, &allowed) {
+            let whole = tokenizer.encode(&(start.clone() + &rest), &allowed);
+            let first = tokenizer.encode(&start[..at], &allowed);
+            prop_assert_eq!(&whole[..first.len()], &first, "{} | {}", start, rest);
+        }
+    }
+
+    #[test]
     fn a_text_in_parts_has_the_ids_of_the_whole(
         unit in named(), count in 1_usize..200, bytes in 1_usize..3000, threads in 1_usize..4,
     ) {
