@@ -101,32 +101,49 @@ impl Linear {
         memory.ahead = Some(0);
         let mut input = Input::new(text);
         let mut last_end = None;
-        let mut backward = None;
         while !input.is_done() {
-            let from = input.start();
-            let found = match &mut backward {
-                None => memory.find(&self.shared, &input),
-                Some(backward) => Backward::find(backward, from),
-            };
-            let Some((start, end)) = found else { break };
+            if memory.ahead.is_none() && memory.owed > MOST_OWED + PAID * input.start() {
+                rest(forward, text, input.start(), last_end, &mut emit);
+                break;
+            }
+            let Some((start, end)) = memory.find(&self.shared, &input) else { break };
             // An empty match is none within a character, nor where the last match ended.
             if start == end && (last_end == Some(end) || !text.is_char_boundary(end)) {
-                input.set_start(from + 1);
-            } else {
-                emit(start, end);
-                last_end = Some(end);
-                input.set_start(end);
+                input.set_start(input.start() + 1);
+                continue;
             }
-            memory.owed = memory.owed.saturating_sub(PAID * (input.start() - from));
-            if memory.owed > MOST_OWED && memory.ahead.is_none() && backward.is_none() && !input.is_done() {
-                backward = Some(Backward::new(forward.get_nfa(), text, input.start()));
-            }
+            emit(start, end);
+            last_end = Some(end);
+            input.set_start(end);
         }
+        memory.owed = memory.owed.saturating_sub(PAID * text.len());
         memory.fruitless = FxHashSet::default();
         if let Ok(mut idle) = idle.try_lock()
             && idle.len() < KEPT
         {
             idle.push(memory);
+        }
+    }
+}
+
+/// Hands out the matches from `from` on, where the last one ended at `last_end`, by way of [`Backward`].
+#[cold]
+fn rest(
+    forward: &DFA,
+    text: &str,
+    mut from: usize,
+    mut last_end: Option<usize>,
+    emit: &mut impl FnMut(usize, usize),
+) {
+    let mut backward = Backward::new(forward.get_nfa(), text, from);
+    while from <= text.len()
+        && let Some((start, end)) = backward.find(from)
+    {
+        if start == end && (last_end == Some(end) || !text.is_char_boundary(end)) {
+            from += 1;
+        } else {
+            emit(start, end);
+            (from, last_end) = (end, Some(end));
         }
     }
 }
