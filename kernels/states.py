@@ -49,12 +49,17 @@ class Spread:
     rows: Tensor
     """[R_max, K]."""
     places: Tensor
-    """float32 [T, k]: its gradient is ``Groups.token_pos``, bit for bit."""
+    """E4M3 [T, 4 * k]: its gradient is ``Groups.token_pos`` as bytes, which autograd refuses to add up."""
 
     @property
     def parts(self) -> tuple[Tensor, Tensor]:
         """The tensors, as an op takes them."""
         return self.rows, self.places
+
+    @staticmethod
+    def gradients(rows: Tensor, token_pos: Tensor) -> tuple[Tensor, Tensor]:
+        """What to send to the parts, for int32 ``token_pos`` [T, k]."""
+        return rows, token_pos.view(FP8)
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,7 @@ def place_of(y: Tensor) -> tuple[Tensor, Tensor]:
 
 def spread_of(x: Tensor, rows: int, k: int) -> tuple[Tensor, Tensor]:
     """The parts of a Spread, without memory, for tokens ``x`` [..., K] of k choices each."""
-    places = x.new_empty(1, dtype=torch.float32).expand(x.shape[:-1].numel(), k)
+    places = x.new_empty(1, dtype=FP8).expand(x.shape[:-1].numel(), 4 * k)
     return x.new_empty(1).expand(rows, x.shape[-1]), places
 
 

@@ -168,8 +168,9 @@ def _ends_of(y: Tensor | States | Spread) -> Sequence[Tensor]:
 
 def _gradients_of(y: Tensor | States | Spread) -> Sequence[Tensor]:
     if isinstance(y, Spread):
-        places = torch.randperm(y.places.numel()).int().view(y.places.shape)
-        return torch.randn_like(y.rows), places.view(torch.float32)
+        tokens = y.places.shape[0]
+        token_pos = torch.randperm(y.places.numel() // 4).int().view(tokens, -1)
+        return Spread.gradients(torch.randn_like(y.rows), token_pos)
     given = States(y) if isinstance(y, Tensor) else y
     up = torch.randn_like(given.values)
     return (up,) if given.gradient is None else quantize_rows(up.view(-1, up.shape[-1])).parts

@@ -26,6 +26,7 @@ from ..quantize import quantize_rows, transpose_shift
 from ..states import (
     Combination,
     S,
+    Spread,
     States,
     as_given,
     check_states,
@@ -86,7 +87,7 @@ def expert_feed_forward(
     check_states("x", given)
     if given.spread is not None:
         check_shape("x.spread.rows", given.spread.rows, (groups.n_rows, values.shape[1]))
-        check_shape("x.spread.places", given.spread.places, groups.token_pos.shape)
+        check_shape("x.spread.places", given.spread.places, (p.shape[0], 4 * p.shape[1]))
     if reads_rows(precision):
         weights = (gate_up, down, *(shared or ()))
         # What takes the gradient quantised is a norm, which also makes the sum.
@@ -164,7 +165,7 @@ class _Fp8Experts(torch.autograd.Function):
         dp = _of_choices(back.dp, groups).to(p.dtype)
         d_rest = dp, None, d_gate_up, d_down, *d_shared
         if ctx.spread:
-            return shared_dx, None, None, dx, groups.token_pos.view(torch.float32), *d_rest
+            return shared_dx, None, None, *Spread.gradients(dx, groups.token_pos), *d_rest
         dx = gather_sum(dx, None, groups.token_pos, shared_dx).to(ctx.x_dtype)
         return dx, None, None, None, None, *d_rest
 

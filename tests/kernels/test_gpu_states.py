@@ -14,6 +14,7 @@ from penstock.kernels.permute.op import gather_sum
 from penstock.kernels.quantize import quantize_rows
 from penstock.kernels.registry import RECIPE_ENVIRONMENT
 from penstock.kernels.route import route_tables
+from penstock.kernels.states import Spread
 from penstock.kernels.types import RowQ
 
 pytestmark = pytest.mark.gpu
@@ -87,7 +88,7 @@ def test_a_norm_sums_what_experts_hand_back(tokens: int, size: int, first: bool,
             total, states = add_rms_norm_quantize(*given, 1e-6, True, (groups.n_rows, 6))
             assert states.spread is not None
             ends = [total, *states.spread.parts, *[states.values] * first, *[states.second] * second]
-            sent = [ups[0], rows, groups.token_pos.view(torch.float32), *ups[1 : 1 + first + second]]
+            sent = [ups[0], *Spread.gradients(rows, groups.token_pos), *ups[1 : 1 + first + second]]
             torch.autograd.backward(ends, sent)
         results.append([t.grad for t in given])
     whole = gather_sum(rows, None, groups.token_pos).float() + sum(ups[1 : 1 + first + second])

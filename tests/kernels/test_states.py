@@ -9,10 +9,11 @@ from torch import Tensor
 from penstock.kernels.feed_forward import expert_feed_forward
 from penstock.kernels.gemm import joint_linear, linear
 from penstock.kernels.numeric import same_bits
+from penstock.kernels.permute.op import gather_sum
 from penstock.kernels.quantize import quantize_rows, transpose_shift
 from penstock.kernels.registry import RECIPE_ENVIRONMENT, RECIPES
 from penstock.kernels.route import route_tables
-from penstock.kernels.states import States
+from penstock.kernels.states import Spread, States, spread_of
 
 UP = torch.randn(6, 48)
 
@@ -58,6 +59,40 @@ def test_a_product_that_nobody_reads_has_no_gradient() -> None:
     linear(expected[0], expected[1], "fp8").backward(UP)
     assert same_bits(x.grad, expected[0].grad)
     assert not other.grad.any()
+
+
+def gradients_of_experts(layers: int) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+    """What so many layers that read the same states hand back: in parts, summed, and where rows stand."""
+    x, gate_up, down = (
+        torch.randn(*shape).requires_grad_() for shape in ((6, 128), (4, 256, 128), (4, 128, 128))
+    )
+    valid = torch.arange(6) != 5
+    groups, p = route_tables(torch.arange(12).view(6, 2).int() % 4, 4, valid), torch.rand(6, 2)
+    spread = Spread(*(part.requires_grad_() for part in spread_of(x.detach(), groups.n_rows, 2)))
+    ends, plain = [], []
+    for _ in range(layers):
+        y = expert_feed_forward(States(x, spread=spread), p, gate_up, down, groups, "fp8")
+        assert y.gradient is not None
+        ends += y.gradient.parts
+        other = expert_feed_forward(States(x), p, gate_up, down, groups, "fp8")
+        assert other.gradient is not None
+        plain += other.gradient.parts
+    sent = [*quantize_rows(torch.randn(6, 128)).parts] * layers
+    (expected,) = torch.autograd.grad(plain, x, sent)
+    found = torch.autograd.grad(ends, (x, *spread.parts), sent, allow_unused=True)
+    return found, expected, groups.token_pos
+
+
+def test_experts_hand_back_their_rows() -> None:
+    (dx, rows, places), expected, token_pos = gradients_of_experts(1)
+    assert dx is None
+    assert torch.equal(places.view(torch.int32), token_pos)
+    assert same_bits(gather_sum(rows, None, token_pos), expected)
+
+
+def test_rows_of_two_layers_are_refused() -> None:
+    with pytest.raises(NotImplementedError, match="not implemented for 'Float8"):
+        gradients_of_experts(2)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
