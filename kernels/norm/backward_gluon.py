@@ -172,7 +172,7 @@ def backward(
         rows.shape[0], rows.shape[1] // 4, rows.stride(0) // 4, scale.shape[1], tiles,
         ADD=dsum is not None, FIRST=dy is not None, JOIN=more is not None,
         CHOICES=token_pos.shape[1], QUANTIZE=data.numel() > 0,
-        **tile._asdict(), EVEN=rows.shape[1] % (tile.ACROSS * tile.CHUNKS * WARP_COLUMNS) == 0,
+        **tile._asdict(), EVEN=tile.is_even(rows.shape[1]),
         num_warps=warps, maxnreg=registers,
     )  # fmt: skip
     return partial.sum(0)

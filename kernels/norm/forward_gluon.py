@@ -123,16 +123,16 @@ def forward(
     rows: Tensor, delta: Tensor | None, due: Sequence[Tensor], w: Tensor, eps: float, out: Sequence[Tensor]
 ) -> None:
     """See ``norm_triton.forward``; of operands that ``rows_gluon.fits``, and always quantised."""
-    y, r, total, data, scale = out
+    y, r, added, data, scale = out
     chosen, p, position = due or (rows, r, r)
     tile = tile_for(rows.shape[1])
     # Scales are written beyond the last row too.
     rms_norm_kernel[(triton.cdiv(scale.shape[1], tile.ROWS),)](
         *(_quads_of(x) for x in (rows, rows if delta is None else delta, chosen)),
-        p, position, w, _quads_of(total), _quads_of(y), r, data.view(torch.int32), scale,
+        p, position, w, _quads_of(added), _quads_of(y), r, data.view(torch.int32), scale,
         rows.shape[0], rows.shape[1] // 4, rows.stride(0) // 4, scale.shape[1], eps,
         ADD=delta is not None, CHOICES=position.shape[1] if due else 0, KEEP=y.numel() > 0,
-        **tile._asdict(), EVEN=rows.shape[1] % (tile.ACROSS * tile.CHUNKS * WARP_COLUMNS) == 0,
+        **tile._asdict(), EVEN=tile.is_even(rows.shape[1]),
         num_warps=WARPS,
     )  # fmt: skip
 

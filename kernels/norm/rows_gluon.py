@@ -169,6 +169,10 @@ class Tile(NamedTuple):
     ACROSS: int
     CHUNKS: int
 
+    def is_even(self, size: int) -> bool:
+        """Whether rows of ``size`` columns fill all chunks, so that columns need no mask."""
+        return size == self.ACROSS * self.CHUNKS * WARP_COLUMNS
+
 
 def fits(*operands: Tensor) -> bool:
     """Whether all are matrices of bfloat16 that can be read by four columns."""

@@ -19,6 +19,8 @@ from penstock.kernels.norm import backward_gluon, forward_gluon, rows_gluon  # n
 from penstock.kernels.quantize import both_gluon, transpose_gluon  # noqa: E402
 from penstock.kernels.swiglu import quantized_gluon  # noqa: E402
 
+SIZES = [100, 512, 1280, 2048, 5120, rows_gluon.MOST_COLUMNS - 4, rows_gluon.MOST_COLUMNS]
+"""Of rows that norms handle: in chunks of which all are full, and in others."""
 TILE = f"tensordesc<fp8e4nv[128, 128],{transpose_gluon.TILE!r}>"
 
 
@@ -70,19 +72,19 @@ def test_quantize_both(tmp_path: Path) -> None:
     assert 4 * both_gluon.WARPS * 32 * both_gluon.REGISTERS <= 65536
 
 
-@pytest.mark.parametrize("size", [100, 512, 1280, 2048, 5120, rows_gluon.MOST_COLUMNS])
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(("keep", "choices"), [(True, 0), (False, 0), (False, 8)])
 @pytest.mark.parametrize("add", [False, True])
 def test_rms_norm(add: bool, keep: bool, choices: int, size: int, tmp_path: Path) -> None:
     pointers = dict.fromkeys(("x", "delta", "rows", "sum", "y"), "i64") | {"pos": "i32", "q": "i32"}
     constants = {"ADD": add, "CHOICES": choices, "KEEP": keep}
     tile = forward_gluon.tile_for(size)
-    constants |= tile._asdict() | {"EVEN": size not in (100, 5120)}
+    constants |= tile._asdict() | {"EVEN": tile.is_even(size)}
     kernel, options = forward_gluon.rms_norm_kernel, {"num_warps": forward_gluon.WARPS}
     assert has_room(2, shared_memory(kernel, pointers, constants, tmp_path, **options))
 
 
-@pytest.mark.parametrize("size", [100, 512, 1280, 2048, 5120, rows_gluon.MOST_COLUMNS])
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(
     ("first", "join", "choices", "quantize"),
     [(True, True, 6, True), (True, True, 8, True), (True, False, 8, True), (False, False, 8, False)],
@@ -95,7 +97,7 @@ def test_rms_norm_backward(
     pointers = dict.fromkeys(operands, "i64") | {"pos": "i32", "q": "i32"}
     tile = backward_gluon.tile_for(size)
     constants = {"ADD": add, "FIRST": first, "JOIN": join, "CHOICES": choices, "QUANTIZE": quantize}
-    constants |= tile._asdict() | {"EVEN": size in (512, 1280, 2048)}
+    constants |= tile._asdict() | {"EVEN": tile.is_even(size)}
     kernel, warps = backward_gluon.rms_norm_backward_kernel, tile.ROWS * tile.ACROSS
     registers = backward_gluon.registers_for(tile)
     options = {"num_warps": warps, "maxnreg": registers}
