@@ -64,6 +64,8 @@ class _AddRmsNorm(torch.autograd.Function):
         dsum, dy, more, rows, places = (grads[i] if i < len(grads) else None for i in (0, 1, 2, 5, 6))
         if dy is None:
             dy, more = more, None
+        if (rows is None) != (places is None):
+            raise RuntimeError("experts' rows came without their places, or places without rows")
         due = [] if rows is None or places is None else [rows, places.view(torch.int32)]
         unused = (None,) * 5
         if dy is None and not due:

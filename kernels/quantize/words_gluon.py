@@ -43,11 +43,13 @@ def pair(first, second):
 
 @gluon.jit
 def total(a, b):
+    """a + b, rounded once."""
     return gl.inline_asm_elementwise(SUM, "=r,r,r", [a, b], gl.int32, True, 1)
 
 
 @gluon.jit
 def product(x, by):
+    """x * by, rounded once."""
     return gl.inline_asm_elementwise(PRODUCT, "=r,r,r", [x, by], gl.int32, True, 1)
 
 
