@@ -119,8 +119,8 @@ def add_rms_norm_quantize(
     _check(x, w, eps)
     added = States(delta) if isinstance(delta, Tensor) else delta
     _check_delta(x, None if added is None else added.values)
-    for count in experts or ():
-        check_count("experts", count)
+    if experts is not None:
+        _check_experts(experts)
     if registry.backend("norm", x.device, x.dtype) != "reference":
         from .autograd import add_rms_norm_quantize as fast  # Triton is imported only where it runs
 
@@ -134,6 +134,13 @@ def _check_delta(x: Tensor, delta: Tensor | None) -> None:
         check_tensor("delta", delta, dtype=x.dtype)
         check_shape("delta", delta, x.shape)
         check_same_device(x=x, delta=delta)
+
+
+def _check_experts(experts: object) -> None:
+    if not isinstance(experts, tuple) or len(experts) != 2:
+        raise TypeError(f"experts: expected a pair of numbers, got {experts!r}")
+    for count in experts:
+        check_count("experts", count)
 
 
 def _check(x: Tensor, w: Tensor, eps: float) -> None:

@@ -36,3 +36,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def needs_the_backend(request: pytest.FixtureRequest) -> None:
+    from penstock.kernels import registry  # found only now
+
+    capability = registry.capability()
+    if capability is None or capability < (8, 9):
+        pytest.skip(f"FP8 needs compute capability 8.9, this GPU has {capability}")
+    backend = request.getfixturevalue("backend") if "backend" in request.fixturenames else ""
+    if backend == "gluon" and capability[0] != 9:
+        pytest.skip(f"the Gluon kernel needs Hopper (9.x), this GPU has {capability}")

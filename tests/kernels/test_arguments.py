@@ -179,6 +179,8 @@ CASES: list[tuple[str, type[Exception], Callable[[], object]]] = [
     ("delta", TypeError, lambda: add_rms_norm(X, INTS, X[0], 1e-6)),
     ("delta", ValueError, lambda: add_rms_norm(X, X[:3], X[0], 1e-6)),
     ("delta", ValueError, lambda: add_rms_norm_quantize(X, X[:3], X[0], 1e-6)),
+    ("experts", TypeError, lambda: add_rms_norm_quantize(X, None, X[0], 1e-6, experts=(256,))),
+    ("experts", ValueError, lambda: add_rms_norm_quantize(X, None, X[0], 1e-6, experts=(256, 0))),
     ("x.rows", ValueError, lambda: linear(States(X[:5], X_Q), W)),
     ("x.rows", TypeError, lambda: joint_linear(States(X, X), (W,), "fp8")),
     ("h", ValueError, lambda: swiglu(X[:, :31])),
