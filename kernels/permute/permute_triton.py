@@ -14,21 +14,25 @@ from ..types import BLOCK, Groups, RowQ
 from .reference import row_weights
 
 BLOCK_COLUMNS = 1024
-BYTE_TILE = (16, 4 * BLOCK)
-"""Rows and columns a program of ``gather_quantized`` moves."""
+BYTE_TILE, TILE = (16, 4 * BLOCK), (16, 2 * BLOCK)
+"""Rows and columns that a program of ``gather_quantized`` moves, and one of ``gather_rows``."""
 SMALLEST_SCALE = tl.constexpr(2.0**-126)
 
 
 @triton.jit
-def _gather(x_ptr, weight_ptr, row_token_ptr, out_ptr, D, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr):
+def _gather(
+    x_ptr, weight_ptr, row_token_ptr, out_ptr, D, R,
+    WEIGHTED: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
     """out[r] = x[row_token[r]] (times weight[r]); zero where there is no token."""
-    row = tl.program_id(0).to(tl.int64)
-    d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    token = tl.load(row_token_ptr + row).to(tl.int64)
-    x = tl.load(x_ptr + token * D + d, mask=(token >= 0) & (d < D), other=0.0)
+    r = tl.program_id(0) * BM + tl.arange(0, BM)
+    token = tl.load(row_token_ptr + r, mask=r < R, other=-1).to(tl.int64)
+    d = tl.program_id(1) * BD + tl.arange(0, BD)
+    inside = (r < R)[:, None] & (d < D)[None, :]
+    x = tl.load(x_ptr + token[:, None] * D + d[None, :], mask=inside & (token >= 0)[:, None], other=0.0)
     if WEIGHTED:
-        x = (x.to(tl.float32) * tl.load(weight_ptr + row)).to(x.dtype)
-    tl.store(out_ptr + row * D + d, x, mask=d < D)
+        x = (x.to(tl.float32) * tl.load(weight_ptr + r, mask=r < R, other=0.0)[:, None]).to(x.dtype)
+    tl.store(out_ptr + r.to(tl.int64)[:, None] * D + d[None, :], x, mask=inside)
 
 
 @triton.jit
@@ -136,8 +140,9 @@ def _gather_rows(x: Tensor, weight: Tensor | None, groups: Groups) -> Tensor:
     x = x.contiguous()
     out = x.new_empty(groups.n_rows, x.shape[1])
     if out.numel():
-        grid = (groups.n_rows, triton.cdiv(x.shape[1], BLOCK_COLUMNS))
+        rows, columns = out.shape
+        grid = (triton.cdiv(rows, TILE[0]), triton.cdiv(columns, TILE[1]))
         factors = groups.row_token if weight is None else weight
-        arguments = (x, factors, groups.row_token, out, x.shape[1])
-        _gather[grid](*arguments, WEIGHTED=weight is not None, BLOCK=BLOCK_COLUMNS)
+        arguments = (x, factors, groups.row_token, out, columns, rows)
+        _gather[grid](*arguments, WEIGHTED=weight is not None, BM=TILE[0], BD=TILE[1], num_warps=4)
     return out

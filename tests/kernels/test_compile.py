@@ -139,7 +139,7 @@ KERNELS = [
     (balance_triton, "_balance_total", {"EP": 64}, {}, 4),
     (balance_triton, "_balance_backward", BALANCE, {"valid": "u8"}, 4),
     (logits_triton, "_router_backward_input", {"BT": 64, "BD": 64, "BE": 64}, ROWS, 4),
-    (quantized_triton, "_swiglu_quantize", {"BM": 8, "BK": 256}, {"h": BF16, "q": FP8}, 4),
+    (quantized_triton, "_swiglu_quantize", {"ROWS": quantized_triton.FORWARD_ROWS}, {"h": BF16, "q": FP8}, 4),
     *[
         (
             quantized_triton,
@@ -160,7 +160,7 @@ KERNELS = [
     (
         permute_triton,
         "_gather",
-        {"WEIGHTED": True, "BLOCK": 1024},
+        {"WEIGHTED": True, "BM": 16, "BD": 256},
         {"x": BF16, "out": BF16, "row_token": "i32"},
         4,
     ),
