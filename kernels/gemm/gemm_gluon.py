@@ -30,7 +30,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 
 from .results_gluon import standing_part, store
-from .sums_gluon import following, join, sums
+from .sums_gluon import following, give_turn, join, sums
 from .tiles_gluon import announce, heard, measure, place, scale_strides, take
 
 
@@ -224,6 +224,8 @@ def _consumer(
     phase = 0
     standing_phase = 0
     tile = gl.program_id(0)
+    if wg == 1:
+        give_turn(wg, gl.to_tensor(1))
     for problem in gl.static_range(PROBLEMS):
         a_desc = a_descs[problem]
         c_desc = c_descs[problem]

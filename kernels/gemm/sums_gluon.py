@@ -1,7 +1,8 @@
 """Sums over K of one tile: device code of the Hopper kernel's consumers.
 
 Tensor cores add in less than float32, so a product starts from zero every 128 of K and is promoted: scaled
-and added to float32 registers. That addition is what limits the kernel.
+and added to float32 registers. That addition is what limits the kernel, so warpgroups multiply in turns:
+while the tensor cores have the product of one, the other adds up.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -24,6 +25,36 @@ def following(stage, phase, STAGES: gl.constexpr, STEP: gl.constexpr = 1):
         stage -= STAGES
         phase ^= 1
     return stage, phase
+
+
+@gluon.constexpr_function
+def _turn(order, wg):
+    """Have 256 threads, both warpgroups', meet at barrier 8 or 9, which the compiler gives to nobody."""
+    return f"{{.reg .pred due; setp.ne.b32 due, $1, 0; @due bar.{order} {8 + wg}, 256; mov.b32 $0, $1;}}"
+
+
+@gluon.jit
+def give_turn(wg: gl.constexpr, is_due):
+    """Let the other warpgroup multiply. The first begins, so the second gives it a turn at the start."""
+    order: gl.constexpr = _turn("arrive", 1 - wg)
+    gl.inline_asm_elementwise(order, "=r,r", [is_due], gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
+def _await_turn(wg: gl.constexpr, is_due):
+    order: gl.constexpr = _turn("sync", wg)
+    gl.inline_asm_elementwise(order, "=r,r", [is_due], gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
+def _begin(wg: gl.constexpr, a, b, p, is_due, TURNS: gl.constexpr):
+    """Begin a @ b, which p will be, whatever it was; in turns where one is due."""
+    if TURNS:
+        _await_turn(wg, is_due)
+    p = warpgroup_mma(a, b, p, use_acc=False, is_async=True)
+    if TURNS:
+        give_turn(wg, is_due)
+    return p
 
 
 @gluon.jit
@@ -51,6 +82,9 @@ def sums(
     each stage is always the same one's; else both must follow all, as every second phase of a barrier looks
     the same.
 
+    Where columns have scales of their own too, promotion takes twice the instructions: turns then cost whole
+    tiles 3 %, and those scales had better be read before the product begins.
+
     The partial sum of the second accumulator takes over the registers of the first one's, which the extra
     ``warpgroup_mma_wait`` makes visible to the compiler: without it, both live at once and spill.
     """
@@ -61,9 +95,11 @@ def sums(
     A0: gl.constexpr = 0 if HALF else wg * A_PARTS // 2
     STEP: gl.constexpr = 2 if HALF else 1
     ALONE: gl.constexpr = HALF and STAGES % 2 == 0
+    EARLY: gl.constexpr = SCALES == "row_row"
+    TURNS: gl.constexpr = HALF or not EARLY
     expert, row, column, first, blocks = found
     a_s, b_s, _sa_s, sb_s, _upcoming_s, full, empty, _standing, _joined = ring
-    a_scale, b_scale0, b_scale1 = _scale_rows(expert, row, column, scales, size, SCALES, RIGHT)
+    own = _scale_rows(expert, row, column, scales, size, SCALES, RIGHT)
     zero = gl.zeros([64, 128], gl.float32, mma)
     acc0 = gl.zeros([64, 128], gl.float32, mma)
     acc1 = gl.zeros([64, 128], gl.float32, mma)
@@ -78,17 +114,21 @@ def sums(
         mbarrier.wait(full.index(stage), phase)
         a0 = a_s.index(stage * A_PARTS + A0)
         b0 = b_s.index(stage * B_PARTS).permute((1, 0))
-        p = warpgroup_mma(a0, b0, zero, use_acc=False, is_async=True)
-        down0, across0 = _scales(k, stage, a_scale, b_scale0, scales, ring, A0, 0, SCALES, mma)
-        down1 = down0
-        if SCALES != "row_row" or DOWN:
-            down1, _ = _scales(k, stage, a_scale, b_scale1, scales, ring, A0 + DOWN, 0, SCALES, mma)
+        is_due = gl.to_tensor(1)
+        if HALF and wg == 0:  # the other has no product beside the last of an odd number
+            is_due = (k + 1 < first + blocks).to(gl.int32)
+        if EARLY:
+            factors = _both_scales(k, stage, own, scales, ring, A0, DOWN, SCALES, mma)
+        p = _begin(wg, a0, b0, zero, is_due, TURNS)
+        if not EARLY:
+            factors = _both_scales(k, stage, own, scales, ring, A0, DOWN, SCALES, mma)
+        down0, down1, across0 = factors
         p = warpgroup_mma_wait(0, deps=(p,))
         acc0 = _promote(acc0, p, down0, across0, SCALES)
         acc0 = warpgroup_mma_wait(0, deps=(acc0,))
         a1 = a_s.index(stage * A_PARTS + A0 + DOWN)
         b1 = b_s.index(stage * B_PARTS + RIGHT).permute((1, 0))
-        p = warpgroup_mma(a1, b1, p, use_acc=False, is_async=True)
+        p = _begin(wg, a1, b1, p, is_due, TURNS)
         # What C holds arrives during the second half of the sum; by then the last result has left.
         if ADD and not HALF and k == first + blocks // 2:
             fetch(result, expert, row, column, size, KIND)
@@ -148,6 +188,19 @@ def _scale_rows(expert, row, column, scales, size, SCALES: gl.constexpr, RIGHT: 
     b_scale0 = base + column // 128 * sb_stride_n
     b_scale1 = base + gl.minimum(column // 128 + RIGHT, last) * sb_stride_n
     return a_scale, b_scale0, b_scale1
+
+
+@gluon.jit
+def _both_scales(
+    k, stage, own, scales, ring, A0: gl.constexpr, DOWN: gl.constexpr, SCALES: gl.constexpr, mma: gl.constexpr
+):
+    """Factors of the rows of both accumulators' products, and of the columns of the first."""
+    a_scale, b_scale0, b_scale1 = own
+    down0, across0 = _scales(k, stage, a_scale, b_scale0, scales, ring, A0, 0, SCALES, mma)
+    down1 = down0
+    if SCALES != "row_row" or DOWN:
+        down1, _ = _scales(k, stage, a_scale, b_scale1, scales, ring, A0 + DOWN, 0, SCALES, mma)
+    return down0, down1, across0
 
 
 @gluon.jit
