@@ -28,7 +28,15 @@ def loss_and_gradients(
     return value.detach(), [p.grad for p in model.parameters()]
 
 
-def compare(model: Transformer, batches: list[tuple[Tensor, ...]], backend: str, bound: float = 0.0) -> None:
+def compare(
+    model: Transformer,
+    batches: list[tuple[Tensor, ...]],
+    backend: str,
+    bound: float = 0.0,
+    reordered: tuple[str, ...] = (),
+) -> None:
+    """``reordered``: how names of weights end whose gradients are summed in another order."""
+
     def loss(tokens: Tensor, doc_ids: Tensor) -> Tensor:
         return model.loss(tokens, doc_ids=doc_ids).total
 
@@ -41,7 +49,7 @@ def compare(model: Transformer, batches: list[tuple[Tensor, ...]], backend: str,
         for name, one, other in zip(names, gradients, compiled_gradients, strict=True):
             assert one is not None, name
             assert other is not None, name
-            assert relative_error(other, one) <= bound, name
+            assert relative_error(other, one) <= (1e-6 if name.endswith(reordered) else bound), name
 
 
 def documents(tokens: Tensor) -> Tensor:
@@ -118,4 +126,7 @@ def test_a_compiled_model_gives_the_bits_of_eager_mode_on_a_gpu(
     model = make_model(precision, **FEW_LAYERS, **SIZES).cuda()
     # float32 goes through the library, which multiplies and attends by another kernel for another layout.
     bound = 1e-5 if precision == "fp32" else 0.0
-    compare(model, [(tokens, documents(tokens))], "aot_eager", bound)
+    # The norm before experts sums what they hand back, but does not under a compiler, and then that of its
+    # weight goes over other tiles of rows.
+    reordered = ("post_attention_layernorm.weight",) if (precision, recipe) == ("fp8", "shift") else ()
+    compare(model, [(tokens, documents(tokens))], "aot_eager", bound, reordered)
