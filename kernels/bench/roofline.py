@@ -95,7 +95,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = [row for row in rows if row.get("intensity")]  # without the lines of goals
+    # Without the lines of goals, and without moves, which compute nothing.
+    rows = [row for row in rows if float(row.get("intensity") or 0) > 0]
     roof = roofs(rows)
     shown = points(rows)
     figure = Figure(figsize=(9, 8), layout="constrained")
