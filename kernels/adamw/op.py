@@ -107,8 +107,16 @@ def _adamw(
     """``copy``: nothing, a tensor, or the parts of a WeightQ; ``numbers``: those of StepNumbers."""
     held = WeightQ(*copy) if len(copy) == 3 else copy[0] if copy else None
     arguments = (param, grad.contiguous(), m, v, held, numbers, Hyperparameters(*hyper))
-    if registry.backend("adamw", param.device) == "triton":
-        from .adamw_triton import update as fast  # Triton is imported only where it runs
+    backend = registry.backend("adamw", param.device)
+    # Triton is imported only where it runs.
+    if backend == "gluon" and isinstance(held, WeightQ):
+        from . import adamw_gluon
+
+        if adamw_gluon.fits(*arguments[:4]):
+            adamw_gluon.update(param, arguments[1], m, v, held, numbers, arguments[-1])
+            return
+    if backend in ("gluon", "triton"):
+        from .adamw_triton import update as fast
 
         fast(*arguments)
     else:

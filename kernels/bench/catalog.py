@@ -111,6 +111,8 @@ FAMILIES = [
            vocabulary.embedding_gradient, [(16384, 1280, 65536)], [(16384, 2048, 102400)]),
     Family("adamw", f"{_COPY} and torch's fused AdamW (float32 moments)",
            rows.optimizer, [(1 << 28,)], []),
+    Family("adamw_quantize", f"{_COPY}; FP8 copies in both layouts; experts, N, K",
+           rows.optimizer_cast, [(16, 2816, 2048)], [(1, 8192, 8192)]),
     Family("gradient_norm", f"{_COPY}, get_total_norm, and a sum of as many numbers; tensors, elements",
            rows.norm_of_gradients, [(64, 1 << 22)], [(1, 1 << 28), (1024, 1 << 18), (4096, 2048)]),
 ]  # fmt: skip

@@ -27,7 +27,7 @@ _KINDS = {
     ),
     "routing, moves, optimizer": (
         "router_logits", "route", "route_tables", "permute_rows", "permute", "combine", "embedding", "adamw",
-        "gradient_norm",
+        "adamw_quantize", "gradient_norm",
     ),
 }  # fmt: skip
 _COLORS = ("#0f766e", "#c2410c", "#1d4ed8", "#7c3aed", "#db2777", "#4d7c0f", "#64748b")

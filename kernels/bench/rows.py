@@ -13,10 +13,10 @@ from ..gradient_norm import gradient_norm
 from ..mla import rotate_heads
 from ..mla.reference import rotate_heads as plain_rotate_heads
 from ..norm import add_rms_norm, add_rms_norm_quantize, rms_norm
-from ..quantize import dequantize
+from ..quantize import dequantize, quantize_weight
 from ..states import States, place_of
 from ..swiglu import swiglu, swiglu_backward_quantize, swiglu_quantize
-from ..types import RowQ
+from ..types import RowQ, WeightQ
 from .case import (
     ATTENTION_GATE,
     ROUNDED_GATE,
@@ -33,7 +33,7 @@ from .case import (
 )
 
 _EPS = 1e-6
-_NORMS = ("gluon", "triton")
+_BOTH = ("gluon", "triton")
 
 
 def norm(rows: int, columns: int) -> Case:
@@ -75,7 +75,7 @@ def norm_cast(rows: int, columns: int, added: bool) -> Case:
 
     # A last bit of the sum of squares may move a value to the neighbouring FP8 number.
     moved = (7.0 if added else 3.0) * x.numel()
-    return moving(moved, 7.0 * x.numel(), "norm", call, value, ATTENTION_GATE, backends=_NORMS)
+    return moving(moved, 7.0 * x.numel(), "norm", call, value, ATTENTION_GATE, backends=_BOTH)
 
 
 def sum_and_norm_cast(rows: int, columns: int) -> Case:
@@ -90,7 +90,7 @@ def sum_and_norm_cast(rows: int, columns: int) -> Case:
         inputs = (x, w, *place.parts)
         return torch.autograd.grad((total, states.values), inputs, ups, allow_unused=True)[0]
 
-    return moving(16.0 * x.numel(), 15.0 * x.numel(), "norm", both, both, ROUNDED_GATE, backends=_NORMS)
+    return moving(16.0 * x.numel(), 15.0 * x.numel(), "norm", both, both, ROUNDED_GATE, backends=_BOTH)
 
 
 def plain_swiglu(rows: int, width: int) -> Case:
@@ -125,9 +125,8 @@ def swiglu_backward_cast(rows: int, width: int) -> Case:
     call = partial(swiglu_backward_quantize, ds, h, p)
     value = lambda: dequantize(call().dh)  # noqa: E731
     elements = rows * width
-    backends = ("gluon", "triton")
     return moving(
-        11.0 * elements, 20.0 * elements, "swiglu_quantize", call, value, ATTENTION_GATE, backends=backends
+        11.0 * elements, 20.0 * elements, "swiglu_quantize", call, value, ATTENTION_GATE, backends=_BOTH
     )
 
 
@@ -166,6 +165,22 @@ def optimizer(elements: int) -> Case:
     answer = Answer(using("adamw", "reference", once), 1e-6, using("adamw", "triton", once))
     copy, kernel = copy_of(20.0 * elements), ours("triton", using("adamw", "triton", call), answer)
     return Case("GB/s", 12.0 * elements, 20.0 * elements, [copy, kernel, _fused_adamw(p, grad)])
+
+
+def optimizer_cast(experts: int, n: int, k: int) -> Case:
+    """AdamW that writes what FP8 products read of a stack of weights, by rows and transposed."""
+    p, grad = (torch.randn(experts, n, k) for _ in range(2))
+    m, v, copy = torch.zeros_like(p).bfloat16(), torch.zeros_like(p).bfloat16(), quantize_weight(p)
+
+    def once() -> Tensor:
+        states, kept = [p.clone(), m.clone(), v.clone()], quantize_weight(p)
+        adamw_step(states[:1], [grad], states[1:2], states[2:], 1e-3, copies=[kept])
+        return torch.cat([dequantize(WeightQ(*(t[0] for t in kept.parts))), states[0][0]])
+
+    call = partial(adamw_step, [p.clone()], [grad], [m.clone()], [v.clone()], 1e-3, copies=[copy])
+    moved, work = 22.0 * p.numel(), 14.0 * p.numel()
+    # A last bit of the root may move a value to the neighbouring FP8 number.
+    return moving(moved, work, "adamw", call, once, ATTENTION_GATE, backends=_BOTH)
 
 
 def norm_of_gradients(tensors: int, elements: int) -> Case:

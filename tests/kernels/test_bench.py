@@ -65,7 +65,7 @@ SIZES: dict[str, tuple[object, ...]] = {
     "route_tables": (128, 8, 2), "permute_rows": (128, 4, 2, 128), "permute": (128, 4, 2, 128),
     "combine": (128, 4, 2, 128), "causal_core": (1, 64, 2), "attention": (1, 64, 2, 1),
     "attention_documents": (1, 64, 2, 3), "loss": (64, 32, 96), "embedding": (64, 32, 96), "adamw": (256,),
-    "gradient_norm": (3, 100),
+    "adamw_quantize": (2, 128, 256), "gradient_norm": (3, 100),
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ triton = pytest.importorskip("triton", reason="the kernels are written in Triton
 from compiled import HOPPER, argument_type, plain_source, spilled_bytes  # noqa: E402
 from triton.experimental.gluon._runtime import GluonASTSource  # noqa: E402
 
+from penstock.kernels.adamw import adamw_gluon  # noqa: E402
 from penstock.kernels.gemm.tiles import SHARED_MEMORY_BYTES  # noqa: E402
 from penstock.kernels.norm import backward_gluon, forward_gluon, rows_gluon  # noqa: E402
 from penstock.kernels.quantize import both_gluon, transpose_gluon  # noqa: E402
@@ -72,6 +73,16 @@ def test_quantize_both(tmp_path: Path) -> None:
     assert 4 * both_gluon.WARPS * 32 * both_gluon.REGISTERS <= 65536
 
 
+@pytest.mark.parametrize("gradient", ["fp32", "bf16"])
+def test_adamw_quantize(gradient: str, tmp_path: Path) -> None:
+    tile = f"tensordesc<i32[128, 32],{both_gluon.TILE!r}>"
+    pointers = {"g": gradient, "m": "bf16", "v": "bf16", "q_desc": tile, "t_desc": tile}
+    kernel, constants = adamw_gluon.adamw_quantize_kernel, {"SLAB": adamw_gluon.SLAB}
+    options = {"num_warps": adamw_gluon.WARPS, "maxnreg": adamw_gluon.REGISTERS}
+    assert has_room(2, shared_memory(kernel, pointers, constants, tmp_path, **options))
+    assert 2 * adamw_gluon.WARPS * 32 * adamw_gluon.REGISTERS <= 65536
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(("keep", "choices"), [(True, 0), (False, 0), (False, 8)])
 @pytest.mark.parametrize("add", [False, True])
@@ -106,7 +117,8 @@ def test_rms_norm_backward(
 
 
 def test_kernels_are_as_short_as_promised() -> None:
-    for module in (backward_gluon, both_gluon, forward_gluon, quantized_gluon, transpose_gluon):
+    modules = (adamw_gluon, backward_gluon, both_gluon, forward_gluon, quantized_gluon, transpose_gluon)
+    for module in modules:
         for name, value in vars(module).items():
             if isinstance(value, triton.JITFunction):
                 assert len(inspect.getsource(value.fn).splitlines()) <= 120, name

@@ -274,23 +274,44 @@ def test_adamw(moments: torch.dtype) -> None:
         assert relative_error(b, a) < (1e-6 if moments == torch.float32 else 1e-3)
 
 
-@pytest.mark.parametrize("shape", [(3, 256, 640), (2496, 1280), (130, 1001)])
-def test_adamw_writes_what_products_read(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("backend", ["gluon", "triton"])
+@pytest.mark.parametrize("moments", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(3, 256, 640), (2496, 1280), (128, 1408), (130, 1001)])
+@pytest.mark.usefixtures("needs_the_backend")
+def test_adamw_writes_what_products_read(shape: tuple[int, ...], moments: torch.dtype, backend: str) -> None:
     p = randn(*shape, dtype=torch.float32)
+    p[..., 0, 0] *= 1e4
     copies = (quantize_weight(p), p.bfloat16())
     for copy in copies:
-        with registry.override("adamw", "reference"):
-            expected = p.clone()
-            adamw_step([expected], [p.sin()], [p * 0], [p * 0], 1e-2, clip_coefficient=0.5)
-        found = p.clone()
-        adamw_step([found], [p.sin()], [p * 0], [p * 0], 1e-2, clip_coefficient=0.5, copies=[copy])
-        assert relative_error(found, expected) < 1e-6
+        states = []
+        for name, copied in (("reference", None), (backend, copy)):
+            state = [p.clone(), (p.cos() / 9).to(moments), (p.sin() / 9).square().to(moments)]
+            lists = ([t] for t in (state[0], p.sin(), *state[1:]))
+            with registry.override("adamw", name):
+                adamw_step(*lists, 1e-2, step=3, clip_coefficient=0.5, copies=[copied])
+            states.append(state)
+        for one, other in zip(*states, strict=True):
+            assert relative_error(other, one) < (1e-6 if one.dtype == torch.float32 else 1e-3)
+        found = states[1][0]
         if isinstance(copy, WeightQ):
             again = quantize_weight(found)
             for name in ("data", "data_t", "scale"):
                 assert same_bits(getattr(copy, name), getattr(again, name)), name
         else:
             assert same_bits(copy, found.bfloat16())
+
+
+@pytest.mark.parametrize("backend", ["gluon", "triton"])
+@pytest.mark.usefixtures("needs_the_backend")
+def test_adamw_casts_weights_that_are_not_finite(backend: str) -> None:
+    p = randn(256, 384, dtype=torch.float32)
+    p[3, 5], p[100, 200], p[:128, 256:] = torch.nan, -torch.inf, 0.0
+    zero, copy = torch.zeros_like(p), quantize_weight(p)
+    with registry.override("adamw", backend):
+        adamw_step([p], [zero], [zero.bfloat16()], [zero.bfloat16()], 1e-2, copies=[copy])
+    again = quantize_weight(p)
+    for name in ("data", "data_t", "scale"):
+        assert same_bits(getattr(copy, name), getattr(again, name)), name
 
 
 @pytest.mark.parametrize("copied", [False, True])
