@@ -43,6 +43,7 @@ from penstock.train.recorded import RecordedMicroBatch
 from penstock.train.step import micro_batch
 
 PARTS = {
+    "optimizer": r"adamw|squares",
     "FP8 products": r"block_scaled|fp8_gemm",
     "attention": r"latent|attention|flash|cudnn",
     "loss": r"cross_entropy",
@@ -54,7 +55,6 @@ PARTS = {
     "moves of rows": r"permute|gather|combine",
     "rotary embedding": r"rope",
     "embedding": r"embedding|Radix|radix|sort|runs",
-    "optimizer": r"adamw|squares",
     "bf16 and fp32 products": r"gemm|nvjet|cutlass|splitK|cublas",
     "copies and casts": r"copy|Memcpy|CatArray|fill|Memset",
 }

@@ -60,7 +60,7 @@ def _updated(state, pointers, at, numbers, beta1, beta2, eps, weight_decay):
     m = m.to(gl.float32)
     m = m + (g - m) * (1.0 - beta1)
     v = v.to(gl.float32) * beta2 + g * g * (1.0 - beta2)
-    denominator = gl.sqrt(v / correction2) + eps
+    denominator = gl.sqrt_rn(v / correction2) + eps
     p = p * (1.0 - lr * weight_decay) - (lr / correction1) * (m / denominator)
     gl.store(m_ptr + at, m.to(m_ptr.dtype.element_ty))
     gl.store(v_ptr + at, v.to(v_ptr.dtype.element_ty))
@@ -136,10 +136,10 @@ def adamw_quantize_kernel(
     tma.store_wait(0)
 
 
-def fits(param: Tensor, grad: Tensor, m: Tensor, v: Tensor) -> bool:
-    """Whether the weights are whole blocks, and their moments bfloat16."""
+def fits(param: Tensor, grad: Tensor, m: Tensor, v: Tensor, copy: WeightQ) -> bool:
+    """Whether weights are whole blocks, their moments bfloat16, and all that is read or written aligned."""
     whole = all(size % BLOCK == 0 for size in param.shape[-2:])
-    aligned = all(x.data_ptr() % 16 == 0 for x in (param, grad, m, v))
+    aligned = all(x.data_ptr() % 16 == 0 for x in (param, grad, m, v, copy.data, copy.data_t))
     return whole and aligned and m.dtype == v.dtype == torch.bfloat16
 
 

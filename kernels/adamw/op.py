@@ -106,21 +106,21 @@ def _adamw(
 ) -> None:
     """``copy``: nothing, a tensor, or the parts of a WeightQ; ``numbers``: those of StepNumbers."""
     held = WeightQ(*copy) if len(copy) == 3 else copy[0] if copy else None
-    arguments = (param, grad.contiguous(), m, v, held, numbers, Hyperparameters(*hyper))
+    state, rest = (param, grad.contiguous(), m, v), (numbers, Hyperparameters(*hyper))
     backend = registry.backend("adamw", param.device)
     # Triton is imported only where it runs.
     if backend == "gluon" and isinstance(held, WeightQ):
         from . import adamw_gluon
 
-        if adamw_gluon.fits(*arguments[:4]):
-            adamw_gluon.update(param, arguments[1], m, v, held, numbers, arguments[-1])
+        if adamw_gluon.fits(*state, held):
+            adamw_gluon.update(*state, held, *rest)
             return
     if backend in ("gluon", "triton"):
         from .adamw_triton import update as fast
 
-        fast(*arguments)
+        fast(*state, held, *rest)
     else:
-        reference.update(*arguments)
+        reference.update(*state, held, *rest)
 
 
 def _check_copy(name: str, copy: WeightQ | Tensor | None, param: Tensor) -> None:

@@ -95,10 +95,10 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # Without the lines of goals, and without moves, which compute nothing.
-    rows = [row for row in rows if float(row.get("intensity") or 0) > 0]
+    rows = [row for row in rows if row.get("unit")]  # without the lines of goals
     roof = roofs(rows)
-    shown = points(rows)
+    # Moves compute nothing, and have no place in it.
+    shown = [point for point in points(rows) if point.intensity > 0]
     figure = Figure(figsize=(9, 8), layout="constrained")
     FigureCanvasAgg(figure)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))

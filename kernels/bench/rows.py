@@ -33,7 +33,7 @@ from .case import (
 )
 
 _EPS = 1e-6
-_BOTH = ("gluon", "triton")
+_BACKENDS = ("gluon", "triton")
 
 
 def norm(rows: int, columns: int) -> Case:
@@ -75,7 +75,7 @@ def norm_cast(rows: int, columns: int, added: bool) -> Case:
 
     # A last bit of the sum of squares may move a value to the neighbouring FP8 number.
     moved = (7.0 if added else 3.0) * x.numel()
-    return moving(moved, 7.0 * x.numel(), "norm", call, value, ATTENTION_GATE, backends=_BOTH)
+    return moving(moved, 7.0 * x.numel(), "norm", call, value, ATTENTION_GATE, backends=_BACKENDS)
 
 
 def sum_and_norm_cast(rows: int, columns: int) -> Case:
@@ -90,7 +90,7 @@ def sum_and_norm_cast(rows: int, columns: int) -> Case:
         inputs = (x, w, *place.parts)
         return torch.autograd.grad((total, states.values), inputs, ups, allow_unused=True)[0]
 
-    return moving(16.0 * x.numel(), 15.0 * x.numel(), "norm", both, both, ROUNDED_GATE, backends=_BOTH)
+    return moving(16.0 * x.numel(), 15.0 * x.numel(), "norm", both, both, ROUNDED_GATE, backends=_BACKENDS)
 
 
 def plain_swiglu(rows: int, width: int) -> Case:
@@ -126,7 +126,7 @@ def swiglu_backward_cast(rows: int, width: int) -> Case:
     value = lambda: dequantize(call().dh)  # noqa: E731
     elements = rows * width
     return moving(
-        11.0 * elements, 20.0 * elements, "swiglu_quantize", call, value, ATTENTION_GATE, backends=_BOTH
+        11.0 * elements, 20.0 * elements, "swiglu_quantize", call, value, ATTENTION_GATE, backends=_BACKENDS
     )
 
 
@@ -171,16 +171,22 @@ def optimizer_cast(experts: int, n: int, k: int) -> Case:
     """AdamW that writes what FP8 products read of a stack of weights, by rows and transposed."""
     p, grad = (torch.randn(experts, n, k) for _ in range(2))
     m, v, copy = torch.zeros_like(p).bfloat16(), torch.zeros_like(p).bfloat16(), quantize_weight(p)
+    state = [p.clone()], [grad], [m.clone()], [v.clone()]
+    call = partial(adamw_step, *state, 1e-3, copies=[copy])
 
     def once() -> Tensor:
-        states, kept = [p.clone(), m.clone(), v.clone()], quantize_weight(p)
-        adamw_step(states[:1], [grad], states[1:2], states[2:], 1e-3, copies=[kept])
-        return torch.cat([dequantize(WeightQ(*(t[0] for t in kept.parts))), states[0][0]])
+        for part in copy.parts:
+            part.zero_()
+        adamw_step([p.clone()], [grad], [m.clone()], [v.clone()], 1e-3, copies=[copy])
+        found = []
+        for data, data_t, scale in zip(*copy.parts, strict=True):
+            turned = dequantize(WeightQ(data_t, data, scale.t()))
+            found += [dequantize(WeightQ(data, data_t, scale)), turned.t()]
+        return torch.cat(found)
 
-    call = partial(adamw_step, [p.clone()], [grad], [m.clone()], [v.clone()], 1e-3, copies=[copy])
     moved, work = 22.0 * p.numel(), 14.0 * p.numel()
     # A last bit of the root may move a value to the neighbouring FP8 number.
-    return moving(moved, work, "adamw", call, once, ATTENTION_GATE, backends=_BOTH)
+    return moving(moved, work, "adamw", call, once, ATTENTION_GATE, backends=_BACKENDS)
 
 
 def norm_of_gradients(tensors: int, elements: int) -> Case:

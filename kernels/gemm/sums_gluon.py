@@ -1,8 +1,8 @@
 """Sums over K of one tile: device code of the Hopper kernel's consumers.
 
 Tensor cores add in less than float32, so a product starts from zero every 128 of K and is promoted: scaled
-and added to float32 registers. That addition is what limits the kernel, so warpgroups multiply in turns:
-while the tensor cores have the product of one, the other adds up.
+and added to float32 registers. That addition is what limits the kernel, so where it pays warpgroups have the
+tensor cores in turns: while they have the product of one, the other adds up.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -28,27 +28,27 @@ def following(stage, phase, STAGES: gl.constexpr, STEP: gl.constexpr = 1):
 
 
 @gluon.constexpr_function
-def _turn(order, wg):
+def _turn(action, wg):
     """Have 256 threads, both warpgroups', meet at barrier 8 or 9, which the compiler gives to nobody."""
-    return f"{{.reg .pred due; setp.ne.b32 due, $1, 0; @due bar.{order} {8 + wg}, 256; mov.b32 $0, $1;}}"
+    return f"{{.reg .pred due; setp.ne.b32 due, $1, 0; @due bar.{action} {8 + wg}, 256; mov.b32 $0, $1;}}"
 
 
 @gluon.jit
 def give_turn(wg: gl.constexpr, is_due):
     """Let the other warpgroup multiply. The first begins, so the second gives it a turn at the start."""
-    order: gl.constexpr = _turn("arrive", 1 - wg)
-    gl.inline_asm_elementwise(order, "=r,r", [is_due], gl.int32, is_pure=False, pack=1)
+    giving: gl.constexpr = _turn("arrive", 1 - wg)
+    gl.inline_asm_elementwise(giving, "=r,r", [is_due], gl.int32, is_pure=False, pack=1)
 
 
 @gluon.jit
 def _await_turn(wg: gl.constexpr, is_due):
-    order: gl.constexpr = _turn("sync", wg)
-    gl.inline_asm_elementwise(order, "=r,r", [is_due], gl.int32, is_pure=False, pack=1)
+    awaiting: gl.constexpr = _turn("sync", wg)
+    gl.inline_asm_elementwise(awaiting, "=r,r", [is_due], gl.int32, is_pure=False, pack=1)
 
 
 @gluon.jit
 def _begin(wg: gl.constexpr, a, b, p, is_due, TURNS: gl.constexpr):
-    """Begin a @ b, which p will be, whatever it was; in turns where one is due."""
+    """Begin p = a @ b, in turn if one is due; what p holds does not count."""
     if TURNS:
         _await_turn(wg, is_due)
     p = warpgroup_mma(a, b, p, use_acc=False, is_async=True)
@@ -78,12 +78,12 @@ def sums(
 ):
     """Two accumulators, one below the other or side by side, and the stage that comes next.
 
-    Of HALF a tile both warpgroups sum up all rows, and take turns with the blocks of K. If STAGES is even,
+    Of HALF a tile both warpgroups sum up all rows, each every second block of K. If STAGES is even,
     each stage is always the same one's; else both must follow all, as every second phase of a barrier looks
     the same.
 
-    Where columns have scales of their own too, promotion takes twice the instructions: turns then cost whole
-    tiles 3 %, and those scales had better be read before the product begins.
+    Where columns have scales of their own too, promotion takes twice the instructions: those scales had
+    better be read before the product begins, and turns at the tensor cores gain nothing but in halves.
 
     The partial sum of the second accumulator takes over the registers of the first one's, which the extra
     ``warpgroup_mma_wait`` makes visible to the compiler: without it, both live at once and spill.

@@ -71,8 +71,8 @@ class _AddRmsNorm(torch.autograd.Function):
         if dy is None and not due:
             return dsum, dsum if ctx.needs_input_grad[1] else None, None, None, None, *unused
         given = (dsum, dy, more, due, total, w, r)
-        # The tile hangs on the forward pass alone: a compiler, which sees no places, gets the same sums. Only
-        # where experts hand back rows is there another kernel, and the order of dw's sum is another.
+        # The tile hangs on the forward pass alone: a compiler, which sees no places, gets the same sums, but
+        # where experts hand back rows: there another kernel adds up dw in another order.
         dx, dw, data, scale = _add_rms_norm_backward(*given, ctx.narrow, ctx.quantize)
         if ctx.quantize:
             return dx, None, data, scale, dw, *unused

@@ -160,7 +160,7 @@ KERNELS = [
     (
         permute_triton,
         "_gather",
-        {"WEIGHTED": True, "BM": 16, "BD": 256},
+        {"WEIGHTED": True, **dict(zip(("BM", "BD"), permute_triton.TILE, strict=True))},
         {"x": BF16, "out": BF16, "row_token": "i32"},
         4,
     ),

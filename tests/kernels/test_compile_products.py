@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -99,6 +100,9 @@ def compile_for_hopper(
     compiled = triton.compile(source, target=HOPPER, options={"num_warps": 4})
     assert compiled.metadata.shared <= tiles.SHARED_MEMORY_BYTES
     assert tile.stages >= 3
+    # Those from 8 on are ours, by which warpgroups take turns; the compiler's begin a line.
+    barriers = re.findall(r"^\s*bar\S*\s+(\d+)", compiled.asm["ptx"], re.M)
+    assert max(map(int, barriers)) < 8
     adds = "cp.reduce.async.bulk.tensor.2d.global.shared::cta.add" in compiled.asm["ptx"]
     assert adds == add
     assert spilled_bytes(compiled.asm["ptx"], folder) == 0
