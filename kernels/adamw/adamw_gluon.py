@@ -19,6 +19,7 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from ..quantize.both_gluon import TILE, WORDS
+from ..quantize.numbers_gluon import finite, power_of_two_scale
 from ..quantize.words_gluon import e4m3
 from ..types import BLOCK, WeightQ
 from .hyperparameters import Hyperparameters
@@ -69,12 +70,6 @@ def _updated(state, pointers, at, numbers, beta1, beta2, eps, weight_decay):
 
 
 @gluon.jit
-def _finite(x):
-    """x, NaN where it is not finite."""
-    return gl.fma(x, gl.full_like(x, 0.0), x)
-
-
-@gluon.jit
 def _bytes(x):
     """[..., 4] as words of four bytes."""
     pairs: gl.constexpr = (x.shape[0], x.shape[1], x.shape[2], 2, 2)
@@ -116,17 +111,13 @@ def adamw_quantize_kernel(
             state = _load(pointers, at + (slab + 1) * SLAB * K)
         here = at + slab * SLAB * K
         p = _updated(own, pointers, here, numbers, beta1, beta2, eps, weight_decay)
-        largest = gl.maximum(largest, gl.max(gl.abs(_finite(p)), 1))
+        largest = gl.maximum(largest, gl.max(gl.abs(finite(p)), 1))
         block_s.index(slab * SLAB // 32).slice(slab * SLAB % 32, SLAB, 0).store(p)
-    # As quantize_triton.power_of_two_scale.
-    top = gl.max(largest, 0)
-    exponent = ((top.to(gl.int32, bitcast=True) + 0x1FFFFF) >> 23) - 8
-    scale = gl.maximum(exponent, 1) << 23
-    inverse = ((254 << 23) - scale).to(gl.float32, bitcast=True)
-    gl.store(s_ptr + gl.program_id(0), scale.to(gl.float32, bitcast=True))
+    scale, inverse = power_of_two_scale(gl.max(largest, 0))
+    gl.store(s_ptr + gl.program_id(0), scale)
     for part in gl.static_range(4):
         squares_s = block_s.index(part)._reinterpret(gl.float32, [8, 4, 32, 4], FLAT_SQUARES)
-        x = _finite(squares_s.load(SQUARES)) * inverse
+        x = finite(squares_s.load(SQUARES)) * inverse
         tiles_s.index(0).slice(part * 32, 32, 0).store(gl.reshape(_bytes(x), (32, 32)))
         words = gl.permute(_bytes(gl.permute(x, (0, 2, 3, 1))), (1, 2, 0))
         tiles_s.index(1).slice(part * 8, 8, 1).store(gl.reshape(words, (128, 8)))

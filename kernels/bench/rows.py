@@ -185,7 +185,7 @@ def optimizer_cast(experts: int, n: int, k: int) -> Case:
         return torch.cat(found)
 
     moved, work = 22.0 * p.numel(), 14.0 * p.numel()
-    # A last bit of the root may move a value to the neighbouring FP8 number.
+    # A last bit of a parameter may move it to the neighbouring FP8 number.
     return moving(moved, work, "adamw", call, once, ATTENTION_GATE, backends=_BACKENDS)
 
 

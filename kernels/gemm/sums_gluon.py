@@ -98,7 +98,7 @@ def sums(
     EARLY: gl.constexpr = SCALES == "row_row"
     TURNS: gl.constexpr = HALF or not EARLY
     expert, row, column, first, blocks = found
-    a_s, b_s, _sa_s, sb_s, _upcoming_s, full, empty, _standing, _joined = ring
+    a_s, b_s, _sa_s, _sb_s, _upcoming_s, full, empty, _standing, _joined = ring
     own = _scale_rows(expert, row, column, scales, size, SCALES, RIGHT)
     zero = gl.zeros([64, 128], gl.float32, mma)
     acc0 = gl.zeros([64, 128], gl.float32, mma)
@@ -122,9 +122,9 @@ def sums(
         p = _begin(wg, a0, b0, zero, is_due, TURNS)
         if not EARLY:
             factors = _both_scales(k, stage, own, scales, ring, A0, DOWN, SCALES, mma)
-        down0, down1, across0 = factors
+        down0, down1, across = factors
         p = warpgroup_mma_wait(0, deps=(p,))
-        acc0 = _promote(acc0, p, down0, across0, SCALES)
+        acc0 = _promote(acc0, p, down0, across, SCALES)
         acc0 = warpgroup_mma_wait(0, deps=(acc0,))
         a1 = a_s.index(stage * A_PARTS + A0 + DOWN)
         b1 = b_s.index(stage * B_PARTS + RIGHT).permute((1, 0))
@@ -132,12 +132,9 @@ def sums(
         # What C holds arrives during the second half of the sum; by then the last result has left.
         if ADD and not HALF and k == first + blocks // 2:
             fetch(result, expert, row, column, size, KIND)
-        across1 = across0
-        if SCALES == "row_row" and RIGHT:
-            across1 = sb_s.index(stage).slice(128, 128).load(gl.SliceLayout(0, mma))
         p = warpgroup_mma_wait(0, deps=(p,))
         mbarrier.arrive(empty.index(stage), count=2 if ALONE else 1)
-        acc1 = _promote(acc1, p, down1, across1, SCALES)
+        acc1 = _promote(acc1, p, down1, across, SCALES)
         stage, phase = following(stage, phase, STAGES, STEP if ALONE else 1)
         if HALF and not ALONE:
             stage, phase = _pass_over(stage, phase, k + 1 < first + blocks, full, empty, STAGES)
@@ -194,13 +191,13 @@ def _scale_rows(expert, row, column, scales, size, SCALES: gl.constexpr, RIGHT: 
 def _both_scales(
     k, stage, own, scales, ring, A0: gl.constexpr, DOWN: gl.constexpr, SCALES: gl.constexpr, mma: gl.constexpr
 ):
-    """Factors of the rows of both accumulators' products, and of the columns of the first."""
+    """Factors of the rows of both accumulators' products, and of the columns, which they share in tall tiles:
+    where columns have scales of their own all tiles are tall, or square.
+    """
     a_scale, b_scale0, b_scale1 = own
-    down0, across0 = _scales(k, stage, a_scale, b_scale0, scales, ring, A0, 0, SCALES, mma)
-    down1 = down0
-    if SCALES != "row_row" or DOWN:
-        down1, _ = _scales(k, stage, a_scale, b_scale1, scales, ring, A0 + DOWN, 0, SCALES, mma)
-    return down0, down1, across0
+    down0, across = _scales(k, stage, a_scale, b_scale0, scales, ring, A0, SCALES, mma)
+    down1, _ = _scales(k, stage, a_scale, b_scale1, scales, ring, A0 + DOWN, SCALES, mma)
+    return down0, down1, across
 
 
 @gluon.jit
@@ -212,7 +209,6 @@ def _scales(
     scales,
     ring,
     part: gl.constexpr,
-    b_part: gl.constexpr,
     SCALES: gl.constexpr,
     mma: gl.constexpr,
 ):
@@ -228,7 +224,7 @@ def _scales(
         if SCALES == "row_block":
             down = down * gl.load(sb_ptr + b_scale + k * sb_stride_k)
         else:
-            across = sb_s.index(stage).slice(b_part * 128, 128).load(gl.SliceLayout(0, mma))
+            across = sb_s.index(stage).load(gl.SliceLayout(0, mma))
     return down, across
 
 

@@ -20,15 +20,21 @@ SMALLEST_SCALE = tl.constexpr(2.0**-126)
 
 
 @triton.jit
+def _rows(row_token_ptr, D, R, BM: tl.constexpr, BD: tl.constexpr):
+    """Rows and columns of a program's tile, the token of each row, and what lies inside."""
+    r = tl.program_id(0) * BM + tl.arange(0, BM)
+    token = tl.load(row_token_ptr + r, mask=r < R, other=-1).to(tl.int64)
+    d = tl.program_id(1) * BD + tl.arange(0, BD)
+    return r, d, token, (r < R)[:, None] & (d < D)[None, :]
+
+
+@triton.jit
 def _gather(
     x_ptr, weight_ptr, row_token_ptr, out_ptr, D, R,
     WEIGHTED: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """out[r] = x[row_token[r]] (times weight[r]); zero where there is no token."""
-    r = tl.program_id(0) * BM + tl.arange(0, BM)
-    token = tl.load(row_token_ptr + r, mask=r < R, other=-1).to(tl.int64)
-    d = tl.program_id(1) * BD + tl.arange(0, BD)
-    inside = (r < R)[:, None] & (d < D)[None, :]
+    r, d, token, inside = _rows(row_token_ptr, D, R, BM, BD)
     x = tl.load(x_ptr + token[:, None] * D + d[None, :], mask=inside & (token >= 0)[:, None], other=0.0)
     if WEIGHTED:
         x = (x.to(tl.float32) * tl.load(weight_ptr + r, mask=r < R, other=0.0)[:, None]).to(x.dtype)
@@ -76,10 +82,7 @@ def _gather_quantized(
     BM: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """Bytes and scales of ``row_token[r]``; zeros at the smallest scale where there is no token."""
-    r = tl.program_id(0) * BM + tl.arange(0, BM)
-    token = tl.load(row_token_ptr + r, mask=r < R, other=-1).to(tl.int64)
-    d = tl.program_id(1) * BD + tl.arange(0, BD)
-    inside = (r < R)[:, None] & (d < D)[None, :]
+    r, d, token, inside = _rows(row_token_ptr, D, R, BM, BD)
     q = tl.load(q_ptr + token[:, None] * D + d[None, :], mask=inside & (token >= 0)[:, None], other=0.0)
     tl.store(out_ptr + r.to(tl.int64)[:, None] * D + d[None, :], q, mask=inside)
     block = tl.program_id(1) * (BD // 128) + tl.arange(0, BD // 128)

@@ -18,6 +18,7 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from .. import registry
+from ..quantize.numbers_gluon import finite, power_of_two_scale
 from ..quantize.transpose_gluon import TILE, send_transposed
 from ..types import BLOCK, SwiGLUGradients
 from .quantized_triton import empty_gradients
@@ -71,13 +72,10 @@ def _sigmoid(x):
 @gluon.jit
 def _cast(x):
     """As ``quantize_triton.cast_tiles``, for rows of one block."""
-    x = gl.fma(x, gl.full_like(x, 0.0), x)
+    x = finite(x)
     largest = gl.max(gl.abs(x), 1)
-    largest = gl.where(largest > 0, largest, gl.zeros_like(largest))
-    exponent = ((largest.to(gl.int32, bitcast=True) + 0x1FFFFF) >> 23) - 8
-    scale = gl.maximum(exponent, 1) << 23
-    inverse = ((254 << 23) - scale).to(gl.float32, bitcast=True)
-    return (x * gl.expand_dims(inverse, 1)).to(gl.float8e4nv), scale.to(gl.float32, bitcast=True)
+    scale, inverse = power_of_two_scale(gl.where(largest > 0, largest, gl.zeros_like(largest)))
+    return (x * gl.expand_dims(inverse, 1)).to(gl.float8e4nv), scale
 
 
 @gluon.jit
