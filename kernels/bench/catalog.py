@@ -100,10 +100,11 @@ FAMILIES = [
     Family("combine", _COPY, routing.weighted_sum, [], [_SMALL_MOVE, _V3_MOVE]),
     Family("combine_rms_norm", f"{_COPY}, and a kernel each; sum of experts, residual sum, norm as bytes",
            routing.weighted_sum_and_norm, [_SMALL_MOVE], [_LITE_MOVE]),
-    Family("causal_core", "cuDNN alone, forward", attention.causal_core, [], [(4, 4096, 10), (4, 4096, 16)]),
-    Family("attention", "Triton beside cuDNN, forward and backward; rows, length, heads, documents",
+    Family("attention", "Triton beside cuDNN alone and with the copies it needs, forward and backward; rows, "
+           "length, heads, documents",
            attention.core, [(4, 4096, 10, 1)], [(4, 4096, 16, 1)]),
-    Family("attention_documents", "Triton beside cuDNN on whole rows, and beside SDPA with a written mask",
+    Family("attention_documents", "the same, cuDNN alone on rows of a document each; SDPA with a "
+           "written mask",
            attention.core, [(4, 4096, 10, 8)], [(4, 4096, 16, 8)]),
     Family("loss", "output layer and cross-entropy beside the two compiled; tokens, hidden, vocabulary",
            vocabulary.loss, [(8192, 2048, 128000)], [(8192, 1280, 65536)]),

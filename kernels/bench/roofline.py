@@ -14,7 +14,7 @@ Row = dict[str, Any]
 _KINDS = {
     "dense products": ("gemm", "dgrad", "wgrad", "wgrads"),
     "products of experts": ("grouped", "grouped_dgrad", "grouped_wgrad", "grouped_wgrad_short"),
-    "attention": ("causal_core", "attention", "attention_documents"),
+    "attention": ("attention", "attention_documents"),
     "output layer and loss": ("loss",),
     "casts and transposes": (
         "quantize_rows", "quantize_tokens", "quantize_both", "quantize_weight", "transpose_shift",
@@ -66,7 +66,7 @@ def points(rows: Iterable[Row]) -> list[Point]:
         mine = str(row["contender"]).startswith(("gluon", "triton"))
         product = kind is not None and "products" in kind
         base = str(row["burst_ratio"]) in ("1.0", "1") and not mine
-        if kind is None or not (mine or base) or (product and row["contender"] == _FALLBACK):
+        if kind is None or not (mine or base) or (product and str(row["contender"]).startswith(_FALLBACK)):
             continue
         intensity = float(row["intensity"])
         found.append(Point(kind, intensity, _tflops(row), mine))

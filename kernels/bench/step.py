@@ -1,14 +1,16 @@
 """The kernels of one micro-batch, piece by piece: the ops a model calls, forward and backward, in FP8.
 
 Each piece runs by itself from a cold cache, as a CUDA graph, with gradients added in place; its time is
-multiplied by how often a micro-batch has it. Not included: gradient norm, masks of padding, the last norm
-and the transposes of quantised weights. ``benches/micro_batch.py`` measures the whole model.
+multiplied by how often a micro-batch has it. Where products and what stands between them make one piece, a
+profile of it says what share is the products'. Not included: masks of padding and the last norm.
+``benches/micro_batch.py`` measures the whole model.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,9 +24,10 @@ from ..cross_entropy import linear_cross_entropy
 from ..embedding import embedding
 from ..feed_forward import expert_feed_forward, feed_forward
 from ..gemm import accumulate_in_place, joint_linear, linear
+from ..gradient_norm import gradient_norm
 from ..mla import rotate_heads
 from ..norm import add_rms_norm, add_rms_norm_quantize, rms_norm
-from ..quantize import quantize_rows
+from ..quantize import quantize_rows, quantize_weight
 from ..registry import RECIPE_ENVIRONMENT, RECIPES
 from ..route import balance_loss, route, route_tables, router_logits
 from ..states import Combination, Spread, States, place_of, reads_rows, spread_of, without_memory
@@ -33,7 +36,9 @@ from .shapes import SHAPES, Shape
 from .timing import time_burst
 
 ROW_TOKENS = 4096
-OPTIMIZER = "optimizer"
+PRODUCTS, ELEMENTWISE, OPTIMIZER = "FP8 products", "element-wise, routing", "optimizer"
+_PRODUCT = re.compile("block_scaled|gemm|nvjet|cutlass")
+"""In the names of products' kernels, ours and the library's."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Piece:
     """Some ops of a step, with what they need already on the device."""
 
     part: str
+    """PRODUCTS with what stands between them, or what it is all of."""
     name: str
     count: float
     """Of them in a micro-batch; for the optimizer, of the timed parameters in all."""
@@ -60,7 +66,7 @@ def pieces(shape: Shape, tokens: int, row_tokens: int = ROW_TOKENS) -> Iterator[
     yield _experts(shape, tokens)
     yield _dense(shape, tokens)
     yield _head(shape, tokens)
-    yield _optimizer(shape)
+    yield from _optimizer(shape)
 
 
 def parameters(shape: Shape) -> int:
@@ -91,12 +97,31 @@ def main(arguments: Sequence[str]) -> int:
     with torch.device("cuda"):
         for piece in pieces(shape, options.tokens):
             each = time_burst(piece.call)
-            sums[piece.part] = sums.get(piece.part, 0.0) + each * piece.count
-            print(f"  {piece.name:32s} {piece.count:7.1f} x {each:8.3f} ms = {each * piece.count:7.1f} ms")
+            share = share_of_products(piece.call) if piece.part == PRODUCTS else None
+            add(sums, piece, each, share)
+            of_products = "" if share is None else f", {share:.0%} products"
+            total = each * piece.count
+            print(f"  {piece.name:32s} {piece.count:7.1f} x {each:8.3f} ms = {total:7.1f} ms{of_products}")
             del piece
             torch.cuda.empty_cache()
     print(summary(shape, options.tokens, sums))
     return 0
+
+
+def share_of_products(call: Callable[[], object]) -> float:
+    """Of the time of the kernels of one call."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        call()
+        torch.cuda.synchronize()
+    times = {event.key: event.self_device_time_total for event in profile.key_averages()}
+    return float(sum(t for name, t in times.items() if _PRODUCT.search(name)) / sum(times.values()))
+
+
+def add(sums: dict[str, float], piece: Piece, each_ms: float, share: float | None) -> None:
+    """A piece's time to its part, or with a ``share`` of products to two."""
+    parts = {piece.part: 1.0} if share is None else {PRODUCTS: share, ELEMENTWISE: 1.0 - share}
+    for part, of_it in parts.items():
+        sums[part] = sums.get(part, 0.0) + each_ms * piece.count * of_it
 
 
 def summary(shape: Shape, tokens: int, sums: dict[str, float]) -> str:
@@ -195,7 +220,7 @@ def _taken(y: Tensor) -> tuple[list[Tensor], Callable[..., States]]:
 
 def _embedding(shape: Shape, tokens: int) -> Piece:
     w, ids = _weight(shape.vocabulary, shape.hidden), torch.randint(0, shape.vocabulary, (tokens,))
-    return _piece("embedding", "embedding", 1, lambda: [embedding(ids, w, torch.bfloat16)], [])
+    return _piece(ELEMENTWISE, "embedding", 1, lambda: [embedding(ids, w, torch.bfloat16)], [])
 
 
 def _norms(shape: Shape, tokens: int, count: int, keep: bool, combines: bool = False) -> Piece:
@@ -221,7 +246,7 @@ def _norms(shape: Shape, tokens: int, count: int, keep: bool, combines: bool = F
         return total, states.values, *(y for y in (states.second, states.spread) if y is not None)
 
     name = "residual sum and norm" + (", kept" if keep else ", of experts" if combines else "")
-    return _piece("norms, residual", name, count, forward, [x, *inputs])
+    return _piece(ELEMENTWISE, name, count, forward, [x, *inputs])
 
 
 def _projections(shape: Shape, tokens: int, layers: int) -> Piece:
@@ -248,7 +273,7 @@ def _projections(shape: Shape, tokens: int, layers: int) -> Piece:
         return *parts, linear(of_latent, b_w, "fp8"), linear(States(mixed, rows), o_w, "fp8")
 
     name = "attention projections, RoPE"
-    return _piece("GEMM, SwiGLU, casts", name, layers, forward, [mixed, *inputs])
+    return _piece(PRODUCTS, name, layers, forward, [mixed, *inputs])
 
 
 def _core(shape: Shape, tokens: int, row_tokens: int, layers: int) -> Piece:
@@ -273,7 +298,7 @@ def _router(shape: Shape, tokens: int, row_tokens: int) -> Piece:
         route_tables(choice.idx, shape.experts)
         return [choice.p + balance_loss(choice.scores.view(rows), choice.highest.view(rows)).sum()]
 
-    return _piece("routing", "router, tables, balance", shape.moe_layers, forward, _rows(tokens, shape))
+    return _piece(ELEMENTWISE, "router, tables, balance", shape.moe_layers, forward, _rows(tokens, shape))
 
 
 def _groups(shape: Shape, tokens: int) -> Groups:
@@ -301,7 +326,7 @@ def _experts(shape: Shape, tokens: int) -> Piece:
 
     p = torch.rand(tokens, shape.chosen, requires_grad=True)
     name = "routed and shared experts"
-    return _piece("GEMM, SwiGLU, casts", name, shape.moe_layers, forward, [p, *inputs, *spread])
+    return _piece(PRODUCTS, name, shape.moe_layers, forward, [p, *inputs, *spread])
 
 
 def _dense(shape: Shape, tokens: int) -> Piece:
@@ -311,7 +336,7 @@ def _dense(shape: Shape, tokens: int) -> Piece:
     def forward(*x: Tensor) -> Sequence[States]:
         return [feed_forward(normed(*x), gate_up, down, "fp8")]
 
-    return _piece("GEMM, SwiGLU, casts", "dense layer", shape.dense_layers, forward, inputs)
+    return _piece(PRODUCTS, "dense layer", shape.dense_layers, forward, inputs)
 
 
 def _head(shape: Shape, tokens: int) -> Piece:
@@ -326,10 +351,25 @@ def _head(shape: Shape, tokens: int) -> Piece:
     )
 
 
-def _optimizer(shape: Shape) -> Piece:
-    """AdamW alone, over the parameters of one stack of experts."""
-    size = (shape.experts, 3 * shape.width, shape.hidden)
+def _optimizer(shape: Shape) -> Iterator[Piece]:
+    """AdamW of what FP8 products read, by one stack of experts; of embedding and output layer, by a part of
+    them; and the norm of all gradients.
+    """
+    whole, ends = parameters(shape), 2 * shape.vocabulary * shape.hidden
+    stack = (shape.experts, 2 * shape.width, shape.hidden)
+    yield _update("adamw with FP8 copies", stack, whole - ends, quantize=True)
+    yield _update("adamw, embedding and output", (shape.vocabulary, shape.hidden), ends, quantize=False)
+    grads = [torch.randn(stack)]
+    count = whole / grads[0].numel()
+    yield Piece(OPTIMIZER, "gradient norm", count, lambda: gradient_norm(grads))
+
+
+def _update(name: str, size: tuple[int, ...], parameters: int, quantize: bool) -> Piece:
     p, grad = torch.randn(size), torch.randn(size)
     m, v = (torch.zeros(size, dtype=torch.bfloat16) for _ in range(2))
-    count = parameters(shape) / p.numel()
-    return Piece(OPTIMIZER, "adamw, once a step", count, lambda: adamw_step([p], [grad], [m], [v], 1e-4))
+    copy = quantize_weight(p) if quantize else p.bfloat16()
+
+    def call() -> None:
+        adamw_step([p], [grad], [m], [v], 1e-4, copies=[copy])
+
+    return Piece(OPTIMIZER, name, parameters / p.numel(), call)

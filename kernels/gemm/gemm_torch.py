@@ -19,19 +19,22 @@ def scaled_gemm(a: RowQ, w: WeightQ, transposed: bool, out: Tensor) -> None:
     """See ``op.gemm``."""
     operand = w.data_t if transposed else w.data
     scale = w.scale.t() if transposed else w.scale
-    out.copy_(scaled_mm(a.data, a.scale, operand, scale))
+    out.copy_(scaled_mm(a.data, a.scale, operand, padded(scale)))
+
+
+def padded(b_scale: Tensor) -> Tensor:
+    """Scales [N / 128, K / 128] as the library wants them: contiguous along K, and a multiple of 4 there."""
+    return F.pad(b_scale, (0, -b_scale.shape[1] % 4)).contiguous()
 
 
 def scaled_mm(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor) -> Tensor:
-    """a [M, K] @ b [N, K].T in bfloat16; scales [K / 128, M] and [N / 128, K / 128]."""
-    # The library wants the blocks of B's scales along K contiguous and their number rounded up to 4.
-    padded = F.pad(b_scale, (0, -b_scale.shape[1] % 4)).contiguous()
+    """a [M, K] @ b [N, K].T in bfloat16; scales [K / 128, M], and ``padded``."""
     product: Tensor = F.scaled_mm(
         a,
         b.t(),
         a_scale.t(),
         F.ScalingType.BlockWise1x128,
-        padded.t(),
+        b_scale.t(),
         F.ScalingType.BlockWise128x128,
         output_dtype=torch.bfloat16,
     )

@@ -18,6 +18,8 @@ from .. import library
 
 TILE_ELEMENTS = 8192
 """Tokens, or features, times experts: what a program keeps of a product."""
+INPUT_TILE = {"BT": 128, "BD": 128, "BE": 32, "num_warps": 8}
+"""Of the input's gradient: tokens, features, and experts that are met at a time."""
 SPLITS = 16
 """Programs that share the tokens in the weight's gradient; their parts are added in order."""
 
@@ -68,8 +70,9 @@ def _router_logits(
 def _router_backward_input(
     g_ptr, w_ptr, dx_ptr, T, D, E, BT: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr
 ):  # fmt: skip
-    t = tl.program_id(0) * BT + tl.arange(0, BT)
-    d = tl.program_id(1) * BD + tl.arange(0, BD)
+    # Along the rows, as programs side by side then write whole rows of dx.
+    d = tl.program_id(0) * BD + tl.arange(0, BD)
+    t = tl.program_id(1) * BT + tl.arange(0, BT)
     dx = tl.zeros((BT, BD), tl.float32)
     for first in range(0, E, BE):
         e = first + tl.arange(0, BE)
@@ -120,10 +123,8 @@ def backward_input(g: Tensor, w: Tensor, like: Tensor) -> Tensor:
     """The gradient of ``like``, in its dtype."""
     dx = like.new_empty(like.shape)
     if like.numel():
-        tile = tile_for(64)  # experts are met 64 at a time
-        tile["BE"] = tile.pop("EP")
-        grid = (triton.cdiv(like.shape[0], tile["BT"]), triton.cdiv(like.shape[1], tile["BD"]))
-        _router_backward_input[grid](g, w.contiguous(), dx, *_sizes(like, w), **tile)
+        grid = (triton.cdiv(like.shape[1], INPUT_TILE["BD"]), triton.cdiv(like.shape[0], INPUT_TILE["BT"]))
+        _router_backward_input[grid](g, w.contiguous(), dx, *_sizes(like, w), **INPUT_TILE)
     return dx
 
 

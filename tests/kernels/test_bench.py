@@ -35,12 +35,20 @@ def test_every_piece_of_a_step_runs_twice(recipe: str, monkeypatch: pytest.Monke
         piece.call()
         piece.call()
         names.append(piece.name)
-    assert len(names) == len(set(names)) == 11
+    assert len(names) == len(set(names)) == 13
 
 
 @pytest.mark.parametrize(("name", "billions"), [("small", 2.73), ("lite-10L", 5.76)])
 def test_shapes_have_the_parameters_they_are_known_by(name: str, billions: float) -> None:
     assert step.parameters(SHAPES[name]) / 1e9 == pytest.approx(billions, abs=0.01)
+
+
+def test_a_piece_of_products_and_what_stands_between_them_counts_to_two_parts() -> None:
+    sums = {step.PRODUCTS: 1.0}
+    step.add(sums, step.Piece(step.PRODUCTS, "a", 2.0, list), 10.0, share=0.75)
+    step.add(sums, step.Piece("head", "b", 1.0, list), 3.0, share=None)
+    assert sums == {step.PRODUCTS: 16.0, step.ELEMENTWISE: 5.0, "head": 3.0}
+    assert "predicted 43.0" in step.summary(SHAPES["small"], 16384, sums)
 
 
 def test_the_goal_is_for_the_micro_batch_without_the_optimizer() -> None:
@@ -63,7 +71,7 @@ SIZES: dict[str, tuple[object, ...]] = {
     "swiglu": (128, 128), "swiglu_quantize": (128, 128), "swiglu_backward_quantize": (128, 128),
     "rotate_heads": (128, 2, 16, 16), "router_logits": (128, 8, 64), "route": (128, 8, 4, 2, 2),
     "route_tables": (128, 8, 2), "permute_rows": (128, 4, 2, 128), "permute": (128, 4, 2, 128),
-    "combine": (128, 4, 2, 128), "causal_core": (1, 64, 2), "attention": (1, 64, 2, 1),
+    "combine": (128, 4, 2, 128), "attention": (1, 64, 2, 1),
     "attention_documents": (1, 64, 2, 3), "loss": (64, 32, 96), "embedding": (64, 32, 96), "adamw": (256,),
     "adamw_quantize": (2, 128, 256), "gradient_norm": (3, 100),
 }  # fmt: skip

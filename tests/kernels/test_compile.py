@@ -138,7 +138,16 @@ KERNELS = [
     (balance_triton, "_balance_parts", BALANCE | {"K": 6}, {"highest": INT, "valid": "u8"}, 4),
     (balance_triton, "_balance_total", {"EP": 64}, {}, 4),
     (balance_triton, "_balance_backward", BALANCE, {"valid": "u8"}, 4),
-    (logits_triton, "_router_backward_input", {"BT": 64, "BD": 64, "BE": 64}, ROWS, 4),
+    *[
+        (
+            logits_triton,
+            "_router_backward_input",
+            {name: logits_triton.INPUT_TILE[name] for name in ("BT", "BD", "BE")},
+            {"dx": dtype},
+            logits_triton.INPUT_TILE["num_warps"],
+        )
+        for dtype in (BF16, FP32)
+    ],
     (quantized_triton, "_swiglu_quantize", {"ROWS": quantized_triton.FORWARD_ROWS}, {"h": BF16, "q": FP8}, 4),
     *[
         (
