@@ -54,7 +54,7 @@ _TABLE: dict[str, tuple[tuple[str, Capability], ...]] = {
     "balance_loss": (("triton", _ANY),),
     "permute": (("triton", _ANY),),
     "attention": (("torch", _ANY),),
-    "latent_attention": (("triton", _AMPERE),),
+    "latent_attention": (("gluon", _HOPPER), ("triton", _AMPERE)),
     "cross_entropy": (("triton", _ANY),),
     "adamw": (("gluon", _HOPPER), ("triton", _ANY)),
     "gradient_norm": (("triton", _ANY),),

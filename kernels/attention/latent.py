@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -123,10 +124,9 @@ def _latent_attention(
     q: Tensor, q_rope: Tensor, kv: Tensor, k_rope: Tensor, scale: float, starts: Tensor | None, quantize: bool
 ) -> Four:
     """The output, what backward needs, bytes and scales of the output or nothing."""
-    from . import latent_triton  # Triton is imported only where it runs
-
     q, q_rope, kv, k_rope = map(_rows_in_one_piece, (q, q_rope, kv, k_rope))
-    return latent_triton.forward(q, q_rope, kv, k_rope, scale, starts, quantize)
+    found: Four = _kernels(q, q_rope, kv).forward(q, q_rope, kv, k_rope, scale, starts, quantize)
+    return found
 
 
 Five = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -149,11 +149,23 @@ def _latent_attention_backward(
     scale: float, starts: Tensor | None, ends: Tensor | None, quantize: bool,
 ) -> Five:  # fmt: skip
     """Gradients; that of ``kv`` like it, or as bytes [B * S, H * (D + V)] whose scales come last."""
-    from . import latent_triton
-
     q, q_rope, kv, k_rope = map(_rows_in_one_piece, (q, q_rope, kv, k_rope))
     bounds = None if starts is None or ends is None else (starts, ends)
-    return latent_triton.backward(grad, out, lse, q, q_rope, kv, k_rope, scale, bounds, quantize)
+    given = (grad, out, lse, q, q_rope, kv, k_rope)
+    found: Five = _kernels(q, q_rope, kv).backward(*given, scale, bounds, quantize)
+    return found
+
+
+def _kernels(q: Tensor, q_rope: Tensor, kv: Tensor) -> ModuleType:
+    """Those for these operands; Triton is imported only where it runs."""
+    if registry.backend("latent_attention", q.device) == "gluon":
+        from . import latent_gluon
+
+        if latent_gluon.fits(q, q_rope, kv):
+            return latent_gluon
+    from . import latent_triton
+
+    return latent_triton
 
 
 def _rows_in_one_piece(t: Tensor) -> Tensor:
@@ -168,7 +180,7 @@ def _has_kernel(q: Tensor, q_rope: Tensor, kv: Tensor) -> bool:
     if q.numel() == 0 or not all(size >= 16 and size & (size - 1) == 0 for size in sizes):
         return False
     fits = all(t.shape[1] * max(t.stride(1), t[0, 0].numel()) < 2**31 for t in (q, q_rope, kv))
-    fits &= q.dtype in _HALVES and registry.backend("latent_attention", q.device) == "triton"
+    fits &= q.dtype in _HALVES and registry.backend("latent_attention", q.device) != "reference"
     return fits and _has_room(q.shape[3] + q_rope.shape[3] + kv.shape[3] - q.shape[3], q.device)
 
 

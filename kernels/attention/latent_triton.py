@@ -341,8 +341,7 @@ def backward(
     """Gradients of ``qn``, ``qr``, ``kv`` (or its bytes) and ``kr``, and the scales of such bytes."""
     b, s, h, dn = qn.shape
     dr, dv = qr.shape[3], kv.shape[3] - dn
-    delta = torch.empty_like(lse)
-    _latent_attention_delta[(triton.cdiv(s, 64), h, b)](o, grad, delta, s, h, dv, 64, num_warps=4)
+    delta = softmax_deltas(o, grad)
     dqn, dqr = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (qn, qr))
     data, scales = empty_rows(b * s * quantize, h * (dn + dv) * quantize, kv.device)
     dkv = data if quantize else torch.empty(kv.shape, dtype=kv.dtype, device=kv.device)
@@ -360,6 +359,14 @@ def backward(
     )  # fmt: skip
     # The shared key's gradient comes from all heads.
     return dqn, dqr, dkv, dkr.sum(2), scales
+
+
+def softmax_deltas(o: Tensor, grad: Tensor) -> Tensor:
+    """The sum over the features of an output times its gradient, float32 [B, H, S]."""
+    b, s, h, dv = o.shape
+    delta = torch.empty(b, h, s, dtype=torch.float32, device=o.device)
+    _latent_attention_delta[(triton.cdiv(s, 64), h, b)](o, grad, delta, s, h, dv, 64, num_warps=4)
+    return delta
 
 
 def shared_memory_bytes(features: int, hopper: bool) -> int:

@@ -37,15 +37,16 @@ def core(batch: int, length: int, heads: int, documents: int) -> Case:
 
     # Of the model's tensors the library needs copies, since it takes one key a head, and a written mask.
     library = partial(using, "latent_attention", "reference")
-    kernel = partial(using, "latent_attention", "triton")
-    answer = Answer(library(joined), ATTENTION_GATE, kernel(joined))
     contenders = [
         Contender(ALONE, _alone(batch * documents, each, heads)),
         Contender(WHOLE_ROWS, library(partial(run, False))),
     ]
     if found is not None:
         contenders.append(Contender(MASKED, library(partial(run, True))))
-    contenders.append(ours("triton", kernel(partial(run, True)), answer))
+    for backend in ("gluon", "triton"):
+        kernel = partial(using, "latent_attention", backend)
+        answer = Answer(library(joined), ATTENTION_GATE, kernel(joined))
+        contenders.append(ours(backend, kernel(partial(run, True)), answer))
     pairs = sum(int((ids == n).sum(1).square().sum()) for n in range(documents)) / 2
     moved = 4.0 * sum(t.numel() for t in (*inputs, up)) + 2.0 * up.numel()
     return Case("TFLOP/s", 2.0 * pairs * heads * (_NOPE + _ROPE + _VALUE) * 3.5, moved, contenders)

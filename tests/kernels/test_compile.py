@@ -9,15 +9,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import torch
 
 triton = pytest.importorskip("triton", reason="the kernels are written in Triton")
 from compiled import HOPPER, argument_type, plain_source, spilled_bytes  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from penstock.kernels import registry  # noqa: E402
 from penstock.kernels.adamw import adamw_triton  # noqa: E402
-from penstock.kernels.attention import latent, latent_triton  # noqa: E402
 from penstock.kernels.cross_entropy import cross_entropy_triton  # noqa: E402
 from penstock.kernels.embedding import embedding_triton  # noqa: E402
 from penstock.kernels.gemm.tiles import SHARED_MEMORY_BYTES  # noqa: E402
@@ -222,58 +219,6 @@ def test_a_plain_kernel(
         assert value == value, f"{key[0]} would make the second launch fail"
     assert compiled.metadata.shared <= SHARED_MEMORY_BYTES
     assert spilled_bytes(compiled.asm["ptx"], tmp_path) == 0
-
-
-@pytest.mark.parametrize("documents", [False, True])
-@pytest.mark.parametrize(
-    ("name", "quantize"),
-    [(name, q) for name in ("forward", "backward_keys") for q in (False, True)]
-    + [("backward_queries", None)],
-)
-def test_attention(name: str, quantize: bool | None, documents: bool, tmp_path: Path) -> None:
-    kernel = getattr(latent_triton, f"_latent_attention_{name}")
-    tiles_by_name = {"forward": latent_triton.FORWARD, "backward_keys": latent_triton.KEYS}
-    tile = tiles_by_name.get(name, latent_triton.QUERIES)
-    rows = (tile.met, tile.own) if name == "backward_keys" else (tile.own, tile.met)
-    constants: dict[str, object] = {
-        "DN": 128,
-        "DR": 64,
-        "DV": 128,
-        "BM": rows[0],
-        "BN": rows[1],
-        "DOCUMENTS": documents,
-    }
-    pointers = dict.fromkeys(("lse", "delta", "s"), FP32) | dict.fromkeys(("starts", "ends"), "i32")
-    pointers["q"] = FP8
-    if quantize is not None:
-        constants["QUANTIZE"] = quantize
-        pointers["dkv"] = FP8 if quantize else BF16
-    signature = {
-        argument: "constexpr" if argument in constants else argument_type(argument, pointers, BF16)
-        for argument in kernel.arg_names
-    }
-    options = {"num_warps": tile.warps, "num_stages": tile.stages}
-    compiled = triton.compile(plain_source(kernel, signature, constants), target=HOPPER, options=options)
-    assert compiled.metadata.shared <= latent_triton.shared_memory_bytes(128 + 64 + 128, hopper=True)
-    assert compiled.metadata.shared <= SHARED_MEMORY_BYTES
-    assert spilled_bytes(compiled.asm["ptx"], tmp_path) == 0
-
-
-@pytest.mark.parametrize(
-    ("capability", "features", "has_room"),
-    [
-        ((9, 0), 320, True),
-        ((8, 0), 320, True),
-        ((8, 9), 320, False),
-        ((8, 9), 160, True),
-        ((9, 0), 448, False),
-    ],
-)
-def test_attention_of_heads_too_wide_for_a_card_is_left_to_the_library(
-    capability: tuple[int, int], features: int, has_room: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(registry, "capability", lambda _: capability)
-    assert latent._has_room(features, torch.device("cuda", 0)) == has_room
 
 
 @pytest.mark.parametrize("tensors", [1, gradient_norm_triton.TENSORS])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
+from float64 import BF16, compare, randn
 from torch import Tensor
 
 from penstock.kernels import registry
-from penstock.kernels.attention import attention, find_documents, latent_attention
+from penstock.kernels.attention import attention
 from penstock.kernels.cross_entropy import joint_cross_entropy, linear_cross_entropy
 from penstock.kernels.embedding import embedding
 from penstock.kernels.gemm import accumulate_in_place
@@ -21,25 +20,6 @@ from penstock.kernels.route import balance_loss, route, route_tables, router_log
 from penstock.kernels.swiglu import swiglu
 
 pytestmark = pytest.mark.gpu
-
-BF16 = 6e-3  # a few roundings to bfloat16; a wrong formula or a lost row is far beyond
-
-
-def compare(function: Callable[..., Tensor], *inputs: Tensor, bound: float = BF16) -> None:
-    """Result and gradients of ``function`` in the inputs' dtypes against the same in float64."""
-    given = [t.detach().requires_grad_() for t in inputs]
-    exact = [t.detach().double().requires_grad_() for t in inputs]
-    actual, expected = function(*given), function(*exact)
-    upstream = torch.randn_like(expected).to(actual.dtype)
-    actual.backward(upstream)
-    expected.backward(upstream.double())
-    assert relative_error(actual, expected) < bound
-    for g, e in zip(given, exact, strict=True):
-        assert relative_error(g.grad, e.grad) < bound
-
-
-def randn(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    return torch.randn(shape, device="cuda").to(dtype)
 
 
 @pytest.mark.parametrize("size", [64, 1280, 2048, 7168, 100])
@@ -215,37 +195,3 @@ def test_router_logits(tokens: int, size: int, experts: int, dtype: torch.dtype,
     assert relative_error(found, expected) < 1e-6
     assert relative_error(given[1].grad, exact[1].grad) < 1e-6
     assert relative_error(given[0].grad, exact[0].grad) < bound
-
-
-def latent_case(size: int) -> tuple[Tensor, ...]:
-    """Queries and keys as slices of products, as the model has them."""
-    q = randn(2, size, 4, 192)[..., :128]
-    return q, randn(2, size, 4, 64), randn(2, size, 4, 256), randn(2, size, 64)
-
-
-def ragged_ids(size: int) -> Tensor:
-    """Documents of many lengths, one of a single token, padding at the end of a row."""
-    ids = torch.zeros(2, size, dtype=torch.int64, device="cuda")
-    for number, start in enumerate((1, size // 3, size // 3 + 1, size // 2 + 5), 1):
-        ids[0, start:] = number
-    ids[1, size - size // 4 :] = -1
-    return ids
-
-
-@pytest.mark.parametrize("documents", [False, True])
-@pytest.mark.parametrize("size", [1, 100, 512, 1500])
-def test_latent_attention(size: int, documents: bool) -> None:
-    found = find_documents(ragged_ids(size)) if documents and size > 1 else None
-    compare(lambda *t: latent_attention(*t, 192**-0.5, found), *latent_case(size), bound=1e-2)
-
-
-def test_latent_attention_repeats() -> None:
-    found, results = find_documents(ragged_ids(700)), []
-    inputs = latent_case(700)
-    for _ in range(2):
-        leaves = [t.detach().clone().requires_grad_() for t in inputs]
-        out = latent_attention(*leaves, 0.07, found)
-        out.backward(torch.ones_like(out))
-        results.append((out, *(t.grad for t in leaves)))
-    for a, b in zip(*results, strict=True):
-        assert same_bits(a, b)

@@ -1,0 +1,199 @@
+"""The output of latent attention, for Hopper in Gluon: device code. ``latent_gluon`` calls it.
+
+While the tensor cores multiply the probabilities of one block of keys by its values and the queries by the
+next block of keys, a warpgroup computes the softmax of the latter.
+
+J. Shah et al., "FlashAttention-3: fast and accurate attention with asynchrony and low-precision", section 3.
+"""
+
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# Device code: a kernel's arguments have no Python types.
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
+
+from ..gemm.sums_gluon import following
+from .blocks_gluon import (
+    HALF,
+    NOPE,
+    OWN,
+    ROPE,
+    VALUE,
+    accumulator,
+    halves,
+    is_cut,
+    left,
+    queries_and_keys,
+    seen,
+    store,
+    store_quantized,
+)
+
+
+@gluon.jit
+def forward_kernel(
+    qn_desc, qr_desc, kn_desc, kr_desc, v_desc, o_desc, data_desc, lse_ptr, scale_ptr, starts_ptr,
+    S, H, scale, qn_head, qr_head, kv_head, scale_stride,
+    BN: gl.constexpr, DOCUMENTS: gl.constexpr, QUANTIZE: gl.constexpr, STAGES: gl.constexpr,
+    REGISTERS: gl.constexpr,
+):  # fmt: skip
+    """As ``latent_triton._latent_attention_forward``; descriptors lead to tokens of all rows of a batch, and
+    ``qn_head`` and the like are elements from one head to the next.
+    """
+    dtype: gl.constexpr = qn_desc.dtype
+    qn_s = gl.allocate_shared_memory(dtype, [2, HALF, NOPE], qn_desc.layout)
+    qr_s = gl.allocate_shared_memory(dtype, [2, HALF, ROPE], qr_desc.layout)
+    kn_s = gl.allocate_shared_memory(dtype, [STAGES, BN, NOPE], kn_desc.layout)
+    kr_s = gl.allocate_shared_memory(dtype, [STAGES, BN, ROPE], kr_desc.layout)
+    v_s = gl.allocate_shared_memory(dtype, [STAGES, BN, VALUE], v_desc.layout)
+    k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    v_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    ready = gl.allocate_shared_memory(gl.int64, [1, 1], mbarrier.MBarrierLayout())
+    mbarrier.init(ready.index(0), count=1)
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(k_full.index(stage), count=1)
+        mbarrier.init(k_empty.index(stage), count=2)
+        mbarrier.init(v_full.index(stage), count=1)
+        mbarrier.init(v_empty.index(stage), count=2)
+    own = (qn_s, qr_s, ready.index(0))
+    keys = (kn_s, kr_s, k_full, k_empty)
+    values = (v_s, v_full, v_empty)
+    descs = (qn_desc, qr_desc, kn_desc, kr_desc, v_desc)
+    out = (o_desc, data_desc, lse_ptr, scale_ptr, scale_stride)
+    sizes = (S, H, scale)
+    heads = (qn_head, qr_head, kv_head)
+    # fmt: off
+    gl.warp_specialize(
+        [
+            (_consumer, (0, out, starts_ptr, sizes, own, keys, values, BN, DOCUMENTS, QUANTIZE, STAGES)),
+            (_consumer, (1, out, starts_ptr, sizes, own, keys, values, BN, DOCUMENTS, QUANTIZE, STAGES)),
+            (_producer, (descs, starts_ptr, S, heads, own, keys, values, BN, DOCUMENTS, STAGES)),
+        ],
+        [4, 1],
+        [REGISTERS, 24],
+    )
+    # fmt: on
+
+
+@gluon.jit
+def _producer(
+    descs, starts_ptr, S, heads, own, keys, values,
+    BN: gl.constexpr, DOCUMENTS: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    qn_desc, qr_desc, kn_desc, kr_desc, v_desc = descs
+    qn_head, qr_head, kv_head = heads
+    qn_s, qr_s, ready = own
+    kn_s, kr_s, k_full, k_empty = keys
+    v_s, v_full, v_empty = values
+    m0, first = queries_and_keys(starts_ptr, S, BN, DOCUMENTS)
+    head = gl.program_id(1)
+    token = gl.program_id(2) * S
+    mbarrier.expect(ready, OWN * (NOPE + ROPE) * 2)
+    for wg in gl.static_range(2):
+        at = token + m0 + wg * HALF
+        tma.async_copy_global_to_shared(qn_desc, [at, head * qn_head], ready, qn_s.index(wg))
+        tma.async_copy_global_to_shared(qr_desc, [at, head * qr_head], ready, qr_s.index(wg))
+    stage = 0
+    phase = 1
+    for n0 in range(first, m0 + OWN, BN):
+        mbarrier.wait(k_empty.index(stage), phase)
+        bar = k_full.index(stage)
+        mbarrier.expect(bar, BN * (NOPE + ROPE) * 2)
+        tma.async_copy_global_to_shared(kn_desc, [token + n0, head * kv_head], bar, kn_s.index(stage))
+        tma.async_copy_global_to_shared(kr_desc, [token + n0, 0], bar, kr_s.index(stage))
+        mbarrier.wait(v_empty.index(stage), phase)
+        bar = v_full.index(stage)
+        mbarrier.expect(bar, BN * VALUE * 2)
+        tma.async_copy_global_to_shared(v_desc, [token + n0, head * kv_head], bar, v_s.index(stage))
+        stage, phase = following(stage, phase, STAGES)
+
+
+@gluon.jit
+def _begin_scores(wg: gl.constexpr, own, keys, stage, phase, BN: gl.constexpr):
+    qn_s, qr_s, _ready = own
+    kn_s, kr_s, k_full, _k_empty = keys
+    mbarrier.wait(k_full.index(stage), phase)
+    kn = kn_s.index(stage).permute((1, 0))
+    kr = kr_s.index(stage).permute((1, 0))
+    s = gl.zeros([HALF, BN], gl.float32, accumulator(BN))
+    s = warpgroup_mma(qn_s.index(wg), kn, s, use_acc=False, is_async=True)
+    return warpgroup_mma(qr_s.index(wg), kr, s, is_async=True)
+
+
+@gluon.jit
+def _softmax(s, n0, row, largest, total, starts_ptr, S, scale, BN: gl.constexpr, DOCUMENTS: gl.constexpr):
+    """Online, in base 2: probabilities to the largest score so far, and what earlier ones shrink by."""
+    if is_cut(n0, row, starts_ptr, S, BN, DOCUMENTS):
+        s = gl.where(seen(n0, row, starts_ptr, S, BN, DOCUMENTS), s, float("-inf"))
+    new = gl.maximum(largest, gl.max(s, 1) * scale)
+    # Of a query that has seen no key yet, any finite number.
+    base = gl.where(new == float("-inf"), 0.0, new)
+    p = gl.exp2(s * scale - gl.expand_dims(base, 1))
+    shrink = gl.exp2(largest - base)
+    return p, shrink, new, total * shrink + gl.sum(p, 1)
+
+
+@gluon.jit
+def _consumer(
+    wg: gl.constexpr, out, starts_ptr, sizes, own, keys, values,
+    BN: gl.constexpr, DOCUMENTS: gl.constexpr, QUANTIZE: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    of_rows: gl.constexpr = gl.SliceLayout(1, accumulator(BN))
+    of_output: gl.constexpr = gl.SliceLayout(1, accumulator(VALUE))
+    S, H, scale = sizes
+    qn_s, qr_s, ready = own
+    k_empty = keys[3]
+    v_s, v_full, v_empty = values
+    dtype: gl.constexpr = v_s.dtype
+    m0, first = queries_and_keys(starts_ptr, S, BN, DOCUMENTS)
+    m0 += wg * HALF
+    end = m0 + OWN - wg * HALF
+    acc = gl.zeros([HALF, VALUE], gl.float32, accumulator(VALUE))
+    largest = gl.full([HALF], float("-inf"), gl.float32, of_rows)
+    total = gl.zeros([HALF], gl.float32, of_rows)
+    mbarrier.wait(ready, 0)
+    stage = 0
+    phase = 0
+    s = _begin_scores(wg, own, keys, stage, phase, BN)
+    s = warpgroup_mma_wait(0, deps=(s,))
+    mbarrier.arrive(k_empty.index(stage), count=1)
+    p, shrink, largest, total = _softmax(
+        s, first, m0, largest, total, starts_ptr, S, scale, BN, DOCUMENTS
+    )  # fmt: skip
+    p = gl.convert_layout(halves(p, dtype), left(VALUE))
+    for n0 in range(first + BN, end, BN):
+        before = stage
+        phase_before = phase
+        stage, phase = following(stage, phase, STAGES)
+        s = _begin_scores(wg, own, keys, stage, phase, BN)
+        mbarrier.wait(v_full.index(before), phase_before)
+        acc = warpgroup_mma(p, v_s.index(before), acc, is_async=True)
+        s = warpgroup_mma_wait(1, deps=(s,))
+        mbarrier.arrive(k_empty.index(stage), count=1)
+        upcoming, shrink, largest, total = _softmax(
+            s, n0, m0, largest, total, starts_ptr, S, scale, BN, DOCUMENTS
+        )  # fmt: skip
+        acc = warpgroup_mma_wait(0, deps=(acc,))
+        mbarrier.arrive(v_empty.index(before), count=1)
+        acc = acc * gl.expand_dims(gl.convert_layout(shrink, of_output), 1)
+        p = gl.convert_layout(halves(upcoming, dtype), left(VALUE))
+    mbarrier.wait(v_full.index(stage), phase)
+    acc = warpgroup_mma(p, v_s.index(stage), acc, is_async=True)
+    acc = warpgroup_mma_wait(0, deps=(acc,))
+
+    o_desc, data_desc, lse_ptr, scale_ptr, scale_stride = out
+    head = gl.program_id(1)
+    token = gl.program_id(2) * S + m0
+    statistics = lse_ptr + (gl.program_id(2) * H + head).to(gl.int64) * S + m0
+    gl.store(statistics + gl.arange(0, HALF, of_rows), largest + gl.log2(total))
+    o = (acc / gl.expand_dims(gl.convert_layout(total, of_output), 1)).to(dtype)
+    store(o_desc, o, qn_s.index(wg), token, head * VALUE)
+    if QUANTIZE:
+        scales = scale_ptr + head.to(gl.int64) * scale_stride
+        store_quantized(data_desc, scales, o, qr_s.index(wg), token, head * VALUE, VALUE)
+    tma.store_wait(0)

@@ -1,0 +1,109 @@
+"""Latent attention on Hopper: launches of the Gluon kernels, for DeepSeek's heads."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from ..gemm.launch_gluon import SCALES as STATISTICS
+from ..gemm.launch_gluon import SWIZZLED
+from ..types import empty_rows
+from .blocks_gluon import BYTES, HALF, NOPE, OWN, ROPE, VALUE
+from .forward_gluon import forward_kernel
+from .keys_gluon import keys_kernel
+from .latent_triton import LOG2_E, softmax_deltas
+from .queries_gluon import queries_kernel
+
+FORWARD = {"BN": 128, "STAGES": 2}
+KEYS = {"BM": 64, "STAGES": 2}
+QUERIES = {"BN": 64, "STAGES": 3}
+"""Keys, or queries, that a program meets at a time, and blocks of them under way or in use."""
+REGISTERS = 240
+"""Of each thread of the consumers."""
+_NOPE, _ROPE, _VALUE, _OWN, _HALF = (constant.value for constant in (NOPE, ROPE, VALUE, OWN, HALF))
+
+
+def fits(qn: Tensor, qr: Tensor, kv: Tensor) -> bool:
+    """Whether heads have DeepSeek's sizes, rows are whole blocks, and TMA can walk them."""
+    deepseek = (qn.shape[3], qr.shape[3], kv.shape[3]) == (_NOPE, _ROPE, _NOPE + _VALUE)
+    whole = qn.shape[1] % _OWN == 0 and qn.shape[:3].numel() < 2**31
+    return deepseek and whole and all(t.stride(2) % 8 == 0 for t in (qn, qr, kv))
+
+
+def forward(
+    qn: Tensor,
+    qr: Tensor,
+    kv: Tensor,
+    kr: Tensor,
+    scale: float,
+    starts: Tensor | None,
+    quantize: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See ``latent_triton.forward``; of operands that fit."""
+    b, s, h, _ = qn.shape
+    o = qn.new_empty(b, s, h, _VALUE)
+    lse = torch.empty(b, h, s, dtype=torch.float32, device=qn.device)
+    data, scales = empty_rows(b * s * quantize, h * _VALUE * quantize, qn.device)
+    block = FORWARD["BN"]
+    forward_kernel[(s // _OWN, h, b)](
+        _rows(qn, _HALF), _rows(qr, _HALF), *_keys_and_values(kv, kr, block), _rows(o, _HALF),
+        _bytes(data) if quantize else None, lse, scales, lse if starts is None else starts,
+        s, h, scale * LOG2_E, *_heads(qn, qr, kv), b * s,
+        DOCUMENTS=starts is not None, QUANTIZE=quantize, **FORWARD, REGISTERS=REGISTERS, num_warps=4,
+    )  # fmt: skip
+    return o, lse, data, scales
+
+
+def backward(
+    grad: Tensor, o: Tensor, lse: Tensor, qn: Tensor, qr: Tensor, kv: Tensor, kr: Tensor,
+    scale: float, bounds: tuple[Tensor, Tensor] | None, quantize: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """See ``latent_triton.backward``; of operands that fit."""
+    b, s, h, _ = qn.shape
+    delta = softmax_deltas(o, grad)
+    dqn, dqr = qn.new_empty(qn.shape), qr.new_empty(qr.shape)
+    data, scales = empty_rows(b * s * quantize, h * (_NOPE + _VALUE) * quantize, kv.device)
+    dkv, dkr = data if quantize else kv.new_empty(kv.shape), kr.new_empty(b, s, h, _ROPE)
+    starts, ends = bounds or (lse, lse)
+    sizes, heads, documents = (s, h, scale * LOG2_E), _heads(qn, qr, kv), bounds is not None
+    block = KEYS["BM"]
+    keys_kernel[(s // _OWN, h, b)](
+        _rows(qn, block), _rows(qr, block), *_keys_and_values(kv, kr, _HALF), _rows(grad, block),
+        _statistics(lse, block), _statistics(delta, block), _statistics(starts, block) if documents else None,
+        _bytes(dkv) if quantize else _rows(dkv, _HALF, _VALUE), _rows(dkr, _HALF), scales, starts, ends,
+        *sizes, *heads, b * s,
+        DOCUMENTS=documents, QUANTIZE=quantize, **KEYS, REGISTERS=REGISTERS, num_warps=4,
+    )  # fmt: skip
+    queries_kernel[(s // _OWN, h, b)](
+        _rows(qn, _HALF), _rows(qr, _HALF), *_keys_and_values(kv, kr, QUERIES["BN"]), _rows(grad, _HALF),
+        _rows(dqn, _HALF), _rows(dqr, _HALF), lse, delta, starts, *sizes, *heads,
+        DOCUMENTS=documents, **QUERIES, REGISTERS=REGISTERS, num_warps=4,
+    )  # fmt: skip
+    # The shared key's gradient comes from all heads.
+    return dqn, dqr, dkv, dkr.sum(2), scales
+
+
+def _keys_and_values(kv: Tensor, kr: Tensor, block: int) -> tuple[TensorDescriptor, ...]:
+    kn, v = kv[..., :_NOPE], kv[..., _NOPE:]
+    return _rows(kn, block), _rows(kr[:, :, None], block), _rows(v, block)
+
+
+def _rows(t: Tensor, block: int, columns: int | None = None) -> TensorDescriptor:
+    """Tokens of all rows of a batch, in blocks of one head's features or of so many columns."""
+    b, s, h, d = t.shape
+    size = [b * s, (h - 1) * t.stride(2) + d]
+    return TensorDescriptor(t, size, [t.stride(1), 1], [block, columns or d], SWIZZLED[2])
+
+
+def _bytes(data: Tensor) -> TensorDescriptor:
+    return TensorDescriptor.from_tensor(data, [_HALF, _VALUE], BYTES.value)
+
+
+def _statistics(t: Tensor, block: int) -> TensorDescriptor:
+    return TensorDescriptor.from_tensor(t.view(-1), [block], STATISTICS)
+
+
+def _heads(qn: Tensor, qr: Tensor, kv: Tensor) -> tuple[int, int, int]:
+    """Elements from one head to the next."""
+    return qn.stride(2), qr.stride(2), kv.stride(2)

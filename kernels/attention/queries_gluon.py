@@ -1,0 +1,172 @@
+"""The gradient of the queries of latent attention, for Hopper in Gluon: device code.
+
+``latent_gluon`` calls it. As in ``forward_gluon`` a warpgroup computes what comes of one block of keys while
+the tensor cores multiply the block before.
+"""
+
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# Device code: a kernel's arguments have no Python types.
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
+
+from ..gemm.sums_gluon import following
+from .blocks_gluon import (
+    HALF,
+    LN_2,
+    NOPE,
+    OWN,
+    ROPE,
+    VALUE,
+    accumulator,
+    halves,
+    is_cut,
+    left,
+    queries_and_keys,
+    seen,
+    store,
+)
+
+
+@gluon.jit
+def queries_kernel(
+    qn_desc, qr_desc, kn_desc, kr_desc, v_desc, do_desc, dqn_desc, dqr_desc, lse_ptr, delta_ptr, starts_ptr,
+    S, H, scale, qn_head, qr_head, kv_head,
+    BN: gl.constexpr, DOCUMENTS: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr,
+):  # fmt: skip
+    """As ``latent_triton._latent_attention_backward_queries``; see ``forward_gluon.forward_kernel``."""
+    dtype: gl.constexpr = qn_desc.dtype
+    qn_s = gl.allocate_shared_memory(dtype, [2, HALF, NOPE], qn_desc.layout)
+    qr_s = gl.allocate_shared_memory(dtype, [2, HALF, ROPE], qr_desc.layout)
+    do_s = gl.allocate_shared_memory(dtype, [2, HALF, VALUE], do_desc.layout)
+    kn_s = gl.allocate_shared_memory(dtype, [STAGES, BN, NOPE], kn_desc.layout)
+    kr_s = gl.allocate_shared_memory(dtype, [STAGES, BN, ROPE], kr_desc.layout)
+    v_s = gl.allocate_shared_memory(dtype, [STAGES, BN, VALUE], v_desc.layout)
+    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    ready = gl.allocate_shared_memory(gl.int64, [1, 1], mbarrier.MBarrierLayout())
+    mbarrier.init(ready.index(0), count=1)
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(full.index(stage), count=1)
+        mbarrier.init(empty.index(stage), count=2)
+    own = (qn_s, qr_s, do_s, ready.index(0))
+    ring = (kn_s, kr_s, v_s, full, empty)
+    descs = (qn_desc, qr_desc, kn_desc, kr_desc, v_desc, do_desc)
+    given = (dqn_desc, dqr_desc, lse_ptr, delta_ptr)
+    sizes = (S, H, scale)
+    heads = (qn_head, qr_head, kv_head)
+    gl.warp_specialize(
+        [
+            (_consumer, (0, given, starts_ptr, sizes, own, ring, BN, DOCUMENTS, STAGES)),
+            (_consumer, (1, given, starts_ptr, sizes, own, ring, BN, DOCUMENTS, STAGES)),
+            (_producer, (descs, starts_ptr, S, heads, own, ring, BN, DOCUMENTS, STAGES)),
+        ],
+        [4, 1],
+        [REGISTERS, 24],
+    )
+
+
+@gluon.jit
+def _producer(
+    descs, starts_ptr, S, heads, own, ring, BN: gl.constexpr, DOCUMENTS: gl.constexpr, STAGES: gl.constexpr
+):
+    qn_desc, qr_desc, kn_desc, kr_desc, v_desc, do_desc = descs
+    qn_head, qr_head, kv_head = heads
+    qn_s, qr_s, do_s, ready = own
+    kn_s, kr_s, v_s, full, empty = ring
+    m0, first = queries_and_keys(starts_ptr, S, BN, DOCUMENTS)
+    head = gl.program_id(1)
+    token = gl.program_id(2) * S
+    mbarrier.expect(ready, OWN * (NOPE + ROPE + VALUE) * 2)
+    for wg in gl.static_range(2):
+        at = token + m0 + wg * HALF
+        tma.async_copy_global_to_shared(qn_desc, [at, head * qn_head], ready, qn_s.index(wg))
+        tma.async_copy_global_to_shared(qr_desc, [at, head * qr_head], ready, qr_s.index(wg))
+        tma.async_copy_global_to_shared(do_desc, [at, head * VALUE], ready, do_s.index(wg))
+    stage = 0
+    phase = 1
+    for n0 in range(first, m0 + OWN, BN):
+        mbarrier.wait(empty.index(stage), phase)
+        bar = full.index(stage)
+        mbarrier.expect(bar, BN * (NOPE + ROPE + VALUE) * 2)
+        tma.async_copy_global_to_shared(kn_desc, [token + n0, head * kv_head], bar, kn_s.index(stage))
+        tma.async_copy_global_to_shared(kr_desc, [token + n0, 0], bar, kr_s.index(stage))
+        tma.async_copy_global_to_shared(v_desc, [token + n0, head * kv_head], bar, v_s.index(stage))
+        stage, phase = following(stage, phase, STAGES)
+
+
+@gluon.jit
+def _begin(wg: gl.constexpr, own, ring, stage, phase, BN: gl.constexpr):
+    """The scores of a block of keys, and what they owe of the output's gradient: three products."""
+    qn_s, qr_s, do_s, _ready = own
+    kn_s, kr_s, v_s, full, _empty = ring
+    mbarrier.wait(full.index(stage), phase)
+    zero = gl.zeros([HALF, BN], gl.float32, accumulator(BN))
+    kn = kn_s.index(stage).permute((1, 0))
+    kr = kr_s.index(stage).permute((1, 0))
+    v = v_s.index(stage).permute((1, 0))
+    s = warpgroup_mma(qn_s.index(wg), kn, zero, use_acc=False, is_async=True)
+    s = warpgroup_mma(qr_s.index(wg), kr, s, is_async=True)
+    return s, warpgroup_mma(do_s.index(wg), v, zero, use_acc=False, is_async=True)
+
+
+@gluon.jit
+def _probabilities(s, n0, row, lse, starts_ptr, S, scale, BN: gl.constexpr, DOCUMENTS: gl.constexpr):
+    p = gl.exp2(s * scale - gl.expand_dims(lse, 1))
+    if is_cut(n0, row, starts_ptr, S, BN, DOCUMENTS):
+        p = gl.where(seen(n0, row, starts_ptr, S, BN, DOCUMENTS), p, 0.0)
+    return p
+
+
+@gluon.jit
+def _consumer(
+    wg: gl.constexpr, given, starts_ptr, sizes, own, ring,
+    BN: gl.constexpr, DOCUMENTS: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    S, H, scale = sizes
+    qn_s, qr_s, _do_s, ready = own
+    kn_s, kr_s, _v_s, _full, empty = ring
+    dqn_desc, dqr_desc, lse_ptr, delta_ptr = given
+    dtype: gl.constexpr = kn_s.dtype
+    m0, first = queries_and_keys(starts_ptr, S, BN, DOCUMENTS)
+    end = m0 + OWN
+    m0 += wg * HALF
+    head = gl.program_id(1)
+    of_rows: gl.constexpr = gl.SliceLayout(1, accumulator(BN))
+    at = (gl.program_id(2) * H + head).to(gl.int64) * S + m0 + gl.arange(0, HALF, of_rows)
+    lse = gl.load(lse_ptr + at)
+    delta = gl.expand_dims(gl.load(delta_ptr + at), 1)
+    dqn = gl.zeros([HALF, NOPE], gl.float32, accumulator(NOPE))
+    dqr = gl.zeros([HALF, ROPE], gl.float32, accumulator(ROPE))
+    mbarrier.wait(ready, 0)
+    stage = 0
+    phase = 0
+    s, dp = _begin(wg, own, ring, stage, phase, BN)
+    s = warpgroup_mma_wait(1, deps=(s,))
+    p = _probabilities(s, first, m0, lse, starts_ptr, S, scale, BN, DOCUMENTS)
+    dp = warpgroup_mma_wait(0, deps=(dp,))
+    ds = halves(p * (dp - delta), dtype)
+    for n0 in range(first + BN, end, BN):
+        before = stage
+        stage, phase = following(stage, phase, STAGES)
+        s, dp = _begin(wg, own, ring, stage, phase, BN)
+        dqn = warpgroup_mma(gl.convert_layout(ds, left(NOPE)), kn_s.index(before), dqn, is_async=True)
+        dqr = warpgroup_mma(gl.convert_layout(ds, left(ROPE)), kr_s.index(before), dqr, is_async=True)
+        s = warpgroup_mma_wait(3, deps=(s,))
+        p = _probabilities(s, n0, m0, lse, starts_ptr, S, scale, BN, DOCUMENTS)
+        dp = warpgroup_mma_wait(2, deps=(dp,))
+        upcoming = halves(p * (dp - delta), dtype)
+        dqn, dqr = warpgroup_mma_wait(0, deps=(dqn, dqr))
+        mbarrier.arrive(empty.index(before), count=1)
+        ds = upcoming
+    dqn = warpgroup_mma(gl.convert_layout(ds, left(NOPE)), kn_s.index(stage), dqn, is_async=True)
+    dqr = warpgroup_mma(gl.convert_layout(ds, left(ROPE)), kr_s.index(stage), dqr, is_async=True)
+    dqn, dqr = warpgroup_mma_wait(0, deps=(dqn, dqr))
+    # Scores are in base 2, their gradients are not.
+    token = gl.program_id(2) * S + m0
+    store(dqn_desc, (dqn * (scale * LN_2)).to(dtype), qn_s.index(wg), token, head * NOPE)
+    store(dqr_desc, (dqr * (scale * LN_2)).to(dtype), qr_s.index(wg), token, head * ROPE)
+    tma.store_wait(0)

@@ -1,0 +1,85 @@
+"""Latent attention on a GPU: both kernels against the reference in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from float64 import compare, randn
+from torch import Tensor
+
+from penstock.kernels import registry
+from penstock.kernels.attention import find_documents, latent_attention
+from penstock.kernels.numeric import same_bits
+from penstock.kernels.quantize import quantize_rows
+from penstock.kernels.states import States, place_of
+from penstock.kernels.types import RowQ
+
+pytestmark = pytest.mark.gpu
+
+
+def matrix(x: Tensor) -> Tensor:
+    """Tokens by all features of all heads."""
+    return x.flatten(0, 1).flatten(1)
+
+
+def latent_case(size: int) -> tuple[Tensor, ...]:
+    """Queries and keys as slices of products, as the model has them."""
+    q = randn(2, size, 4, 192)[..., :128]
+    return q, randn(2, size, 4, 64), randn(2, size, 4, 256), randn(2, size, 64)
+
+
+def ragged_ids(size: int) -> Tensor:
+    """Documents of many lengths, one of a single token, padding at the end of a row."""
+    ids = torch.zeros(2, size, dtype=torch.int64, device="cuda")
+    for number, start in enumerate((1, size // 3, size // 3 + 1, size // 2 + 5), 1):
+        ids[0, start:] = number
+    ids[1, size - size // 4 :] = -1
+    return ids
+
+
+@pytest.mark.parametrize("backend", ["gluon", "triton"])
+@pytest.mark.parametrize("documents", [False, True])
+@pytest.mark.parametrize("size", [1, 100, 128, 512, 1500, 1536])
+@pytest.mark.usefixtures("needs_the_backend")
+def test_latent_attention(size: int, documents: bool, backend: str) -> None:
+    found = find_documents(ragged_ids(size)) if documents and size > 1 else None
+    with registry.override("latent_attention", backend):
+        compare(lambda *t: latent_attention(*t, 192**-0.5, found), *latent_case(size), bound=1e-2)
+
+
+@pytest.mark.parametrize("backend", ["gluon", "triton"])
+@pytest.mark.parametrize("documents", [False, True])
+@pytest.mark.usefixtures("needs_the_backend")
+def test_latent_attention_quantises_what_it_computes(documents: bool, backend: str) -> None:
+    size = 640
+    bounds = find_documents(ragged_ids(size)) if documents else None
+    q, q_rope, kv, k_rope = latent_case(size)
+    place = [t.requires_grad_() for t in place_of(matrix(kv))]
+    given = States(kv.detach().requires_grad_(), None, RowQ(*place))
+    with registry.override("latent_attention", backend):
+        leaf = kv.detach().clone().requires_grad_()
+        plain = latent_attention(q, q_rope, leaf, k_rope, 192**-0.5, bounds)
+        states = latent_attention(q, q_rope, given, k_rope, 192**-0.5, bounds, quantize=True)
+        up = torch.randn_like(plain)
+        plain.backward(up)
+        states.values.backward(up)
+    assert same_bits(plain, states.values)
+    assert states.rows is not None
+    assert leaf.grad is not None
+    for found, whole in ((states.rows.parts, plain.detach()), ([t.grad for t in place], leaf.grad)):
+        expected = quantize_rows(matrix(whole))
+        assert same_bits(found[0], expected.data)
+        assert same_bits(found[1], expected.scale)
+
+
+@pytest.mark.parametrize("size", [700, 1024])
+def test_latent_attention_repeats(size: int) -> None:
+    found, results = find_documents(ragged_ids(size)), []
+    inputs = latent_case(size)
+    for _ in range(2):
+        leaves = [t.detach().clone().requires_grad_() for t in inputs]
+        out = latent_attention(*leaves, 0.07, found)
+        out.backward(torch.ones_like(out))
+        results.append((out, *(t.grad for t in leaves)))
+    for a, b in zip(*results, strict=True):
+        assert same_bits(a, b)
