@@ -113,7 +113,7 @@ def backend(op: str, device: torch.device | None = None, dtype: torch.dtype | No
     Raises
     ------
     ValueError
-        The op, or a name in ``PENSTOCK_KERNELS``, is unknown, or an override names a backend that the GPU
+        The op, or a name in ``PENSTOCK_KERNELS``, is unknown, or an override names a backend that the device
         cannot run.
     """
     _check(op)
@@ -123,6 +123,8 @@ def backend(op: str, device: torch.device | None = None, dtype: torch.dtype | No
     found = capability(device) if on_cuda else None
     forced = _overrides.get(op) or _wanted(os.environ.get(ENVIRONMENT, "")).get(op)
     if forced is not None:
+        if device is not None and device.type == "cpu":
+            _check_runs_on_cpu(op, forced)
         _check_runs(op, forced, found)
         return forced
     return _fastest(op, found) if on_cuda else _on_cpu(op)
@@ -183,6 +185,15 @@ def _check_runs(op: str, name: str, found: Capability | None) -> None:
         raise ValueError(
             f"{op}: backend {name} needs a GPU of {needed}, this one has {found[0]}.{found[1]}; "
             f"without an override {_fastest(op, found)} would run"
+        )
+
+
+def _check_runs_on_cpu(op: str, name: str) -> None:
+    interpreted = name == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+    if name in ("gluon", "triton") and not interpreted:
+        raise ValueError(
+            f"{op}: backend {name} needs a GPU, and these tensors are on the CPU; "
+            f"without an override {_on_cpu(op)} would run"
         )
 
 

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..quantize.quantize_triton import SMALLEST_SCALE, cast_tiles, shift, transposed_bytes
-from ..types import BLOCK, FP8, RowQ, SwiGLUGradients, TokQ
+from ..types import BLOCK, RowQ, SwiGLUGradients, TokQ, empty_rows, empty_tokens
 
 FORWARD_ROWS = 32
 """Rows of a block of 128 columns that a program of the forward pass handles."""
@@ -140,7 +140,7 @@ def swiglu_quantize(h: Tensor) -> RowQ:
     """See ``quantized.swiglu_quantize``."""
     h = h.contiguous()
     rows, columns = h.shape[0], h.shape[1] // 2
-    out = _empty_rows(h, rows, columns)
+    out = RowQ(*empty_rows(rows, columns, h.device))
     if h.numel():
         grid = (columns // BLOCK * triton.cdiv(out.scale.shape[1], FORWARD_ROWS),)
         _swiglu_quantize[grid](
@@ -169,16 +169,6 @@ def swiglu_backward_quantize(ds: Tensor, h: Tensor, p: Tensor | None) -> SwiGLUG
 def empty_gradients(h: Tensor, rows: int, columns: int) -> tuple[RowQ, TokQ, TokQ, Tensor]:
     """Where results of the backward pass go; the last holds a partial sum for each block of columns."""
     dp = torch.empty(columns // BLOCK, rows, dtype=torch.float32, device=h.device)
-    tokens = _empty_tokens(h, rows, 2 * columns), _empty_tokens(h, rows, columns)
-    return _empty_rows(h, rows, 2 * columns), *tokens, dp
-
-
-def _empty_rows(like: Tensor, rows: int, columns: int) -> RowQ:
-    data = torch.empty(rows, columns, dtype=FP8, device=like.device)
-    return RowQ(data, torch.empty(triton.cdiv(columns, BLOCK), -(-rows // 4) * 4, device=like.device))
-
-
-def _empty_tokens(like: Tensor, rows: int, features: int) -> TokQ:
-    blocks = triton.cdiv(rows, BLOCK)
-    data = torch.empty(features, blocks * BLOCK, dtype=FP8, device=like.device)
-    return TokQ(data, torch.empty(triton.cdiv(features, BLOCK), blocks, device=like.device))
+    dh = RowQ(*empty_rows(rows, 2 * columns, h.device))
+    dh_t, s_t = (TokQ(*empty_tokens(rows, size, h.device)) for size in (2 * columns, columns))
+    return dh, dh_t, s_t, dp

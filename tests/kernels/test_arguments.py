@@ -325,6 +325,13 @@ def test_a_gpu_that_cannot_run_a_kernel_is_told_what_would_run(
         assert registry.backend(op, card) == "reference"
 
 
+@pytest.mark.parametrize(("op", "name"), [("adamw", "gluon"), ("gemm", "triton"), ("norm", "triton")])
+def test_a_kernel_is_refused_on_a_cpu(op: str, name: str) -> None:
+    message = f"^{op}: backend {name} needs a GPU, .* on the CPU; .* reference would run"
+    with registry.override(op, name), pytest.raises(ValueError, match=message):
+        registry.backend(op, torch.device("cpu"))
+
+
 def test_scales_between_two_words_of_memory_are_not_for_tma() -> None:
     place = torch.empty(5)[1:].view(1, 4)
     product = forward(dataclasses.replace(quantize_rows(X[:4]), scale=place), W_Q, False, torch.empty(4, 16))

@@ -37,11 +37,13 @@ def test_the_hopper_kernel(kind: str, scales: str, add: bool, rows: int, out: st
     compile_for_hopper(kind, scales, add, rows, out, 1, tmp_path)
 
 
-@pytest.mark.parametrize("problems", [2, tiles.LONGEST_LIST])
+@pytest.mark.parametrize(("problems", "add"), [(2, True), (5, False), (tiles.LONGEST_LIST, True)])
 @pytest.mark.parametrize("rows", [256, 128])
 @pytest.mark.parametrize("scales", ["row_row", "block_block"])
-def test_the_hopper_kernel_for_lists(scales: str, rows: int, problems: int, tmp_path: Path) -> None:
-    compile_for_hopper("dense", scales, True, rows, "fp32", problems, tmp_path)
+def test_the_hopper_kernel_for_lists(
+    scales: str, rows: int, problems: int, add: bool, tmp_path: Path
+) -> None:
+    compile_for_hopper("dense", scales, add, rows, "fp32", problems, tmp_path)
 
 
 @pytest.mark.parametrize("tiles_in_a_turn", [0.5, 1.5])
