@@ -21,10 +21,13 @@ of arguments stand before the op: under the compiler they run when it traces.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast, get_args, get_type_hints
 
 import torch
 from torch import Tensor
+
+from . import context
 
 NAMESPACE = "penstock"
 
@@ -73,12 +76,21 @@ def op(
         known = name or function.__name__.lstrip("_")
         schema = _schema(function, mutates)
         _library.define(known + schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
-        _library.impl(known, function, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+        _library.impl(known, _on_any_thread(function), "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
         torch.library.register_fake(f"{NAMESPACE}::{known}", fake, lib=_library)
         _names.append(known)
         return cast(Callable[P, R], getattr(getattr(torch.ops, NAMESPACE), known).default)
 
     return register
+
+
+def _on_any_thread(function: Callable[P, R]) -> Callable[P, R]:
+    @wraps(function)
+    def run(*arguments: P.args, **named: P.kwargs) -> R:
+        context.bind()
+        return function(*arguments, **named)
+
+    return run
 
 
 def _schema(function: Callable[..., Any], mutates: Sequence[str]) -> str:

@@ -34,7 +34,7 @@ from .blocks_gluon import (
 
 
 @gluon.jit
-def forward_kernel(
+def latent_attention_forward(
     qn_desc, qr_desc, kn_desc, kr_desc, v_desc, o_desc, data_desc, lse_ptr, scale_ptr, starts_ptr,
     S, H, scale, qn_head, qr_head, kv_head, scale_stride,
     BN: gl.constexpr, DOCUMENTS: gl.constexpr, QUANTIZE: gl.constexpr, STAGES: gl.constexpr,

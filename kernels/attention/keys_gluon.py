@@ -35,13 +35,13 @@ CUT, MORE = gl.constexpr(1), gl.constexpr(2)
 
 
 @gluon.jit
-def keys_kernel(
+def latent_attention_keys(
     qn_desc, qr_desc, kn_desc, kr_desc, v_desc, do_desc, lse_desc, delta_desc, starts_desc, dkv_desc,
     dkr_desc, scale_ptr, starts_ptr, ends_ptr, S, H, scale, qn_head, qr_head, kv_head, scale_stride,
     BM: gl.constexpr, DOCUMENTS: gl.constexpr, QUANTIZE: gl.constexpr, STAGES: gl.constexpr,
     REGISTERS: gl.constexpr,
 ):  # fmt: skip
-    """As ``latent_triton._latent_attention_backward_keys``; see ``forward_gluon.forward_kernel``."""
+    """As ``latent_triton._latent_attention_backward_keys``; see ``forward_gluon``."""
     dtype: gl.constexpr = qn_desc.dtype
     kn_s = gl.allocate_shared_memory(dtype, [2, HALF, NOPE], kn_desc.layout)
     kr_s = gl.allocate_shared_memory(dtype, [2, HALF, ROPE], kr_desc.layout)

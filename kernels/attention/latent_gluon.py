@@ -10,10 +10,10 @@ from ..gemm.launch_gluon import SCALES as STATISTICS
 from ..gemm.launch_gluon import SWIZZLED
 from ..types import empty_rows
 from .blocks_gluon import BYTES, HALF, NOPE, OWN, ROPE, VALUE
-from .forward_gluon import forward_kernel
-from .keys_gluon import keys_kernel
+from .forward_gluon import latent_attention_forward
+from .keys_gluon import latent_attention_keys
 from .latent_triton import LOG2_E, softmax_deltas
-from .queries_gluon import queries_kernel
+from .queries_gluon import latent_attention_queries
 
 FORWARD = {"BN": 128, "STAGES": 2}
 KEYS = {"BM": 64, "STAGES": 2}
@@ -46,7 +46,7 @@ def forward(
     lse = torch.empty(b, h, s, dtype=torch.float32, device=qn.device)
     data, scales = empty_rows(b * s * quantize, h * _VALUE * quantize, qn.device)
     block = FORWARD["BN"]
-    forward_kernel[(s // _OWN, h, b)](
+    latent_attention_forward[(s // _OWN, h, b)](
         _rows(qn, _HALF), _rows(qr, _HALF), *_keys_and_values(kv, kr, block), _rows(o, _HALF),
         _bytes(data) if quantize else None, lse, scales, lse if starts is None else starts,
         s, h, scale * LOG2_E, *_heads(qn, qr, kv), b * s,
@@ -68,14 +68,14 @@ def backward(
     starts, ends = bounds or (lse, lse)
     sizes, heads, documents = (s, h, scale * LOG2_E), _heads(qn, qr, kv), bounds is not None
     block = KEYS["BM"]
-    keys_kernel[(s // _OWN, h, b)](
+    latent_attention_keys[(s // _OWN, h, b)](
         _rows(qn, block), _rows(qr, block), *_keys_and_values(kv, kr, _HALF), _rows(grad, block),
         _statistics(lse, block), _statistics(delta, block), _statistics(starts, block) if documents else None,
         _bytes(dkv) if quantize else _rows(dkv, _HALF, _VALUE), _rows(dkr, _HALF), scales, starts, ends,
         *sizes, *heads, b * s,
         DOCUMENTS=documents, QUANTIZE=quantize, **KEYS, REGISTERS=REGISTERS, num_warps=4,
     )  # fmt: skip
-    queries_kernel[(s // _OWN, h, b)](
+    latent_attention_queries[(s // _OWN, h, b)](
         _rows(qn, _HALF), _rows(qr, _HALF), *_keys_and_values(kv, kr, QUERIES["BN"]), _rows(grad, _HALF),
         _rows(dqn, _HALF), _rows(dqr, _HALF), lse, delta, starts, *sizes, *heads,
         DOCUMENTS=documents, **QUERIES, REGISTERS=REGISTERS, num_warps=4,

@@ -32,12 +32,12 @@ from .blocks_gluon import (
 
 
 @gluon.jit
-def queries_kernel(
+def latent_attention_queries(
     qn_desc, qr_desc, kn_desc, kr_desc, v_desc, do_desc, dqn_desc, dqr_desc, lse_ptr, delta_ptr, starts_ptr,
     S, H, scale, qn_head, qr_head, kv_head,
     BN: gl.constexpr, DOCUMENTS: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr,
 ):  # fmt: skip
-    """As ``latent_triton._latent_attention_backward_queries``; see ``forward_gluon.forward_kernel``."""
+    """As ``latent_triton._latent_attention_backward_queries``; see ``forward_gluon``."""
     dtype: gl.constexpr = qn_desc.dtype
     qn_s = gl.allocate_shared_memory(dtype, [2, HALF, NOPE], qn_desc.layout)
     qr_s = gl.allocate_shared_memory(dtype, [2, HALF, ROPE], qr_desc.layout)

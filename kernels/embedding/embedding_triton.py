@@ -40,25 +40,19 @@ def _embedding_gradient(
     before = tl.load(tokens_ptr + start - 1, mask=start > 0, other=-1)
     if (token != before) & (token >= 0) & (token < V):
         d = tl.program_id(1) * BD + tl.arange(0, BD)
-        at = out_ptr + token.to(tl.int64) * D + d
-        known = tl.load(at, mask=d < D, other=0.0)
-        # Most tokens occur once.
-        row = tl.load(order_ptr + start).to(tl.int64)
-        total = tl.load(grad_ptr + row * D + d, mask=d < D, other=0.0).to(tl.float32)
-        rest = tl.zeros((BT, BD), tl.float32)
-        start += 1
-        more = tl.load(tokens_ptr + start, mask=start < T, other=-1) == token
+        total = tl.zeros((BT, BD), tl.float32)
+        more = True
         while more:
             t = start + tl.arange(0, BT)
             same = (tl.load(tokens_ptr + t, mask=t < T, other=-1) == token) & (t < T)
-            rows = tl.load(order_ptr + t, mask=same, other=0).to(tl.int64)
+            row = tl.load(order_ptr + t, mask=same, other=0).to(tl.int64)
             inside = same[:, None] & (d < D)[None, :]
-            at_rows = grad_ptr + rows[:, None] * D + d[None, :]
-            rest += tl.load(at_rows, mask=inside, other=0.0).to(tl.float32)
+            total += tl.load(grad_ptr + row[:, None] * D + d[None, :], mask=inside, other=0.0).to(tl.float32)
             start += BT
             more = tl.sum(same.to(tl.int32), 0) == BT
-        total += tl.sum(rest, 0)
-        tl.store(at, known + total.to(known.dtype), mask=d < D)
+        at = out_ptr + token.to(tl.int64) * D + d
+        known = tl.load(at, mask=d < D, other=0.0)
+        tl.store(at, known + tl.sum(total, 0).to(known.dtype), mask=d < D)
 
 
 def gather(tokens: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:

@@ -106,7 +106,7 @@ def test_attention_in_gluon(name: str, quantize: bool, documents: bool, dtype: s
     if name == "queries" and quantize:
         pytest.skip("their gradients are not quantised")
     module = {"forward": forward_gluon, "keys": keys_gluon, "queries": queries_gluon}[name]
-    kernel, blocks = getattr(module, f"{name}_kernel"), getattr(latent_gluon, name.upper())
+    kernel, blocks = getattr(module, f"latent_attention_{name}"), getattr(latent_gluon, name.upper())
     constants: dict[str, object] = {"DOCUMENTS": documents, "QUANTIZE": quantize, "data_desc": None}
     constants |= blocks | {"REGISTERS": latent_gluon.REGISTERS}
     kinds = descriptors(dtype, blocks.get("BM", 64), blocks.get("BN", 64), quantize)
