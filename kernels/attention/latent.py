@@ -125,7 +125,7 @@ def _latent_attention(
 ) -> Four:
     """The output, what backward needs, bytes and scales of the output or nothing."""
     q, q_rope, kv, k_rope = map(_rows_in_one_piece, (q, q_rope, kv, k_rope))
-    found: Four = _kernels(q, q_rope, kv).forward(q, q_rope, kv, k_rope, scale, starts, quantize)
+    found: Four = _kernels(q, q_rope, kv, k_rope).forward(q, q_rope, kv, k_rope, scale, starts, quantize)
     return found
 
 
@@ -152,16 +152,16 @@ def _latent_attention_backward(
     q, q_rope, kv, k_rope = map(_rows_in_one_piece, (q, q_rope, kv, k_rope))
     bounds = None if starts is None or ends is None else (starts, ends)
     given = (grad, out, lse, q, q_rope, kv, k_rope)
-    found: Five = _kernels(q, q_rope, kv).backward(*given, scale, bounds, quantize)
+    found: Five = _kernels(q, q_rope, kv, k_rope).backward(*given, scale, bounds, quantize)
     return found
 
 
-def _kernels(q: Tensor, q_rope: Tensor, kv: Tensor) -> ModuleType:
+def _kernels(q: Tensor, q_rope: Tensor, kv: Tensor, k_rope: Tensor) -> ModuleType:
     """Those for these operands; Triton is imported only where it runs."""
     if registry.backend("latent_attention", q.device) == "gluon":
         from . import latent_gluon
 
-        if latent_gluon.fits(q, q_rope, kv):
+        if latent_gluon.fits(q, q_rope, kv, k_rope):
             return latent_gluon
     from . import latent_triton
 

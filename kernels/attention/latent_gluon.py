@@ -24,11 +24,18 @@ REGISTERS = 240
 _NOPE, _ROPE, _VALUE, _OWN, _HALF = (constant.value for constant in (NOPE, ROPE, VALUE, OWN, HALF))
 
 
-def fits(qn: Tensor, qr: Tensor, kv: Tensor) -> bool:
+def fits(qn: Tensor, qr: Tensor, kv: Tensor, kr: Tensor) -> bool:
     """Whether heads have DeepSeek's sizes, rows are whole blocks, and TMA can walk them."""
     deepseek = (qn.shape[3], qr.shape[3], kv.shape[3]) == (_NOPE, _ROPE, _NOPE + _VALUE)
     whole = qn.shape[1] % _OWN == 0 and qn.shape[:3].numel() < 2**31
-    return deepseek and whole and all(t.stride(2) % 8 == 0 for t in (qn, qr, kv))
+    return deepseek and whole and all(map(_walkable, (qn, qr, kv, kr[:, :, None])))
+
+
+def _walkable(t: Tensor) -> bool:
+    """Whether the tokens of all rows follow one another, in steps that TMA takes."""
+    row, token, head, feature = t.stride()
+    even = token % 8 == head % 8 == 0 and t.data_ptr() % 16 == 0
+    return even and feature == 1 and row == t.shape[1] * token > 0
 
 
 def forward(
@@ -61,7 +68,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """See ``latent_triton.backward``; of operands that fit."""
     b, s, h, _ = qn.shape
-    delta = softmax_deltas(o, grad)
+    grad, delta = _aligned(grad), softmax_deltas(o, grad)
     dqn, dqr = qn.new_empty(qn.shape), qr.new_empty(qr.shape)
     data, scales = empty_rows(b * s * quantize, h * (_NOPE + _VALUE) * quantize, kv.device)
     dkv, dkr = data if quantize else kv.new_empty(kv.shape), kr.new_empty(b, s, h, _ROPE)
@@ -101,7 +108,12 @@ def _bytes(data: Tensor) -> TensorDescriptor:
 
 
 def _statistics(t: Tensor, block: int) -> TensorDescriptor:
-    return TensorDescriptor.from_tensor(t.view(-1), [block], STATISTICS)
+    return TensorDescriptor.from_tensor(_aligned(t).view(-1), [block], STATISTICS)
+
+
+def _aligned(t: Tensor) -> Tensor:
+    """``t`` where TMA can read it."""
+    return t if t.data_ptr() % 16 == 0 else t.clone()
 
 
 def _heads(qn: Tensor, qr: Tensor, kv: Tensor) -> tuple[int, int, int]:

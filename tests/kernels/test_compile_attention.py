@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 triton = pytest.importorskip("triton", reason="the kernels are written in Triton")
 from compiled import HOPPER, argument_type, plain_source, spilled_bytes  # noqa: E402
@@ -127,6 +129,35 @@ def test_attention_in_gluon(name: str, quantize: bool, documents: bool, dtype: s
     compiled = triton.compile(source, target=HOPPER, options={"num_warps": 4})
     assert compiled.metadata.shared <= SHARED_MEMORY_BYTES
     assert spilled_bytes(compiled.asm["ptx"], tmp_path) == 0
+
+
+HEADS: dict[str, tuple[int, ...]] = {"qn": (2, 256, 3, 192), "qr": (2, 256, 3, 64), "kv": (2, 256, 3, 256)}
+
+
+@pytest.mark.parametrize(
+    ("change", "fits"),
+    [
+        (lambda t: t, True),
+        (lambda t: t.contiguous(), True),
+        (lambda t: t[:, :200], False),
+        (lambda t: t[..., :32], False),
+        (lambda t: t.transpose(1, 2).contiguous().transpose(1, 2), False),
+        (lambda t: torch.cat([t, t], 1)[:, :256], False),
+        (lambda t: t[:, :1].expand(t.shape), False),
+        (lambda t: torch.cat([t.new_zeros(1), t.flatten()])[1:].view(t.shape), False),
+        (lambda t: torch.cat([t, t[..., :4]], -1)[..., : t.shape[-1]], False),
+    ],
+)
+def test_what_the_gluon_kernels_can_walk(change: Callable[[Tensor], Tensor], fits: bool) -> None:
+    qn, qr, kv = (torch.zeros(size, dtype=torch.bfloat16) for size in HEADS.values())
+    given = qn[..., :128], qr, kv, torch.zeros(2, 256, 64, dtype=torch.bfloat16)
+    assert latent_gluon.fits(*given)
+    for i in range(2):
+        changed = list(given)
+        changed[i] = change(given[i])
+        if changed[i].shape[1] != 256:
+            changed = [t[:, : changed[i].shape[1]] for t in given]
+        assert latent_gluon.fits(*changed) == fits
 
 
 def test_the_kernels_are_as_short_as_promised() -> None:

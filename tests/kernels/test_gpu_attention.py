@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from float64 import compare, randn
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from penstock.kernels import registry
 from penstock.kernels.attention import find_documents, latent_attention
-from penstock.kernels.numeric import same_bits
+from penstock.kernels.numeric import relative_error, same_bits
 from penstock.kernels.quantize import quantize_rows
 from penstock.kernels.states import States, place_of
 from penstock.kernels.types import RowQ
@@ -70,6 +72,35 @@ def test_latent_attention_quantises_what_it_computes(documents: bool, backend: s
         expected = quantize_rows(matrix(whole))
         assert same_bits(found[0], expected.data)
         assert same_bits(found[1], expected.scale)
+
+
+def off_line(t: Tensor) -> Tensor:
+    """The same numbers in one piece that begins between two words."""
+    return torch.cat([t.new_zeros(1), t.flatten()])[1:].view(t.shape)
+
+
+@pytest.mark.parametrize("name", ["all in one piece", "spread", "between words", "one token again and again"])
+def test_latent_attention_reads_operands_wherever_they_lie(name: str) -> None:
+    """What TMA cannot read is read otherwise, or copied."""
+    changes = {
+        "all in one piece": lambda t: t.contiguous(),
+        "spread": lambda t: t.repeat_interleave(2, -1)[..., ::2],
+        "between words": off_line,
+        "one token again and again": lambda t: t[:, :1].expand(t.shape),
+    }
+    inputs = [changes[name](t) for t in latent_case(256)]
+    found = find_documents(ragged_ids(256))
+    found = dataclasses.replace(found, starts=off_line(found.starts))
+    leaves, exact = (
+        [t.to(d).detach().requires_grad_() for t in inputs] for d in (inputs[0].dtype, torch.float64)
+    )
+    out, expected = (latent_attention(*given, 192**-0.5, found) for given in (leaves, exact))
+    up = off_line(torch.randn_like(out))
+    out.backward(up)
+    expected.backward(up.double())
+    assert relative_error(out, expected) < 1e-2
+    for a, b in zip(leaves, exact, strict=True):
+        assert relative_error(a.grad, b.grad) < 1e-2
 
 
 @pytest.mark.parametrize("size", [700, 1024])
