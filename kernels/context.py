@@ -31,7 +31,9 @@ def bind() -> None:
     driver, context = ctypes.CDLL(_LIBRARY), ctypes.c_void_p()
     _check(driver.cuCtxGetCurrent(ctypes.byref(context)), "cuCtxGetCurrent")
     if not context.value:
-        device = torch.cuda.current_device()
+        device = ctypes.c_int()
+        _check(driver.cuDeviceGet(ctypes.byref(device), torch.cuda.current_device()), "cuDeviceGet")
+        # Kept until the process ends, as the runtime keeps it.
         _check(driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device), "cuDevicePrimaryCtxRetain")
         _check(driver.cuCtxSetCurrent(context), "cuCtxSetCurrent")
     _bound.done = True

@@ -190,7 +190,7 @@ def _check_runs(op: str, name: str, found: Capability | None) -> None:
 
 def _check_runs_on_cpu(op: str, name: str) -> None:
     interpreted = name == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
-    if name in ("gluon", "triton") and not interpreted:
+    if name not in ("reference", _on_cpu(op)) and not interpreted:
         raise ValueError(
             f"{op}: backend {name} needs a GPU, and these tensors are on the CPU; "
             f"without an override {_on_cpu(op)} would run"

@@ -37,7 +37,7 @@ def left(columns):
 
 
 @gluon.jit
-def halves(x, dtype: gl.constexpr):
+def to_16_bits(x, dtype: gl.constexpr):
     """x in 16 bits, in pairs from the start: apart, each number would keep a register of its own."""
     if dtype == gl.bfloat16:
         return gl.inline_asm_elementwise(
@@ -51,12 +51,15 @@ def halves(x, dtype: gl.constexpr):
 
 @gluon.jit
 def queries_and_keys(starts_ptr, S, BN: gl.constexpr, DOCUMENTS: gl.constexpr):
-    """The first query of a program, and the first key, a multiple of BN, that any of its queries sees."""
+    """The first query of a program, and the first key, a multiple of BN, that any of its queries sees.
+
+    Whatever the tables hold, there is a block of keys to wait for.
+    """
     # The last queries of a row see most keys, so they go first.
     m0 = (gl.num_programs(0) - 1 - gl.program_id(0)) * OWN
     first = 0
     if DOCUMENTS:
-        first = gl.load(starts_ptr + gl.program_id(2) * S + m0) // BN * BN
+        first = gl.minimum(gl.load(starts_ptr + gl.program_id(2) * S + m0) // BN * BN, m0)
     return m0, first
 
 

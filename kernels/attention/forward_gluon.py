@@ -23,25 +23,25 @@ from .blocks_gluon import (
     ROPE,
     VALUE,
     accumulator,
-    halves,
     is_cut,
     left,
     queries_and_keys,
     seen,
     store,
     store_quantized,
+    to_16_bits,
 )
 
 
 @gluon.jit
 def latent_attention_forward(
     qn_desc, qr_desc, kn_desc, kr_desc, v_desc, o_desc, data_desc, lse_ptr, scale_ptr, starts_ptr,
-    S, H, scale, qn_head, qr_head, kv_head, scale_stride,
+    S, H, scale, qn_head_stride, qr_head_stride, kv_head_stride, scale_stride,
     BN: gl.constexpr, DOCUMENTS: gl.constexpr, QUANTIZE: gl.constexpr, STAGES: gl.constexpr,
     REGISTERS: gl.constexpr,
 ):  # fmt: skip
     """As ``latent_triton._latent_attention_forward``; descriptors lead to tokens of all rows of a batch, and
-    ``qn_head`` and the like are elements from one head to the next.
+    ``qn_head_stride`` and the like are elements from one head to the next.
     """
     dtype: gl.constexpr = qn_desc.dtype
     qn_s = gl.allocate_shared_memory(dtype, [2, HALF, NOPE], qn_desc.layout)
@@ -66,7 +66,7 @@ def latent_attention_forward(
     descs = (qn_desc, qr_desc, kn_desc, kr_desc, v_desc)
     out = (o_desc, data_desc, lse_ptr, scale_ptr, scale_stride)
     sizes = (S, H, scale)
-    heads = (qn_head, qr_head, kv_head)
+    heads = (qn_head_stride, qr_head_stride, kv_head_stride)
     # fmt: off
     gl.warp_specialize(
         [
@@ -86,7 +86,7 @@ def _producer(
     BN: gl.constexpr, DOCUMENTS: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     qn_desc, qr_desc, kn_desc, kr_desc, v_desc = descs
-    qn_head, qr_head, kv_head = heads
+    qn_head_stride, qr_head_stride, kv_head_stride = heads
     qn_s, qr_s, ready = own
     kn_s, kr_s, k_full, k_empty = keys
     v_s, v_full, v_empty = values
@@ -96,20 +96,20 @@ def _producer(
     mbarrier.expect(ready, OWN * (NOPE + ROPE) * 2)
     for wg in gl.static_range(2):
         at = token + m0 + wg * HALF
-        tma.async_copy_global_to_shared(qn_desc, [at, head * qn_head], ready, qn_s.index(wg))
-        tma.async_copy_global_to_shared(qr_desc, [at, head * qr_head], ready, qr_s.index(wg))
+        tma.async_copy_global_to_shared(qn_desc, [at, head * qn_head_stride], ready, qn_s.index(wg))
+        tma.async_copy_global_to_shared(qr_desc, [at, head * qr_head_stride], ready, qr_s.index(wg))
     stage = 0
     phase = 1
     for n0 in range(first, m0 + OWN, BN):
         mbarrier.wait(k_empty.index(stage), phase)
         bar = k_full.index(stage)
         mbarrier.expect(bar, BN * (NOPE + ROPE) * 2)
-        tma.async_copy_global_to_shared(kn_desc, [token + n0, head * kv_head], bar, kn_s.index(stage))
+        tma.async_copy_global_to_shared(kn_desc, [token + n0, head * kv_head_stride], bar, kn_s.index(stage))
         tma.async_copy_global_to_shared(kr_desc, [token + n0, 0], bar, kr_s.index(stage))
         mbarrier.wait(v_empty.index(stage), phase)
         bar = v_full.index(stage)
         mbarrier.expect(bar, BN * VALUE * 2)
-        tma.async_copy_global_to_shared(v_desc, [token + n0, head * kv_head], bar, v_s.index(stage))
+        tma.async_copy_global_to_shared(v_desc, [token + n0, head * kv_head_stride], bar, v_s.index(stage))
         stage, phase = following(stage, phase, STAGES)
 
 
@@ -165,7 +165,7 @@ def _consumer(
     p, shrink, largest, total = _softmax(
         s, first, m0, largest, total, starts_ptr, S, scale, BN, DOCUMENTS
     )  # fmt: skip
-    p = gl.convert_layout(halves(p, dtype), left(VALUE))
+    p = gl.convert_layout(to_16_bits(p, dtype), left(VALUE))
     for n0 in range(first + BN, end, BN):
         before = stage
         phase_before = phase
@@ -181,7 +181,7 @@ def _consumer(
         acc = warpgroup_mma_wait(0, deps=(acc,))
         mbarrier.arrive(v_empty.index(before), count=1)
         acc = acc * gl.expand_dims(gl.convert_layout(shrink, of_output), 1)
-        p = gl.convert_layout(halves(upcoming, dtype), left(VALUE))
+        p = gl.convert_layout(to_16_bits(upcoming, dtype), left(VALUE))
     mbarrier.wait(v_full.index(stage), phase)
     acc = warpgroup_mma(p, v_s.index(stage), acc, is_async=True)
     acc = warpgroup_mma_wait(0, deps=(acc,))
@@ -192,6 +192,7 @@ def _consumer(
     statistics = lse_ptr + (gl.program_id(2) * H + head).to(gl.int64) * S + m0
     gl.store(statistics + gl.arange(0, HALF, of_rows), largest + gl.log2(total))
     o = (acc / gl.expand_dims(gl.convert_layout(total, of_output), 1)).to(dtype)
+    # The queries are not needed any more: the last block of keys was given back behind their last product.
     store(o_desc, o, qn_s.index(wg), token, head * VALUE)
     if QUANTIZE:
         scales = scale_ptr + head.to(gl.int64) * scale_stride

@@ -125,7 +125,9 @@ def _latent_attention(
 ) -> Four:
     """The output, what backward needs, bytes and scales of the output or nothing."""
     q, q_rope, kv, k_rope = map(_rows_in_one_piece, (q, q_rope, kv, k_rope))
-    found: Four = _kernels(q, q_rope, kv, k_rope).forward(q, q_rope, kv, k_rope, scale, starts, quantize)
+    found: Four = _kernels(q, q_rope, kv, k_rope, scale).forward(
+        q, q_rope, kv, k_rope, scale, starts, quantize
+    )
     return found
 
 
@@ -152,16 +154,16 @@ def _latent_attention_backward(
     q, q_rope, kv, k_rope = map(_rows_in_one_piece, (q, q_rope, kv, k_rope))
     bounds = None if starts is None or ends is None else (starts, ends)
     given = (grad, out, lse, q, q_rope, kv, k_rope)
-    found: Five = _kernels(q, q_rope, kv, k_rope).backward(*given, scale, bounds, quantize)
+    found: Five = _kernels(q, q_rope, kv, k_rope, scale).backward(*given, scale, bounds, quantize)
     return found
 
 
-def _kernels(q: Tensor, q_rope: Tensor, kv: Tensor, k_rope: Tensor) -> ModuleType:
+def _kernels(q: Tensor, q_rope: Tensor, kv: Tensor, k_rope: Tensor, scale: float) -> ModuleType:
     """Those for these operands; Triton is imported only where it runs."""
     if registry.backend("latent_attention", q.device) == "gluon":
         from . import latent_gluon
 
-        if latent_gluon.fits(q, q_rope, kv, k_rope):
+        if latent_gluon.fits(q, q_rope, kv, k_rope, scale):
             return latent_gluon
     from . import latent_triton
 
@@ -170,8 +172,9 @@ def _kernels(q: Tensor, q_rope: Tensor, kv: Tensor, k_rope: Tensor) -> ModuleTyp
 
 def _rows_in_one_piece(t: Tensor) -> Tensor:
     """``t``, copied unless the kernels can walk it: a row is S tokens, a token's features are neighbours."""
-    walkable = t.stride(-1) == 1 and t.stride(0) == t.shape[1] * t.stride(1)
-    return t if walkable and t.data_ptr() % 16 == 0 and t.stride(1) % 8 == 0 else t.contiguous()
+    walkable = t.stride(-1) == 1 and (t.shape[0] == 1 or t.stride(0) == t.shape[1] * t.stride(1))
+    aligned = t.data_ptr() % 16 == 0 and t.stride(1) % 8 == 0
+    return t if walkable and aligned else t.clone(memory_format=torch.contiguous_format)
 
 
 def _has_kernel(q: Tensor, q_rope: Tensor, kv: Tensor) -> bool:

@@ -9,11 +9,11 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from ..gemm.launch_gluon import SCALES as STATISTICS
 from ..gemm.launch_gluon import SWIZZLED
 from ..types import empty_rows
+from .backward_keys_gluon import latent_attention_backward_keys
+from .backward_queries_gluon import latent_attention_backward_queries
 from .blocks_gluon import BYTES, HALF, NOPE, OWN, ROPE, VALUE
 from .forward_gluon import latent_attention_forward
-from .keys_gluon import latent_attention_keys
 from .latent_triton import LOG2_E, softmax_deltas
-from .queries_gluon import latent_attention_queries
 
 FORWARD = {"BN": 128, "STAGES": 2}
 KEYS = {"BM": 64, "STAGES": 2}
@@ -24,18 +24,20 @@ REGISTERS = 240
 _NOPE, _ROPE, _VALUE, _OWN, _HALF = (constant.value for constant in (NOPE, ROPE, VALUE, OWN, HALF))
 
 
-def fits(qn: Tensor, qr: Tensor, kv: Tensor, kr: Tensor) -> bool:
-    """Whether heads have DeepSeek's sizes, rows are whole blocks, and TMA can walk them."""
+def fits(qn: Tensor, qr: Tensor, kv: Tensor, kr: Tensor, scale: float) -> bool:
+    """Whether heads have DeepSeek's sizes, rows are whole blocks, TMA can walk them, and scores keep their
+    order when they are scaled, which they are after the largest is found.
+    """
     deepseek = (qn.shape[3], qr.shape[3], kv.shape[3]) == (_NOPE, _ROPE, _NOPE + _VALUE)
     whole = qn.shape[1] % _OWN == 0 and qn.shape[:3].numel() < 2**31
-    return deepseek and whole and all(map(_walkable, (qn, qr, kv, kr[:, :, None])))
+    return deepseek and whole and scale > 0 and all(map(_walkable, (qn, qr, kv, kr[:, :, None])))
 
 
 def _walkable(t: Tensor) -> bool:
     """Whether the tokens of all rows follow one another, in steps that TMA takes."""
     row, token, head, feature = t.stride()
     even = token % 8 == head % 8 == 0 and t.data_ptr() % 16 == 0
-    return even and feature == 1 and row == t.shape[1] * token > 0
+    return even and feature == 1 and token > 0 and (t.shape[0] == 1 or row == t.shape[1] * token)
 
 
 def forward(
@@ -56,7 +58,7 @@ def forward(
     latent_attention_forward[(s // _OWN, h, b)](
         _rows(qn, _HALF), _rows(qr, _HALF), *_keys_and_values(kv, kr, block), _rows(o, _HALF),
         _bytes(data) if quantize else None, lse, scales, lse if starts is None else starts,
-        s, h, scale * LOG2_E, *_heads(qn, qr, kv), b * s,
+        s, h, scale * LOG2_E, *_head_strides(qn, qr, kv), b * s,
         DOCUMENTS=starts is not None, QUANTIZE=quantize, **FORWARD, REGISTERS=REGISTERS, num_warps=4,
     )  # fmt: skip
     return o, lse, data, scales
@@ -73,18 +75,18 @@ def backward(
     data, scales = empty_rows(b * s * quantize, h * (_NOPE + _VALUE) * quantize, kv.device)
     dkv, dkr = data if quantize else kv.new_empty(kv.shape), kr.new_empty(b, s, h, _ROPE)
     starts, ends = bounds or (lse, lse)
-    sizes, heads, documents = (s, h, scale * LOG2_E), _heads(qn, qr, kv), bounds is not None
+    sizes, strides, documents = (s, h, scale * LOG2_E), _head_strides(qn, qr, kv), bounds is not None
     block = KEYS["BM"]
-    latent_attention_keys[(s // _OWN, h, b)](
+    latent_attention_backward_keys[(s // _OWN, h, b)](
         _rows(qn, block), _rows(qr, block), *_keys_and_values(kv, kr, _HALF), _rows(grad, block),
         _statistics(lse, block), _statistics(delta, block), _statistics(starts, block) if documents else None,
         _bytes(dkv) if quantize else _rows(dkv, _HALF, _VALUE), _rows(dkr, _HALF), scales, starts, ends,
-        *sizes, *heads, b * s,
+        *sizes, *strides, b * s,
         DOCUMENTS=documents, QUANTIZE=quantize, **KEYS, REGISTERS=REGISTERS, num_warps=4,
     )  # fmt: skip
-    latent_attention_queries[(s // _OWN, h, b)](
+    latent_attention_backward_queries[(s // _OWN, h, b)](
         _rows(qn, _HALF), _rows(qr, _HALF), *_keys_and_values(kv, kr, QUERIES["BN"]), _rows(grad, _HALF),
-        _rows(dqn, _HALF), _rows(dqr, _HALF), lse, delta, starts, *sizes, *heads,
+        _rows(dqn, _HALF), _rows(dqr, _HALF), lse, delta, starts, *sizes, *strides,
         DOCUMENTS=documents, **QUERIES, REGISTERS=REGISTERS, num_warps=4,
     )  # fmt: skip
     # The shared key's gradient comes from all heads.
@@ -116,6 +118,6 @@ def _aligned(t: Tensor) -> Tensor:
     return t if t.data_ptr() % 16 == 0 else t.clone()
 
 
-def _heads(qn: Tensor, qr: Tensor, kv: Tensor) -> tuple[int, int, int]:
+def _head_strides(qn: Tensor, qr: Tensor, kv: Tensor) -> tuple[int, int, int]:
     """Elements from one head to the next."""
     return qn.stride(2), qr.stride(2), kv.stride(2)

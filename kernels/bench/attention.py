@@ -17,14 +17,18 @@ WHOLE_ROWS, ALONE, MASKED = "cuDNN, whole rows", "cuDNN alone", "SDPA, written m
 
 
 def core(batch: int, length: int, heads: int, documents: int) -> Case:
-    """Forward and backward, of whole rows or of documents, by turns longer and shorter by an eighth."""
+    """Forward and backward, of whole rows or of documents.
+
+    Documents are by turns longer and shorter by an eighth, and end inside of blocks. The library's core alone
+    has whole rows of their mean length, with 1.6 % fewer pairs.
+    """
     widths = (_NOPE, _ROPE, _NOPE + _VALUE)
     parts = [randn(batch, length, heads, width) for width in widths] + [randn(batch, length, _ROPE)]
     inputs = [t.requires_grad_() for t in parts]
     q, q_rope, kv, k_rope = inputs
     up = randn(batch, length, heads, _VALUE)
     each = length // documents
-    borders = torch.tensor([i * each + i % 2 * (each // 8) for i in range(1, documents)])
+    borders = torch.tensor([i * each + i % 2 * (each // 8 + 1) for i in range(1, documents)])
     ids = torch.searchsorted(borders, torch.arange(length), right=True).expand(batch, length)
     found = find_documents(ids) if documents > 1 else None
 

@@ -97,7 +97,8 @@ def copy_of(moved: float) -> Contender:
     target = torch.empty_like(source)
     if source.nbytes < _LARGE_BYTES:
         return Contender("copy", lambda: target.copy_(source))
-    # Copies of this size and more take half as long again, some of them; what adds a number does not.
+    # From this size on the driver's copy reaches two thirds of the speed for some sizes, on an H200; a kernel
+    # that adds a number reaches all of it for all.
     return Contender("copy", lambda: torch.add(source, 1, out=target))
 
 

@@ -100,8 +100,8 @@ FAMILIES = [
     Family("combine", _COPY, routing.weighted_sum, [], [_SMALL_MOVE, _V3_MOVE]),
     Family("combine_rms_norm", f"{_COPY}, and a kernel each; sum of experts, residual sum, norm as bytes",
            routing.weighted_sum_and_norm, [_SMALL_MOVE], [_LITE_MOVE]),
-    Family("attention", "Triton beside cuDNN alone and with the copies it needs, forward and backward; rows, "
-           "length, heads, documents",
+    Family("attention", "cuDNN alone and with the copies it needs; Gluon, plain Triton; forward and "
+           "backward; rows, length, heads, documents",
            attention.core, [(4, 4096, 10, 1)], [(4, 4096, 16, 1)]),
     Family("attention_documents", "the same, cuDNN alone on rows of a document each; SDPA with a "
            "written mask",

@@ -60,13 +60,14 @@ class Roofs(NamedTuple):
 
 def points(rows: Iterable[Row]) -> list[Point]:
     """Our kernels in burst, and the peer that each is compared with; the fallback is left out."""
-    found = []
+    rows, found = list(rows), []
+    fast = {row["case"] for row in rows if str(row["contender"]).startswith("gluon")}
     for row in rows:
         kind = next((kind for kind, families in _KINDS.items() if row["family"] in families), None)
         mine = str(row["contender"]).startswith(("gluon", "triton"))
-        product = kind is not None and "products" in kind
         base = str(row["burst_ratio"]) in ("1.0", "1") and not mine
-        if kind is None or not (mine or base) or (product and str(row["contender"]).startswith(_FALLBACK)):
+        fallback = row["case"] in fast and str(row["contender"]).startswith(_FALLBACK)
+        if kind is None or not (mine or base) or fallback:
             continue
         intensity = float(row["intensity"])
         found.append(Point(kind, intensity, _tflops(row), mine))

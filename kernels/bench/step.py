@@ -109,7 +109,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def share_of_products(call: Callable[[], object]) -> float:
-    """Of the time of the kernels of one call."""
+    """Of the time of the kernels of one call, in which each finds in the cache what the one before left."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         call()
         torch.cuda.synchronize()
@@ -364,7 +364,8 @@ def _optimizer(shape: Shape) -> Iterator[Piece]:
     yield Piece(OPTIMIZER, "gradient norm", count, lambda: gradient_norm(grads))
 
 
-def _update(name: str, size: tuple[int, ...], parameters: int, quantize: bool) -> Piece:
+def _update(name: str, size: tuple[int, ...], count: int, quantize: bool) -> Piece:
+    """Of ``count`` parameters, by a tensor of ``size``."""
     p, grad = torch.randn(size), torch.randn(size)
     m, v = (torch.zeros(size, dtype=torch.bfloat16) for _ in range(2))
     copy = quantize_weight(p) if quantize else p.bfloat16()
@@ -372,4 +373,4 @@ def _update(name: str, size: tuple[int, ...], parameters: int, quantize: bool) -
     def call() -> None:
         adamw_step([p], [grad], [m], [v], 1e-4, copies=[copy])
 
-    return Piece(OPTIMIZER, name, parameters / p.numel(), call)
+    return Piece(OPTIMIZER, name, count / p.numel(), call)

@@ -71,8 +71,9 @@ def _router_backward_input(
     g_ptr, w_ptr, dx_ptr, T, D, E, BT: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr
 ):  # fmt: skip
     # Along the rows, as programs side by side then write whole rows of dx.
-    d = tl.program_id(0) * BD + tl.arange(0, BD)
-    t = tl.program_id(1) * BT + tl.arange(0, BT)
+    across = tl.cdiv(D, BD)
+    d = tl.program_id(0) % across * BD + tl.arange(0, BD)
+    t = tl.program_id(0) // across * BT + tl.arange(0, BT)
     dx = tl.zeros((BT, BD), tl.float32)
     for first in range(0, E, BE):
         e = first + tl.arange(0, BE)
@@ -123,7 +124,8 @@ def backward_input(g: Tensor, w: Tensor, like: Tensor) -> Tensor:
     """The gradient of ``like``, in its dtype."""
     dx = like.new_empty(like.shape)
     if like.numel():
-        grid = (triton.cdiv(like.shape[1], INPUT_TILE["BD"]), triton.cdiv(like.shape[0], INPUT_TILE["BT"]))
+        tokens, features = like.shape
+        grid = (triton.cdiv(tokens, INPUT_TILE["BT"]) * triton.cdiv(features, INPUT_TILE["BD"]),)
         _router_backward_input[grid](g, w.contiguous(), dx, *_sizes(like, w), **INPUT_TILE)
     return dx
 

@@ -15,13 +15,15 @@ PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
 COUNTS = ("M_OUT", "count", "rows", "columns", "programs", "blocks", "parts", "angles_count")
 
 
-def plain_source(kernel: object, signature: dict[str, str], constants: dict[str, object]) -> ASTSource:
-    """As a launch specialises it: pointers aligned, sizes multiples of 16."""
+def plain_source(
+    kernel: object, signature: dict[str, str], constants: dict[str, object], uneven: tuple[str, ...] = ()
+) -> ASTSource:
+    """As a launch specialises it: pointers aligned, sizes but those ``uneven`` multiples of 16."""
     names = list(signature)
     aligned = {
         (names.index(name),): [["tt.divisibility", 16]]
         for name, kind in signature.items()
-        if kind == "i32" or kind.startswith("*")
+        if (kind == "i32" and name not in uneven) or kind.startswith("*")
     }
     positions = {(names.index(name),): value for name, value in constants.items()}
     return ASTSource(kernel, signature, positions, aligned)

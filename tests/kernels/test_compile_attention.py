@@ -16,13 +16,13 @@ from triton.experimental.gluon._runtime import GluonASTSource  # noqa: E402
 
 from penstock.kernels import registry  # noqa: E402
 from penstock.kernels.attention import (  # noqa: E402
+    backward_keys_gluon,
+    backward_queries_gluon,
     blocks_gluon,
     forward_gluon,
-    keys_gluon,
     latent,
     latent_gluon,
     latent_triton,
-    queries_gluon,
 )
 from penstock.kernels.gemm.tiles import SHARED_MEMORY_BYTES  # noqa: E402
 
@@ -102,13 +102,18 @@ def descriptors(dtype: str, queries: int, keys: int, quantize: bool) -> dict[str
 @pytest.mark.parametrize("documents", [False, True])
 @pytest.mark.parametrize(
     ("name", "quantize"),
-    [("forward", False), ("forward", True), ("keys", False), ("keys", True), ("queries", False)],
+    [
+        ("forward", False),
+        ("forward", True),
+        ("backward_keys", False),
+        ("backward_keys", True),
+        ("backward_queries", False),
+    ],
 )
 def test_attention_in_gluon(name: str, quantize: bool, documents: bool, dtype: str, tmp_path: Path) -> None:
-    if name == "queries" and quantize:
-        pytest.skip("their gradients are not quantised")
-    module = {"forward": forward_gluon, "keys": keys_gluon, "queries": queries_gluon}[name]
-    kernel, blocks = getattr(module, f"latent_attention_{name}"), getattr(latent_gluon, name.upper())
+    modules = (forward_gluon, backward_keys_gluon, backward_queries_gluon)
+    kernel = next(k for m in modules if (k := getattr(m, f"latent_attention_{name}", None)))
+    blocks = getattr(latent_gluon, name.removeprefix("backward_").upper())
     constants: dict[str, object] = {"DOCUMENTS": documents, "QUANTIZE": quantize, "data_desc": None}
     constants |= blocks | {"REGISTERS": latent_gluon.REGISTERS}
     kinds = descriptors(dtype, blocks.get("BM", 64), blocks.get("BN", 64), quantize)
@@ -124,44 +129,68 @@ def test_attention_in_gluon(name: str, quantize: bool, documents: bool, dtype: s
         else argument_type(argument, pointers, FP32)
         for argument in kernel.arg_names
     }  # fmt: skip
-    plain = plain_source(kernel, signature, constants)
+    plain = plain_source(kernel, signature, constants, uneven=("H",))
     source = GluonASTSource(kernel, signature, plain.constants, plain.attrs)
     compiled = triton.compile(source, target=HOPPER, options={"num_warps": 4})
     assert compiled.metadata.shared <= SHARED_MEMORY_BYTES
     assert spilled_bytes(compiled.asm["ptx"], tmp_path) == 0
 
 
-HEADS: dict[str, tuple[int, ...]] = {"qn": (2, 256, 3, 192), "qr": (2, 256, 3, 64), "kv": (2, 256, 3, 256)}
+def operands(size: int = 256) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Queries and keys as slices of products, as a model has them."""
+    q, q_rope, kv = (torch.zeros(2, size, 3, width, dtype=torch.bfloat16) for width in (192, 64, 256))
+    return q[..., :128], q_rope, kv, torch.zeros(2, size, 64, dtype=torch.bfloat16)
 
 
+def between_words(t: Tensor) -> Tensor:
+    return torch.cat([t.new_zeros(1), t.flatten()])[1:].view(t.shape)
+
+
+@pytest.mark.parametrize("changed", range(4))
 @pytest.mark.parametrize(
     ("change", "fits"),
     [
-        (lambda t: t, True),
         (lambda t: t.contiguous(), True),
-        (lambda t: t[:, :200], False),
-        (lambda t: t[..., :32], False),
-        (lambda t: t.transpose(1, 2).contiguous().transpose(1, 2), False),
+        (lambda t: torch.cat([t, t], 1)[:1, :256], True),
         (lambda t: torch.cat([t, t], 1)[:, :256], False),
         (lambda t: t[:, :1].expand(t.shape), False),
-        (lambda t: torch.cat([t.new_zeros(1), t.flatten()])[1:].view(t.shape), False),
+        (between_words, False),
         (lambda t: torch.cat([t, t[..., :4]], -1)[..., : t.shape[-1]], False),
+        (lambda t: t.repeat_interleave(2, -1)[..., ::2], False),
     ],
 )
-def test_what_the_gluon_kernels_can_walk(change: Callable[[Tensor], Tensor], fits: bool) -> None:
-    qn, qr, kv = (torch.zeros(size, dtype=torch.bfloat16) for size in HEADS.values())
-    given = qn[..., :128], qr, kv, torch.zeros(2, 256, 64, dtype=torch.bfloat16)
-    assert latent_gluon.fits(*given)
-    for i in range(2):
-        changed = list(given)
-        changed[i] = change(given[i])
-        if changed[i].shape[1] != 256:
-            changed = [t[:, : changed[i].shape[1]] for t in given]
-        assert latent_gluon.fits(*changed) == fits
+def test_what_the_gluon_kernels_can_walk(
+    change: Callable[[Tensor], Tensor], fits: bool, changed: int
+) -> None:
+    given = list(operands())
+    given[changed] = change(given[changed])
+    rows = given[changed].shape[0]
+    assert latent_gluon.fits(*(t[:rows] for t in given), scale=0.1) == fits
+
+
+def test_which_kernels_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "backend", lambda *_: "gluon")
+    assert latent._kernels(*operands(), 0.1) is latent_gluon
+    assert latent._kernels(*operands(), 0.0) is latent_triton, "a row's largest score is found before scaling"
+    assert latent._kernels(*operands(), -0.1) is latent_triton
+    assert latent._kernels(*operands(200), 0.1) is latent_triton, "no whole blocks"
+    q, q_rope, kv, k_rope = operands()
+    assert latent._kernels(q[..., :64], q_rope, kv, k_rope, 0.1) is latent_triton
+    monkeypatch.setattr(registry, "backend", lambda *_: "triton")
+    assert latent._kernels(*operands(), 0.1) is latent_triton
+
+
+@pytest.mark.parametrize("change", [between_words, lambda t: t.repeat_interleave(2, -1)[..., ::2]])
+def test_what_no_kernel_can_walk_is_copied(change: Callable[[Tensor], Tensor]) -> None:
+    q = operands()[0]
+    assert latent._rows_in_one_piece(q) is q
+    copy = latent._rows_in_one_piece(change(q))
+    assert copy.data_ptr() % 16 == 0
+    assert copy.is_contiguous()
 
 
 def test_the_kernels_are_as_short_as_promised() -> None:
-    for module in (blocks_gluon, forward_gluon, keys_gluon, queries_gluon, latent_triton):
+    for module in (blocks_gluon, forward_gluon, backward_keys_gluon, backward_queries_gluon, latent_triton):
         for name, value in vars(module).items():
             if isinstance(value, triton.JITFunction):
                 assert len(inspect.getsource(value.fn).splitlines()) <= 120, name

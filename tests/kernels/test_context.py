@@ -25,8 +25,12 @@ class Driver:
             self.asked.append(name)
             if name == "cuCtxSetCurrent":
                 self.current = arguments[0].value
+            elif name == "cuDeviceGet":
+                arguments[0]._obj.value = 10 + arguments[1]
+            elif name == "cuDevicePrimaryCtxRetain":
+                arguments[0]._obj.value = 10 * arguments[1].value
             else:
-                arguments[0]._obj.value = 7 if name == "cuDevicePrimaryCtxRetain" else self.current
+                arguments[0]._obj.value = self.current
             return 201 if name == self.refuses else 0
 
         return call
@@ -35,7 +39,7 @@ class Driver:
 def bind_twice(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _: driver)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     with ThreadPoolExecutor(1) as thread:
         for _ in range(2):
@@ -48,9 +52,9 @@ def test_a_thread_is_given_a_context_once_and_only_if_it_has_none(
 ) -> None:
     driver = Driver(current)
     bind_twice(driver, monkeypatch)
-    given = ["cuDevicePrimaryCtxRetain", "cuCtxSetCurrent"] if current is None else []
+    given = ["cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuCtxSetCurrent"] if current is None else []
     assert driver.asked == ["cuCtxGetCurrent", *given]
-    assert driver.current == (current or 7)
+    assert driver.current == (current or 110), "of device 1, which the driver calls 11"
 
 
 def test_a_driver_that_refuses_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,6 +65,7 @@ def test_a_driver_that_refuses_is_quoted(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_without_cuda_no_driver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _: pytest.fail("asked"))
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
     with ThreadPoolExecutor(1) as thread:
         thread.submit(context.bind).result()
 

@@ -24,10 +24,10 @@ def matrix(x: Tensor) -> Tensor:
     return x.flatten(0, 1).flatten(1)
 
 
-def latent_case(size: int) -> tuple[Tensor, ...]:
+def latent_case(size: int, heads: int = 4, dtype: torch.dtype = torch.bfloat16) -> tuple[Tensor, ...]:
     """Queries and keys as slices of products, as the model has them."""
-    q = randn(2, size, 4, 192)[..., :128]
-    return q, randn(2, size, 4, 64), randn(2, size, 4, 256), randn(2, size, 64)
+    q, q_rope, kv = (randn(2, size, heads, width, dtype=dtype) for width in (192, 64, 256))
+    return q[..., :128], q_rope, kv, randn(2, size, 64, dtype=dtype)
 
 
 def ragged_ids(size: int) -> Tensor:
@@ -47,6 +47,33 @@ def test_latent_attention(size: int, documents: bool, backend: str) -> None:
     found = find_documents(ragged_ids(size)) if documents and size > 1 else None
     with registry.override("latent_attention", backend):
         compare(lambda *t: latent_attention(*t, 192**-0.5, found), *latent_case(size), bound=1e-2)
+
+
+@pytest.mark.parametrize("backend", ["gluon", "triton"])
+@pytest.mark.parametrize(("heads", "dtype"), [(1, torch.bfloat16), (10, torch.float16)])
+@pytest.mark.usefixtures("needs_the_backend")
+def test_latent_attention_of_other_heads_and_halves(heads: int, dtype: torch.dtype, backend: str) -> None:
+    found = find_documents(ragged_ids(384))
+    with registry.override("latent_attention", backend):
+        compare(
+            lambda *t: latent_attention(*t, 192**-0.5, found), *latent_case(384, heads, dtype), bound=1e-2
+        )
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.1])
+def test_latent_attention_takes_any_scale(scale: float) -> None:
+    compare(lambda *t: latent_attention(*t, scale), *latent_case(256), bound=1e-2)
+
+
+@pytest.mark.parametrize("value", [0, 2**31 - 1])
+@pytest.mark.usefixtures("needs_the_backend")
+def test_latent_attention_ends_whatever_tables_hold(value: int) -> None:
+    found = find_documents(ragged_ids(512))
+    wrong = torch.full_like(found.starts, value)
+    leaves = [t.detach().requires_grad_() for t in latent_case(512)]
+    bounds = dataclasses.replace(found, starts=wrong.clamp_max(511), ends=wrong.clamp_max(512))
+    latent_attention(*leaves, 0.1, bounds).sum().backward()
+    torch.cuda.synchronize()
 
 
 @pytest.mark.parametrize("backend", ["gluon", "triton"])

@@ -22,19 +22,19 @@ from .blocks_gluon import (
     ROPE,
     VALUE,
     accumulator,
-    halves,
     is_cut,
     left,
     queries_and_keys,
     seen,
     store,
+    to_16_bits,
 )
 
 
 @gluon.jit
-def latent_attention_queries(
+def latent_attention_backward_queries(
     qn_desc, qr_desc, kn_desc, kr_desc, v_desc, do_desc, dqn_desc, dqr_desc, lse_ptr, delta_ptr, starts_ptr,
-    S, H, scale, qn_head, qr_head, kv_head,
+    S, H, scale, qn_head_stride, qr_head_stride, kv_head_stride,
     BN: gl.constexpr, DOCUMENTS: gl.constexpr, STAGES: gl.constexpr, REGISTERS: gl.constexpr,
 ):  # fmt: skip
     """As ``latent_triton._latent_attention_backward_queries``; see ``forward_gluon``."""
@@ -57,7 +57,7 @@ def latent_attention_queries(
     descs = (qn_desc, qr_desc, kn_desc, kr_desc, v_desc, do_desc)
     given = (dqn_desc, dqr_desc, lse_ptr, delta_ptr)
     sizes = (S, H, scale)
-    heads = (qn_head, qr_head, kv_head)
+    heads = (qn_head_stride, qr_head_stride, kv_head_stride)
     gl.warp_specialize(
         [
             (_consumer, (0, given, starts_ptr, sizes, own, ring, BN, DOCUMENTS, STAGES)),
@@ -74,7 +74,7 @@ def _producer(
     descs, starts_ptr, S, heads, own, ring, BN: gl.constexpr, DOCUMENTS: gl.constexpr, STAGES: gl.constexpr
 ):
     qn_desc, qr_desc, kn_desc, kr_desc, v_desc, do_desc = descs
-    qn_head, qr_head, kv_head = heads
+    qn_head_stride, qr_head_stride, kv_head_stride = heads
     qn_s, qr_s, do_s, ready = own
     kn_s, kr_s, v_s, full, empty = ring
     m0, first = queries_and_keys(starts_ptr, S, BN, DOCUMENTS)
@@ -83,8 +83,8 @@ def _producer(
     mbarrier.expect(ready, OWN * (NOPE + ROPE + VALUE) * 2)
     for wg in gl.static_range(2):
         at = token + m0 + wg * HALF
-        tma.async_copy_global_to_shared(qn_desc, [at, head * qn_head], ready, qn_s.index(wg))
-        tma.async_copy_global_to_shared(qr_desc, [at, head * qr_head], ready, qr_s.index(wg))
+        tma.async_copy_global_to_shared(qn_desc, [at, head * qn_head_stride], ready, qn_s.index(wg))
+        tma.async_copy_global_to_shared(qr_desc, [at, head * qr_head_stride], ready, qr_s.index(wg))
         tma.async_copy_global_to_shared(do_desc, [at, head * VALUE], ready, do_s.index(wg))
     stage = 0
     phase = 1
@@ -92,9 +92,9 @@ def _producer(
         mbarrier.wait(empty.index(stage), phase)
         bar = full.index(stage)
         mbarrier.expect(bar, BN * (NOPE + ROPE + VALUE) * 2)
-        tma.async_copy_global_to_shared(kn_desc, [token + n0, head * kv_head], bar, kn_s.index(stage))
+        tma.async_copy_global_to_shared(kn_desc, [token + n0, head * kv_head_stride], bar, kn_s.index(stage))
         tma.async_copy_global_to_shared(kr_desc, [token + n0, 0], bar, kr_s.index(stage))
-        tma.async_copy_global_to_shared(v_desc, [token + n0, head * kv_head], bar, v_s.index(stage))
+        tma.async_copy_global_to_shared(v_desc, [token + n0, head * kv_head_stride], bar, v_s.index(stage))
         stage, phase = following(stage, phase, STAGES)
 
 
@@ -148,7 +148,7 @@ def _consumer(
     s = warpgroup_mma_wait(1, deps=(s,))
     p = _probabilities(s, first, m0, lse, starts_ptr, S, scale, BN, DOCUMENTS)
     dp = warpgroup_mma_wait(0, deps=(dp,))
-    ds = halves(p * (dp - delta), dtype)
+    ds = to_16_bits(p * (dp - delta), dtype)
     for n0 in range(first + BN, end, BN):
         before = stage
         stage, phase = following(stage, phase, STAGES)
@@ -158,7 +158,7 @@ def _consumer(
         s = warpgroup_mma_wait(3, deps=(s,))
         p = _probabilities(s, n0, m0, lse, starts_ptr, S, scale, BN, DOCUMENTS)
         dp = warpgroup_mma_wait(2, deps=(dp,))
-        upcoming = halves(p * (dp - delta), dtype)
+        upcoming = to_16_bits(p * (dp - delta), dtype)
         dqn, dqr = warpgroup_mma_wait(0, deps=(dqn, dqr))
         mbarrier.arrive(empty.index(before), count=1)
         ds = upcoming

@@ -2,7 +2,7 @@
 
 ``latent_gluon`` calls it. Scores stand with their keys down, so that probabilities and their gradients
 multiply queries from registers. Two warpgroups keep all sums of 64 keys in 160 registers a thread each, and
-the tensor cores have one while the other computes.
+the tensor cores may have the products of one while the other computes.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -24,10 +24,10 @@ from .blocks_gluon import (
     ROPE,
     VALUE,
     accumulator,
-    halves,
     left,
     store,
     store_quantized,
+    to_16_bits,
 )
 
 CUT, MORE = gl.constexpr(1), gl.constexpr(2)
@@ -35,9 +35,10 @@ CUT, MORE = gl.constexpr(1), gl.constexpr(2)
 
 
 @gluon.jit
-def latent_attention_keys(
+def latent_attention_backward_keys(
     qn_desc, qr_desc, kn_desc, kr_desc, v_desc, do_desc, lse_desc, delta_desc, starts_desc, dkv_desc,
-    dkr_desc, scale_ptr, starts_ptr, ends_ptr, S, H, scale, qn_head, qr_head, kv_head, scale_stride,
+    dkr_desc, scale_ptr, starts_ptr, ends_ptr,
+    S, H, scale, qn_head_stride, qr_head_stride, kv_head_stride, scale_stride,
     BM: gl.constexpr, DOCUMENTS: gl.constexpr, QUANTIZE: gl.constexpr, STAGES: gl.constexpr,
     REGISTERS: gl.constexpr,
 ):  # fmt: skip
@@ -65,7 +66,7 @@ def latent_attention_keys(
     descs = (qn_desc, qr_desc, kn_desc, kr_desc, v_desc, do_desc, lse_desc, delta_desc, starts_desc)
     bounds = (starts_ptr, ends_ptr)
     out = (dkv_desc, dkr_desc, scale_ptr, scale_stride)
-    heads = (qn_head, qr_head, kv_head)
+    heads = (qn_head_stride, qr_head_stride, kv_head_stride)
     gl.warp_specialize(
         [
             (_consumer, (0, out, S, scale, own, ring, BM, DOCUMENTS, QUANTIZE, STAGES)),
@@ -84,7 +85,7 @@ def _producer(
 ):  # fmt: skip
     qn_desc, qr_desc, kn_desc, kr_desc, v_desc, do_desc, lse_desc, delta_desc, starts_desc = descs
     starts_ptr, ends_ptr = bounds
-    qn_head, qr_head, kv_head = heads
+    qn_head_stride, qr_head_stride, kv_head_stride = heads
     kn_s, kr_s, v_s, ready = own
     qn_s, qr_s, do_s, lse_s, delta_s, starts_s, notes_s, full, empty = ring
     n0 = gl.program_id(0) * OWN
@@ -93,15 +94,16 @@ def _producer(
     mbarrier.expect(ready, OWN * (NOPE + ROPE + VALUE) * 2)
     for wg in gl.static_range(2):
         at = token + n0 + wg * HALF
-        tma.async_copy_global_to_shared(kn_desc, [at, head * kv_head], ready, kn_s.index(wg))
+        tma.async_copy_global_to_shared(kn_desc, [at, head * kv_head_stride], ready, kn_s.index(wg))
         tma.async_copy_global_to_shared(kr_desc, [at, 0], ready, kr_s.index(wg))
-        tma.async_copy_global_to_shared(v_desc, [at, head * kv_head], ready, v_s.index(wg))
+        tma.async_copy_global_to_shared(v_desc, [at, head * kv_head_stride], ready, v_s.index(wg))
     stage = 0
     phase = 1
     statistics = (gl.program_id(2) * H + head) * S
     last = S
     if DOCUMENTS:
-        last = gl.load(ends_ptr + token + n0 + OWN - 1)
+        # Whatever the tables hold, there is a block of queries to wait for.
+        last = gl.maximum(gl.load(ends_ptr + token + n0 + OWN - 1), n0 + OWN)
     for m0 in range(n0, last, BM):
         mbarrier.wait(empty.index(stage), phase)
         bar = full.index(stage)
@@ -110,8 +112,8 @@ def _producer(
             cut = cut | (gl.load(starts_ptr + token + m0 + BM - 1) > n0)
         announce(notes_s.index(stage), cut.to(gl.int32) * CUT + (m0 + BM < last).to(gl.int32) * MORE)
         mbarrier.expect(bar, BM * (NOPE + ROPE + VALUE) * 2 + (3 if DOCUMENTS else 2) * BM * 4)
-        tma.async_copy_global_to_shared(qn_desc, [token + m0, head * qn_head], bar, qn_s.index(stage))
-        tma.async_copy_global_to_shared(qr_desc, [token + m0, head * qr_head], bar, qr_s.index(stage))
+        tma.async_copy_global_to_shared(qn_desc, [token + m0, head * qn_head_stride], bar, qn_s.index(stage))
+        tma.async_copy_global_to_shared(qr_desc, [token + m0, head * qr_head_stride], bar, qr_s.index(stage))
         tma.async_copy_global_to_shared(lse_desc, [statistics + m0], bar, lse_s.index(stage))
         tma.async_copy_global_to_shared(do_desc, [token + m0, head * VALUE], bar, do_s.index(stage))
         tma.async_copy_global_to_shared(delta_desc, [statistics + m0], bar, delta_s.index(stage))
@@ -169,7 +171,7 @@ def _consumer(
         p = gl.exp2(s * scale - gl.expand_dims(lse, 0))
         if heard(notes_s.index(stage)) % MORE == CUT:
             p = _seen(p, m0, starts_s.index(stage if DOCUMENTS else 0), wg, BM, DOCUMENTS)
-        p = halves(p, dtype)
+        p = to_16_bits(p, dtype)
         # What each softmax takes off is where its sum begins.
         delta = delta_s.index(stage).load(gl.SliceLayout(0, scores))
         dp = zero - gl.expand_dims(delta, 0)
@@ -177,7 +179,7 @@ def _consumer(
         dv = warpgroup_mma(gl.convert_layout(p, left(VALUE)), do, dv, is_async=True)
         # p among them, or it would be unpacked before there are registers for it.
         dp, p = warpgroup_mma_wait(1, deps=(dp, p))
-        ds = halves(p.to(gl.float32) * dp, dtype)
+        ds = to_16_bits(p.to(gl.float32) * dp, dtype)
         dkn = warpgroup_mma(gl.convert_layout(ds, left(NOPE)), qn, dkn, is_async=True)
         dkr = warpgroup_mma(gl.convert_layout(ds, left(ROPE)), qr, dkr, is_async=True)
         dkn, dkr, dv = warpgroup_mma_wait(0, deps=(dkn, dkr, dv))
