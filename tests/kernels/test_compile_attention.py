@@ -98,8 +98,7 @@ def descriptors(dtype: str, queries: int, keys: int, quantize: bool) -> dict[str
     return {f"{name}_desc": kind for name, kind in found.items()}
 
 
-@pytest.mark.parametrize("dtype", [BF16, "fp16"])
-@pytest.mark.parametrize("documents", [False, True])
+@pytest.mark.parametrize(("documents", "dtype"), [(False, BF16), (True, BF16), (True, "fp16")])
 @pytest.mark.parametrize(
     ("name", "quantize"),
     [
