@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from penstock.kernels import registry
-from penstock.kernels.bench import catalog, goals, measure, peers, roofline, run, step
+from penstock.kernels.bench import catalog, goals, measure, peers, pieces, roofline, run, step
 from penstock.kernels.bench.case import Answer, Case, Contender
 from penstock.kernels.bench.measure import error_of, row, try_peer
 from penstock.kernels.bench.run import main
@@ -31,7 +31,7 @@ TINY = dataclasses.replace(
 def test_every_piece_of_a_step_runs_twice(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(registry.RECIPE_ENVIRONMENT, recipe)
     names = []
-    for piece in step.pieces(TINY, tokens=256, row_tokens=128):
+    for piece in pieces.pieces(TINY, tokens=256, row_tokens=128):
         piece.call()
         piece.call()
         names.append(piece.name)
@@ -40,20 +40,20 @@ def test_every_piece_of_a_step_runs_twice(recipe: str, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(("name", "billions"), [("small", 2.73), ("lite-10L", 5.76)])
 def test_shapes_have_the_parameters_they_are_known_by(name: str, billions: float) -> None:
-    assert step.parameters(SHAPES[name]) / 1e9 == pytest.approx(billions, abs=0.01)
+    assert pieces.parameters(SHAPES[name]) / 1e9 == pytest.approx(billions, abs=0.01)
 
 
 def test_a_piece_of_products_and_what_stands_between_them_counts_to_two_parts() -> None:
-    sums = {step.PRODUCTS: 1.0}
-    step.add(sums, step.Piece(step.PRODUCTS, "a", 2.0, list), 10.0, share=0.75)
-    step.add(sums, step.Piece("head", "b", 1.0, list), 3.0, share=None)
-    assert sums == {step.PRODUCTS: 16.0, step.ELEMENTWISE: 5.0, "head": 3.0}
+    sums = {pieces.PRODUCTS: 1.0}
+    step.add(sums, pieces.Piece(pieces.PRODUCTS, "a", 2.0, list), 10.0, share=0.75)
+    step.add(sums, pieces.Piece("head", "b", 1.0, list), 3.0, share=None)
+    assert sums == {pieces.PRODUCTS: 16.0, pieces.ELEMENTWISE: 5.0, "head": 3.0}
     assert "predicted 43.0" in step.summary(SHAPES["small"], 16384, sums)
 
 
 def test_the_goal_is_for_the_micro_batch_without_the_optimizer() -> None:
     shape: Shape = SHAPES["small"]
-    assert "goal 135.0 ms: met" in step.summary(shape, 16384, {"head": 130.0, step.OPTIMIZER: 30.0})
+    assert "goal 135.0 ms: met" in step.summary(shape, 16384, {"head": 130.0, pieces.OPTIMIZER: 30.0})
     assert "goal 67.5 ms: missed" in step.summary(shape, 8192, {"head": 70.0})
 
 
@@ -245,6 +245,13 @@ def test_the_roofline_has_our_kernels_and_their_peers_and_no_fallback() -> None:
     assert roof.at(1e4) == 1300
     found = [(p.tflops, p.ours) for p in roofline.points(FIGURES)]
     assert found == [(1200, False), (1300, True), (3.0, False), (2.9, True)]
+
+
+def test_a_fallback_stays_where_nothing_stands_before_it() -> None:
+    rows = [figure_of("attention", name, 500, "TFLOP/s", 1700.0) for name in ("gluon", "triton")]
+    rows += [figure_of("route", "triton", 900, "GB/s", 1.0)]
+    kinds = [point.kind for point in roofline.points(rows)]
+    assert kinds == ["attention", "routing, moves, optimizer"]
 
 
 def test_every_family_has_its_kind_in_the_roofline() -> None:
