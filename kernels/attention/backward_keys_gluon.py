@@ -24,7 +24,10 @@ from .blocks_gluon import (
     ROPE,
     VALUE,
     accumulator,
+    barrier,
+    barriers,
     left,
+    load,
     store,
     store_quantized,
     to_16_bits,
@@ -54,14 +57,9 @@ def latent_attention_backward_keys(
     delta_s = gl.allocate_shared_memory(gl.float32, [STAGES, BM], delta_desc.layout)
     starts_s = gl.allocate_shared_memory(gl.int32, [STAGES if DOCUMENTS else 1, BM], lse_desc.layout)
     notes_s = gl.allocate_shared_memory(gl.int32, [STAGES, 1], mbarrier.MBarrierLayout())
-    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    ready = gl.allocate_shared_memory(gl.int64, [1, 1], mbarrier.MBarrierLayout())
-    mbarrier.init(ready.index(0), count=1)
-    for stage in gl.static_range(STAGES):
-        mbarrier.init(full.index(stage), count=1)
-        mbarrier.init(empty.index(stage), count=2)
-    own = (kn_s, kr_s, v_s, ready.index(0))
+    ready = barrier()
+    full, empty = barriers(STAGES)
+    own = (kn_s, kr_s, v_s, ready)
     ring = (qn_s, qr_s, do_s, lse_s, delta_s, starts_s, notes_s, full, empty)
     descs = (qn_desc, qr_desc, kn_desc, kr_desc, v_desc, do_desc, lse_desc, delta_desc, starts_desc)
     bounds = (starts_ptr, ends_ptr)
@@ -92,13 +90,12 @@ def _producer(
     head = gl.program_id(1)
     token = gl.program_id(2) * S
     mbarrier.expect(ready, OWN * (NOPE + ROPE + VALUE) * 2)
+    of_keys = (head * kv_head_stride, 0, head * kv_head_stride)
     for wg in gl.static_range(2):
-        at = token + n0 + wg * HALF
-        tma.async_copy_global_to_shared(kn_desc, [at, head * kv_head_stride], ready, kn_s.index(wg))
-        tma.async_copy_global_to_shared(kr_desc, [at, 0], ready, kr_s.index(wg))
-        tma.async_copy_global_to_shared(v_desc, [at, head * kv_head_stride], ready, v_s.index(wg))
+        load((kn_desc, kr_desc, v_desc), token + n0 + wg * HALF, of_keys, ready, (kn_s, kr_s, v_s), wg)
     stage = 0
     phase = 1
+    of_queries = (head * qn_head_stride, head * qr_head_stride)
     statistics = (gl.program_id(2) * H + head) * S
     last = S
     if DOCUMENTS:
@@ -112,10 +109,9 @@ def _producer(
             cut = cut | (gl.load(starts_ptr + token + m0 + BM - 1) > n0)
         announce(notes_s.index(stage), cut.to(gl.int32) * CUT + (m0 + BM < last).to(gl.int32) * MORE)
         mbarrier.expect(bar, BM * (NOPE + ROPE + VALUE) * 2 + (3 if DOCUMENTS else 2) * BM * 4)
-        tma.async_copy_global_to_shared(qn_desc, [token + m0, head * qn_head_stride], bar, qn_s.index(stage))
-        tma.async_copy_global_to_shared(qr_desc, [token + m0, head * qr_head_stride], bar, qr_s.index(stage))
+        load((qn_desc, qr_desc), token + m0, of_queries, bar, (qn_s, qr_s), stage)
         tma.async_copy_global_to_shared(lse_desc, [statistics + m0], bar, lse_s.index(stage))
-        tma.async_copy_global_to_shared(do_desc, [token + m0, head * VALUE], bar, do_s.index(stage))
+        load((do_desc,), token + m0, (head * VALUE,), bar, (do_s,), stage)
         tma.async_copy_global_to_shared(delta_desc, [statistics + m0], bar, delta_s.index(stage))
         if DOCUMENTS:
             tma.async_copy_global_to_shared(starts_desc, [token + m0], bar, starts_s.index(stage))

@@ -22,8 +22,11 @@ from .blocks_gluon import (
     ROPE,
     VALUE,
     accumulator,
+    barrier,
+    barriers,
     is_cut,
     left,
+    load,
     queries_and_keys,
     seen,
     store,
@@ -45,14 +48,9 @@ def latent_attention_backward_queries(
     kn_s = gl.allocate_shared_memory(dtype, [STAGES, BN, NOPE], kn_desc.layout)
     kr_s = gl.allocate_shared_memory(dtype, [STAGES, BN, ROPE], kr_desc.layout)
     v_s = gl.allocate_shared_memory(dtype, [STAGES, BN, VALUE], v_desc.layout)
-    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    ready = gl.allocate_shared_memory(gl.int64, [1, 1], mbarrier.MBarrierLayout())
-    mbarrier.init(ready.index(0), count=1)
-    for stage in gl.static_range(STAGES):
-        mbarrier.init(full.index(stage), count=1)
-        mbarrier.init(empty.index(stage), count=2)
-    own = (qn_s, qr_s, do_s, ready.index(0))
+    ready = barrier()
+    full, empty = barriers(STAGES)
+    own = (qn_s, qr_s, do_s, ready)
     ring = (kn_s, kr_s, v_s, full, empty)
     descs = (qn_desc, qr_desc, kn_desc, kr_desc, v_desc, do_desc)
     given = (dqn_desc, dqr_desc, lse_ptr, delta_ptr)
@@ -81,20 +79,17 @@ def _producer(
     head = gl.program_id(1)
     token = gl.program_id(2) * S
     mbarrier.expect(ready, OWN * (NOPE + ROPE + VALUE) * 2)
+    of_queries = (head * qn_head_stride, head * qr_head_stride, head * VALUE)
     for wg in gl.static_range(2):
         at = token + m0 + wg * HALF
-        tma.async_copy_global_to_shared(qn_desc, [at, head * qn_head_stride], ready, qn_s.index(wg))
-        tma.async_copy_global_to_shared(qr_desc, [at, head * qr_head_stride], ready, qr_s.index(wg))
-        tma.async_copy_global_to_shared(do_desc, [at, head * VALUE], ready, do_s.index(wg))
+        load((qn_desc, qr_desc, do_desc), at, of_queries, ready, (qn_s, qr_s, do_s), wg)
     stage = 0
     phase = 1
+    of_keys = (head * kv_head_stride, 0, head * kv_head_stride)
     for n0 in range(first, m0 + OWN, BN):
         mbarrier.wait(empty.index(stage), phase)
-        bar = full.index(stage)
-        mbarrier.expect(bar, BN * (NOPE + ROPE + VALUE) * 2)
-        tma.async_copy_global_to_shared(kn_desc, [token + n0, head * kv_head_stride], bar, kn_s.index(stage))
-        tma.async_copy_global_to_shared(kr_desc, [token + n0, 0], bar, kr_s.index(stage))
-        tma.async_copy_global_to_shared(v_desc, [token + n0, head * kv_head_stride], bar, v_s.index(stage))
+        mbarrier.expect(full.index(stage), BN * (NOPE + ROPE + VALUE) * 2)
+        load((kn_desc, kr_desc, v_desc), token + n0, of_keys, full.index(stage), (kn_s, kr_s, v_s), stage)
         stage, phase = following(stage, phase, STAGES)
 
 

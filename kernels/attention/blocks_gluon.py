@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, tma
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
 
 from ..quantize.numbers_gluon import finite, power_of_two_scale
 
@@ -34,6 +34,32 @@ def accumulator(columns):
 def left(columns):
     """That of the left operand of a product whose sums are ``accumulator(columns)``, kept in registers."""
     return gl.DotOperandLayout(0, accumulator(columns), 2)
+
+
+@gluon.jit
+def barriers(STAGES: gl.constexpr):
+    """Of a ring: full, which the producer's copies make a stage, and empty, which both consumers do."""
+    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(full.index(stage), count=1)
+        mbarrier.init(empty.index(stage), count=2)
+    return full, empty
+
+
+@gluon.jit
+def barrier():
+    """For rows that a program keeps, which come once."""
+    ready = gl.allocate_shared_memory(gl.int64, [1, 1], mbarrier.MBarrierLayout())
+    mbarrier.init(ready.index(0), count=1)
+    return ready.index(0)
+
+
+@gluon.jit
+def load(descs, row, columns, bar, buffers, slot):
+    """Let blocks of several operands, from one row on, come to a slot of their buffers."""
+    for i in gl.static_range(len(descs)):
+        tma.async_copy_global_to_shared(descs[i], [row, columns[i]], bar, buffers[i].index(slot))
 
 
 @gluon.jit

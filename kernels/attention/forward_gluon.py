@@ -23,8 +23,11 @@ from .blocks_gluon import (
     ROPE,
     VALUE,
     accumulator,
+    barrier,
+    barriers,
     is_cut,
     left,
+    load,
     queries_and_keys,
     seen,
     store,
@@ -49,18 +52,10 @@ def latent_attention_forward(
     kn_s = gl.allocate_shared_memory(dtype, [STAGES, BN, NOPE], kn_desc.layout)
     kr_s = gl.allocate_shared_memory(dtype, [STAGES, BN, ROPE], kr_desc.layout)
     v_s = gl.allocate_shared_memory(dtype, [STAGES, BN, VALUE], v_desc.layout)
-    k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    v_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    ready = gl.allocate_shared_memory(gl.int64, [1, 1], mbarrier.MBarrierLayout())
-    mbarrier.init(ready.index(0), count=1)
-    for stage in gl.static_range(STAGES):
-        mbarrier.init(k_full.index(stage), count=1)
-        mbarrier.init(k_empty.index(stage), count=2)
-        mbarrier.init(v_full.index(stage), count=1)
-        mbarrier.init(v_empty.index(stage), count=2)
-    own = (qn_s, qr_s, ready.index(0))
+    ready = barrier()
+    k_full, k_empty = barriers(STAGES)
+    v_full, v_empty = barriers(STAGES)
+    own = (qn_s, qr_s, ready)
     keys = (kn_s, kr_s, k_full, k_empty)
     values = (v_s, v_full, v_empty)
     descs = (qn_desc, qr_desc, kn_desc, kr_desc, v_desc)
@@ -94,22 +89,19 @@ def _producer(
     head = gl.program_id(1)
     token = gl.program_id(2) * S
     mbarrier.expect(ready, OWN * (NOPE + ROPE) * 2)
+    of_queries = (head * qn_head_stride, head * qr_head_stride)
     for wg in gl.static_range(2):
-        at = token + m0 + wg * HALF
-        tma.async_copy_global_to_shared(qn_desc, [at, head * qn_head_stride], ready, qn_s.index(wg))
-        tma.async_copy_global_to_shared(qr_desc, [at, head * qr_head_stride], ready, qr_s.index(wg))
+        load((qn_desc, qr_desc), token + m0 + wg * HALF, of_queries, ready, (qn_s, qr_s), wg)
     stage = 0
     phase = 1
+    of_keys = (head * kv_head_stride, 0)
     for n0 in range(first, m0 + OWN, BN):
         mbarrier.wait(k_empty.index(stage), phase)
-        bar = k_full.index(stage)
-        mbarrier.expect(bar, BN * (NOPE + ROPE) * 2)
-        tma.async_copy_global_to_shared(kn_desc, [token + n0, head * kv_head_stride], bar, kn_s.index(stage))
-        tma.async_copy_global_to_shared(kr_desc, [token + n0, 0], bar, kr_s.index(stage))
+        mbarrier.expect(k_full.index(stage), BN * (NOPE + ROPE) * 2)
+        load((kn_desc, kr_desc), token + n0, of_keys, k_full.index(stage), (kn_s, kr_s), stage)
         mbarrier.wait(v_empty.index(stage), phase)
-        bar = v_full.index(stage)
-        mbarrier.expect(bar, BN * VALUE * 2)
-        tma.async_copy_global_to_shared(v_desc, [token + n0, head * kv_head_stride], bar, v_s.index(stage))
+        mbarrier.expect(v_full.index(stage), BN * VALUE * 2)
+        load((v_desc,), token + n0, (head * kv_head_stride,), v_full.index(stage), (v_s,), stage)
         stage, phase = following(stage, phase, STAGES)
 
 
