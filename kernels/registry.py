@@ -39,7 +39,7 @@ _TABLE: dict[str, tuple[tuple[str, Capability], ...]] = {
     "quantize_both": (("gluon", _HOPPER), ("triton", _ADA)),
     "transpose_shift": (("gluon", _HOPPER), ("triton", _ADA)),
     "gemm": (("gluon", _HOPPER), ("triton", _ADA), ("torch", _HOPPER)),
-    "wgrad": (("gluon", _HOPPER), ("triton", _ADA)),
+    "wgrad": (("gluon", _HOPPER), ("triton", _ADA), ("torch", _HOPPER)),
     "grouped_gemm": (("gluon", _HOPPER), ("triton", _ADA)),
     "grouped_wgrad": (("gluon", _HOPPER), ("triton", _ADA)),
     "grouped_mm": (("torch", _HOPPER),),

@@ -94,7 +94,8 @@ def wgrad(
     Raises
     ------
     TypeError, ValueError
-        An operand is malformed, they do not fit each other, or there is nothing to accumulate on.
+        An operand is malformed, they do not fit each other, there is nothing to accumulate on, or an override
+        names the library (``torch``) for operands of recipe shift.
     """
     check_operands(g, x)
     if accumulate and out is None:
@@ -119,7 +120,7 @@ def wgrads(gradients: Sequence[Gradient], accumulate: bool = False) -> None:
     Raises
     ------
     TypeError, ValueError
-        An operand is malformed, or they do not fit each other.
+        As for ``wgrad``.
     """
     if not gradients:
         return
@@ -185,6 +186,12 @@ def _wgrads(
     g: Sequence[Tensor], x: Sequence[Tensor], outs: Sequence[Tensor], blocks: bool, accumulate: bool
 ) -> None:
     """Data and scale of each operand follow one another."""
+    backend = registry.backend("wgrad", outs[0].device)
+    if backend == "torch" and blocks:
+        raise ValueError(
+            "wgrad: backend torch needs operands of recipe v3, these are of shift, and cuBLAS has no product "
+            f"of 128x128 by 128x128 blocks; set {registry.RECIPE_ENVIRONMENT}=v3 or leave out the override"
+        )
     places = [out.data_ptr() for out in outs if out.numel()]
     if len(set(places)) < len(places):
         raise ValueError("gradients: expected memory of its own for each out")
@@ -193,7 +200,9 @@ def _wgrads(
         (form(*g[2 * i : 2 * i + 2]), form(*x[2 * i : 2 * i + 2]), out) for i, out in enumerate(outs)
     ]
     products = [backward(*gradient, accumulate) for gradient in gradients]
-    launched = launch(registry.backend("wgrad", outs[0].device), *(p for p in products if movable(p)))
+    launched = launch(backend, *(p for p in products if movable(p)))
     for product, gradient in zip(products, gradients, strict=True):
-        if not (launched and movable(product)):
+        if backend == "torch" and gemm_torch.supports_wgrad(product):
+            gemm_torch.scaled_wgrad(product)
+        elif not (launched and movable(product)):
             reference.wgrad(*gradient, accumulate)

@@ -46,5 +46,5 @@ def needs_the_backend(request: pytest.FixtureRequest) -> None:
     if capability is None or capability < (8, 9):
         pytest.skip(f"FP8 needs compute capability 8.9, this GPU has {capability}")
     backend = request.getfixturevalue("backend") if "backend" in request.fixturenames else ""
-    if backend == "gluon" and capability[0] != 9:
-        pytest.skip(f"the Gluon kernel needs Hopper (9.x), this GPU has {capability}")
+    if backend in ("gluon", "torch") and capability[0] != 9:
+        pytest.skip(f"{backend} needs Hopper (9.x), this GPU has {capability}")

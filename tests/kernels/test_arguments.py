@@ -310,6 +310,7 @@ def test_the_environment_chooses_backends(monkeypatch: pytest.MonkeyPatch) -> No
         ("gemm", "gluon", (10, 0), "triton"),
         ("swiglu_quantize", "triton", (8, 0), "reference"),
         ("grouped_mm", "torch", (8, 0), "reference"),
+        ("wgrad", "torch", (8, 9), "triton"),
     ],
 )
 def test_a_gpu_that_cannot_run_a_kernel_is_told_what_would_run(
@@ -325,7 +326,18 @@ def test_a_gpu_that_cannot_run_a_kernel_is_told_what_would_run(
         assert registry.backend(op, card) == "reference"
 
 
-@pytest.mark.parametrize(("op", "name"), [("adamw", "gluon"), ("gemm", "triton"), ("gemm", "torch")])
+@pytest.mark.parametrize("op", ["gemm", "wgrad"])
+def test_the_library_multiplies_fp8_only_if_asked_to(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "capability", lambda _: (9, 0))
+    card = torch.device("cuda", 0)
+    assert registry.backend(op, card) == "gluon"
+    with registry.override(op, "torch"):
+        assert registry.backend(op, card) == "torch"
+
+
+@pytest.mark.parametrize(
+    ("op", "name"), [("adamw", "gluon"), ("gemm", "triton"), ("gemm", "torch"), ("wgrad", "torch")]
+)
 def test_a_kernel_is_refused_on_a_cpu(op: str, name: str) -> None:
     message = f"^{op}: backend {name} needs a GPU, .* on the CPU; .* reference would run"
     with registry.override(op, name), pytest.raises(ValueError, match=message):

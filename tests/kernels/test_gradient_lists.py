@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import weakref
+from unittest.mock import Mock
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
+from penstock.kernels import registry
 from penstock.kernels.cross_entropy import linear_cross_entropy
 from penstock.kernels.embedding import embedding
 from penstock.kernels.gemm import (
@@ -20,7 +24,8 @@ from penstock.kernels.gemm import (
     zero_discarded_gradients,
 )
 from penstock.kernels.numeric import relative_error, same_bits
-from penstock.kernels.quantize import quantize_rows, quantize_tokens, transpose_shift
+from penstock.kernels.quantize import dequantize, quantize_rows, quantize_tokens, transpose_shift
+from penstock.kernels.types import RowQ
 
 
 def cast(tokens: int, features: int, recipe: str):
@@ -48,6 +53,43 @@ def test_a_list_that_cannot_be_computed_is_refused() -> None:
         wgrads([v3, v3])
     with pytest.raises(ValueError, match="out"):
         wgrads([(v3[0], v3[1], torch.zeros(16, 32))])
+
+
+def library_product(
+    a: Tensor, b: Tensor, a_scale: Tensor, a_kind: object, b_scale: Tensor, b_kind: object, **named: object
+) -> Tensor:
+    """``scaled_mm`` as cuBLAS limits it, by the reference."""
+    assert a_kind == b_kind == F.ScalingType.BlockWise1x128
+    assert named == {"output_dtype": torch.float32}
+    for data, scale in ((a, a_scale), (b.t(), b_scale)):
+        rows, tokens = data.shape
+        assert data.is_contiguous()
+        assert rows % 16 == tokens % 128 == 0
+        assert (scale.shape, scale.stride()) == ((rows, tokens // 128), (1, rows))
+    return dequantize(RowQ(a, a_scale.t())) @ dequantize(RowQ(b.t(), b_scale.t())).t()
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_the_library_makes_what_it_can(accumulate: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a list, what has a size for it; the reference makes the rest."""
+    sizes = [(128, 96, 130), (30, 20, 256), (64, 64, 512)]
+    products = [(cast(t, n, "v3"), cast(t, k, "v3"), torch.randn(n, k)) for n, k, t in sizes]
+    alone = [wgrad(g, x, out.clone(), accumulate) for g, x, out in products]
+    made = Mock(side_effect=library_product)
+    monkeypatch.setattr(F, "scaled_mm", made)
+    monkeypatch.setattr(registry, "backend", lambda *_: "torch")
+    wgrads(products, accumulate)
+    assert [call.args[0].shape[0] for call in made.call_args_list] == [128, 64]
+    for (*_, out), expected in zip(products, alone, strict=True):
+        assert relative_error(out, expected) < 1e-6
+
+
+def test_the_library_has_no_product_of_blocks_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    g, x, start = cast(128, 64, "shift"), cast(128, 32, "shift"), torch.ones(64, 32)
+    monkeypatch.setattr(registry, "backend", lambda *_: "torch")
+    with pytest.raises(ValueError, match=r"^wgrad: backend torch .* recipe v3, .* PENSTOCK_FP8_RECIPE=v3"):
+        wgrad(g, x, start)
+    assert start.eq(1).all()
 
 
 class Tower(torch.nn.Module):
