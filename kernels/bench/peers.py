@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from ..gemm import gemm_torch
 from ..types import FP8, Groups, RowQ
 from .case import Answer, Contender
 
@@ -33,21 +34,7 @@ def tensor_wise(a: Tensor, b: Tensor) -> Callable[[], Tensor]:
 
 def block_wgrad(g: RowQ, x: RowQ) -> Callable[[], Tensor]:
     """``g @ x.T`` in float32, both with scales of 1x128 along the tokens."""
-
-    def call() -> Tensor:
-        # Scales are padded to 4 rows for TMA; the library wants them as they are, rows contiguous.
-        product: Tensor = F.scaled_mm(
-            g.data,
-            x.data.t(),
-            g.scale[:, : g.data.shape[0]].t(),
-            F.ScalingType.BlockWise1x128,
-            x.scale[:, : x.data.shape[0]].t(),
-            F.ScalingType.BlockWise1x128,
-            output_dtype=torch.float32,
-        )
-        return product
-
-    return call
+    return partial(gemm_torch.scaled_mm, g.data, g.scale, x.data, x.scale, blocks=False, dtype=torch.float32)
 
 
 def deep_gemm(a: RowQ, b: Tensor, b_scale: Tensor, answer: Answer) -> list[Contender]:
