@@ -14,34 +14,41 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 
-from ..gemm.sums_gluon import following
-from ..gemm.tiles_gluon import announce, heard
+from ..gemm.tiles_gluon import announce, heard, take
 from .blocks_gluon import (
+    FIRST,
     HALF,
+    HEAD,
     LN_2,
     NOPE,
     OWN,
+    PHASE,
     ROPE,
+    ROW,
     VALUE,
     accumulator,
-    barrier,
+    announce_tile,
     barriers,
     left,
     load,
-    store,
+    notes,
+    place,
+    store_halves,
     store_quantized,
     to_16_bits,
+    within,
 )
 
-CUT, MORE = gl.constexpr(1), gl.constexpr(2)
-"""What the producer notes of a block of queries: some do not see all keys; another one follows."""
+CUT, MORE, BEHIND = gl.constexpr(1), gl.constexpr(2), gl.constexpr(4)
+"""What the producer notes of a block of queries: whether some do not see all keys; whether another block
+follows; and as many fours as its first query is behind the tile's first key."""
 
 
 @gluon.jit
 def latent_attention_backward_keys(
     qn_desc, qr_desc, kn_desc, kr_desc, v_desc, do_desc, lse_desc, delta_desc, starts_desc, dkv_desc,
-    dkr_desc, scale_ptr, starts_ptr, ends_ptr,
-    S, H, scale, qn_head_stride, qr_head_stride, kv_head_stride, scale_stride,
+    dkr_ptr, scale_ptr, starts_ptr, ends_ptr, taken_ptr,
+    S, H, B, scale, qn_head_stride, qr_head_stride, kv_head_stride, scale_stride,
     BM: gl.constexpr, DOCUMENTS: gl.constexpr, QUANTIZE: gl.constexpr, STAGES: gl.constexpr,
     REGISTERS: gl.constexpr,
 ):  # fmt: skip
@@ -57,19 +64,22 @@ def latent_attention_backward_keys(
     delta_s = gl.allocate_shared_memory(gl.float32, [STAGES, BM], delta_desc.layout)
     starts_s = gl.allocate_shared_memory(gl.int32, [STAGES if DOCUMENTS else 1, BM], lse_desc.layout)
     notes_s = gl.allocate_shared_memory(gl.int32, [STAGES, 1], mbarrier.MBarrierLayout())
-    ready = barrier()
+    result_s = gl.allocate_shared_memory(dtype, [2, HALF, HALF], do_desc.layout)
+    tile_s = notes()
+    own_full, own_empty = barriers(1)
     full, empty = barriers(STAGES)
-    own = (kn_s, kr_s, v_s, ready)
+    own = (kn_s, kr_s, v_s, tile_s, own_full.index(0), own_empty.index(0))
     ring = (qn_s, qr_s, do_s, lse_s, delta_s, starts_s, notes_s, full, empty)
     descs = (qn_desc, qr_desc, kn_desc, kr_desc, v_desc, do_desc, lse_desc, delta_desc, starts_desc)
-    bounds = (starts_ptr, ends_ptr)
-    out = (dkv_desc, dkr_desc, scale_ptr, scale_stride)
+    tables = (starts_ptr, ends_ptr, taken_ptr)
+    sizes = (S, H, B)
+    out = (dkv_desc, dkr_ptr, H, result_s, scale_ptr, scale_stride)
     heads = (qn_head_stride, qr_head_stride, kv_head_stride)
     gl.warp_specialize(
         [
-            (_consumer, (0, out, S, scale, own, ring, BM, DOCUMENTS, QUANTIZE, STAGES)),
-            (_consumer, (1, out, S, scale, own, ring, BM, DOCUMENTS, QUANTIZE, STAGES)),
-            (_producer, (descs, bounds, S, H, heads, own, ring, BM, DOCUMENTS, STAGES)),
+            (_consumer, (0, out, scale, own, ring, BM, DOCUMENTS, QUANTIZE, STAGES)),
+            (_consumer, (1, out, scale, own, ring, BM, DOCUMENTS, QUANTIZE, STAGES)),
+            (_producer, (descs, tables, sizes, heads, own, ring, BM, DOCUMENTS, STAGES)),
         ],
         [4, 1],
         [REGISTERS, 24],
@@ -77,125 +87,160 @@ def latent_attention_backward_keys(
 
 
 @gluon.jit
+def _anew(x):
+    """x, which the compiler takes for another number: what follows from it would be kept for the whole loop,
+    or for all tiles, and spill.
+    """
+    return gl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
 def _producer(
-    descs, bounds, S, H, heads, own, ring,
+    descs, tables, sizes, heads, own, ring,
     BM: gl.constexpr, DOCUMENTS: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     qn_desc, qr_desc, kn_desc, kr_desc, v_desc, do_desc, lse_desc, delta_desc, starts_desc = descs
-    starts_ptr, ends_ptr = bounds
+    starts_ptr, ends_ptr, taken_ptr = tables
+    S, H, B = sizes
     qn_head_stride, qr_head_stride, kv_head_stride = heads
-    kn_s, kr_s, v_s, ready = own
+    kn_s, kr_s, v_s, tile_s, own_full, own_empty = own
     qn_s, qr_s, do_s, lse_s, delta_s, starts_s, notes_s, full, empty = ring
-    n0 = gl.program_id(0) * OWN
-    head = gl.program_id(1)
-    token = gl.program_id(2) * S
-    mbarrier.expect(ready, OWN * (NOPE + ROPE + VALUE) * 2)
-    of_keys = (head * kv_head_stride, 0, head * kv_head_stride)
-    for wg in gl.static_range(2):
-        load((kn_desc, kr_desc, v_desc), token + n0 + wg * HALF, of_keys, ready, (kn_s, kr_s, v_s), wg)
-    stage = 0
-    phase = 1
-    of_queries = (head * qn_head_stride, head * qr_head_stride)
-    statistics = (gl.program_id(2) * H + head) * S
-    last = S
-    if DOCUMENTS:
-        # Whatever the tables hold, there is a block of queries to wait for.
-        last = gl.maximum(gl.load(ends_ptr + token + n0 + OWN - 1), n0 + OWN)
-    for m0 in range(n0, last, BM):
-        mbarrier.wait(empty.index(stage), phase)
-        bar = full.index(stage)
-        cut = m0 < n0 + OWN
+    sent = 0
+    own_phase = 1
+    tile = gl.program_id(0)
+    while tile < S // OWN * H * B:
+        # The first keys of a row are seen by most queries, and go first.
+        block, head, row = place(tile, S, H)
+        n0 = block * OWN
+        token = row * S
+        mbarrier.wait(own_empty, own_phase)
+        announce_tile(tile_s, (token, n0, head, own_phase))
+        mbarrier.expect(own_full, OWN * (NOPE + ROPE + VALUE) * 2)
+        of_keys = (head * kv_head_stride, 0, head * kv_head_stride)
+        for wg in gl.static_range(2):
+            at = token + n0 + wg * HALF
+            load((kn_desc, kr_desc, v_desc), at, of_keys, own_full, (kn_s, kr_s, v_s), wg)
+        statistics = (row * H + head) * S
+        last = S
         if DOCUMENTS:
-            cut = cut | (gl.load(starts_ptr + token + m0 + BM - 1) > n0)
-        announce(notes_s.index(stage), cut.to(gl.int32) * CUT + (m0 + BM < last).to(gl.int32) * MORE)
-        mbarrier.expect(bar, BM * (NOPE + ROPE + VALUE) * 2 + (3 if DOCUMENTS else 2) * BM * 4)
-        load((qn_desc, qr_desc), token + m0, of_queries, bar, (qn_s, qr_s), stage)
-        tma.async_copy_global_to_shared(lse_desc, [statistics + m0], bar, lse_s.index(stage))
-        load((do_desc,), token + m0, (head * VALUE,), bar, (do_s,), stage)
-        tma.async_copy_global_to_shared(delta_desc, [statistics + m0], bar, delta_s.index(stage))
-        if DOCUMENTS:
-            tma.async_copy_global_to_shared(starts_desc, [token + m0], bar, starts_s.index(stage))
-        stage, phase = following(stage, phase, STAGES)
+            # Whatever the tables hold, there is a block of queries to wait for.
+            last = gl.maximum(gl.load(ends_ptr + token + n0 + OWN - 1), n0 + OWN)
+        for m0 in range(n0, last, BM):
+            stage = sent % STAGES
+            mbarrier.wait(empty.index(stage), sent // STAGES % 2 ^ 1)
+            bar = full.index(stage)
+            cut = m0 < n0 + OWN
+            if DOCUMENTS:
+                cut = cut | (gl.load(starts_ptr + token + m0 + BM - 1) > n0)
+            note = cut.to(gl.int32) * CUT + (m0 + BM < last).to(gl.int32) * MORE
+            announce(notes_s.index(stage), note + (m0 - n0) * BEHIND)
+            mbarrier.expect(bar, BM * (NOPE + ROPE + VALUE) * 2 + (3 if DOCUMENTS else 2) * BM * 4)
+            at_head = _anew(head)
+            of_queries = (at_head * qn_head_stride, at_head * qr_head_stride)
+            load((qn_desc, qr_desc), token + m0, of_queries, bar, (qn_s, qr_s), stage)
+            tma.async_copy_global_to_shared(lse_desc, [statistics + m0], bar, lse_s.index(stage))
+            load((do_desc,), token + m0, (at_head * VALUE,), bar, (do_s,), stage)
+            tma.async_copy_global_to_shared(delta_desc, [statistics + m0], bar, delta_s.index(stage))
+            if DOCUMENTS:
+                tma.async_copy_global_to_shared(starts_desc, [token + m0], bar, starts_s.index(stage))
+            sent += 1
+        own_phase ^= 1
+        tile = take(taken_ptr) + gl.num_programs(0)
+    mbarrier.wait(own_empty, own_phase)
+    announce(tile_s.index(HEAD), -1)
+    mbarrier.arrive(own_full, count=1)
 
 
 @gluon.jit
-def _first_key():
-    """Of a program, each time anew: whatever follows from it would be kept for the whole loop, and spill."""
-    program = gl.program_id(0)
-    program = gl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [program], gl.int32, is_pure=False, pack=1)
-    return program * OWN
+def _seen(s, behind, n0, starts, wg: gl.constexpr, DOCUMENTS: gl.constexpr):
+    """Scores s of queries that a key is seen by; the first one is so far behind the tile's first key n0."""
+    n = wg * HALF + gl.arange(0, HALF, gl.SliceLayout(1, s.type.layout))
+    if DOCUMENTS:
+        start = starts.load(gl.SliceLayout(0, s.type.layout)) - n0
+        s = gl.where(gl.expand_dims(n, 1) >= gl.expand_dims(start, 0), s, float("-inf"))
+    return within(s, behind, n, None, float("-inf"))
 
 
 @gluon.jit
-def _seen(p, m0, starts, wg: gl.constexpr, BM: gl.constexpr, DOCUMENTS: gl.constexpr):
-    """p, and zero where a query does not see a key."""
-    scores: gl.constexpr = accumulator(BM)
-    n = gl.expand_dims(_first_key() + wg * HALF + gl.arange(0, HALF, gl.SliceLayout(1, scores)), 1)
-    visible = n <= gl.expand_dims(m0 + gl.arange(0, BM, gl.SliceLayout(0, scores)), 0)
-    if DOCUMENTS:
-        visible = visible & (n >= gl.expand_dims(starts.load(gl.SliceLayout(0, scores)), 0))
-    return gl.where(visible, p, 0.0)
+def _store_directly(ptr, x, row, column, stride):
+    """Write 64 rows from registers: places in shared memory of one more shape would be kept for all tiles."""
+    rows = row + gl.arange(0, HALF, gl.SliceLayout(1, x.type.layout))
+    columns = column + gl.arange(0, x.shape[1], gl.SliceLayout(0, x.type.layout))
+    gl.store(ptr + gl.expand_dims(rows.to(gl.int64) * stride, 1) + gl.expand_dims(columns, 0), x)
 
 
 @gluon.jit
 def _consumer(
-    wg: gl.constexpr, out, S, scale, own, ring,
+    wg: gl.constexpr, out, scale, own, ring,
     BM: gl.constexpr, DOCUMENTS: gl.constexpr, QUANTIZE: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     scores: gl.constexpr = accumulator(BM)
-    kn_s, kr_s, v_s, ready = own
+    kn_s, kr_s, v_s, tile_s, own_full, own_empty = own
     qn_s, qr_s, do_s, lse_s, delta_s, starts_s, notes_s, full, empty = ring
+    dkv_desc, dkr_ptr, H, result_s, scale_ptr, scale_stride = out
     dtype: gl.constexpr = kn_s.dtype
-    dkn = gl.zeros([HALF, NOPE], gl.float32, accumulator(NOPE))
-    dkr = gl.zeros([HALF, ROPE], gl.float32, accumulator(ROPE))
-    dv = gl.zeros([HALF, VALUE], gl.float32, accumulator(VALUE))
-    zero = gl.zeros([HALF, BM], gl.float32, scores)
-    mbarrier.wait(ready, 0)
-    m0 = gl.program_id(0) * OWN
-    more = True
-    while more:
-        block = (m0 - _first_key()) // BM
-        stage = block % STAGES
-        mbarrier.wait(full.index(stage), block // STAGES % 2)
-        qn = qn_s.index(stage)
-        qr = qr_s.index(stage)
-        do = do_s.index(stage)
-        s = warpgroup_mma(kn_s.index(wg), qn.permute((1, 0)), zero, use_acc=False, is_async=True)
-        s = warpgroup_mma(kr_s.index(wg), qr.permute((1, 0)), s, is_async=True)
-        lse = lse_s.index(stage).load(gl.SliceLayout(0, scores))
-        s = warpgroup_mma_wait(0, deps=(s,))
-        p = gl.exp2(s * scale - gl.expand_dims(lse, 0))
-        if heard(notes_s.index(stage)) % MORE == CUT:
-            p = _seen(p, m0, starts_s.index(stage if DOCUMENTS else 0), wg, BM, DOCUMENTS)
-        p = to_16_bits(p, dtype)
-        # What each softmax takes off is where its sum begins.
-        delta = delta_s.index(stage).load(gl.SliceLayout(0, scores))
-        dp = zero - gl.expand_dims(delta, 0)
-        dp = warpgroup_mma(v_s.index(wg), do.permute((1, 0)), dp, is_async=True)
-        dv = warpgroup_mma(gl.convert_layout(p, left(VALUE)), do, dv, is_async=True)
-        # p among them, or it would be unpacked before there are registers for it.
-        dp, p = warpgroup_mma_wait(1, deps=(dp, p))
-        ds = to_16_bits(p.to(gl.float32) * dp, dtype)
-        dkn = warpgroup_mma(gl.convert_layout(ds, left(NOPE)), qn, dkn, is_async=True)
-        dkr = warpgroup_mma(gl.convert_layout(ds, left(ROPE)), qr, dkr, is_async=True)
-        dkn, dkr, dv = warpgroup_mma_wait(0, deps=(dkn, dkr, dv))
-        more = heard(notes_s.index(stage)) >= MORE
-        mbarrier.arrive(empty.index(stage), count=1)
-        m0 += BM
-
-    dkv_desc, dkr_desc, scale_ptr, scale_stride = out
-    head = gl.program_id(1)
-    token = gl.program_id(2) * S + _first_key() + wg * HALF
-    at = head * (NOPE + VALUE)
-    # Scores are in base 2, their gradients are not.
-    dkn = (dkn * (scale * LN_2)).to(dtype)
-    dv = dv.to(dtype)
-    if QUANTIZE:
-        scales = scale_ptr + 2 * head.to(gl.int64) * scale_stride
-        store_quantized(dkv_desc, scales, dkn, kn_s.index(wg), token, at, NOPE)
-        store_quantized(dkv_desc, scales + scale_stride, dv, v_s.index(wg), token, at + NOPE, VALUE)
-    else:
-        store(dkv_desc, dkn, kn_s.index(wg), token, at)
-        store(dkv_desc, dv, v_s.index(wg), token, at + NOPE)
-    store(dkr_desc, (dkr * (scale * LN_2)).to(dtype), kr_s.index(wg), token, head * ROPE)
+    passed = 0
+    mbarrier.wait(own_full, 0)
+    while heard(tile_s.index(HEAD)) >= 0:
+        dkn = gl.zeros([HALF, NOPE], gl.float32, accumulator(NOPE))
+        dkr = gl.zeros([HALF, ROPE], gl.float32, accumulator(ROPE))
+        dv = gl.zeros([HALF, VALUE], gl.float32, accumulator(VALUE))
+        zero = gl.zeros([HALF, BM], gl.float32, scores)
+        more = True
+        while more:
+            stage = passed % STAGES
+            slot = _anew(gl.to_tensor(wg))
+            mbarrier.wait(full.index(stage), passed // STAGES % 2)
+            qn = qn_s.index(stage)
+            qr = qr_s.index(stage)
+            do = do_s.index(stage)
+            s = warpgroup_mma(kn_s.index(slot), qn.permute((1, 0)), zero, use_acc=False, is_async=True)
+            s = warpgroup_mma(kr_s.index(slot), qr.permute((1, 0)), s, is_async=True)
+            lse = lse_s.index(stage).load(gl.SliceLayout(0, scores))
+            s = warpgroup_mma_wait(0, deps=(s,))
+            note = heard(notes_s.index(stage))
+            s = s * scale - gl.expand_dims(lse, 0)
+            if note % MORE == CUT:
+                n0 = heard(tile_s.index(FIRST)) if DOCUMENTS else 0
+                starts = starts_s.index(stage if DOCUMENTS else 0)
+                s = _seen(s, note // BEHIND, n0, starts, wg, DOCUMENTS)
+            p = to_16_bits(gl.exp2(s), dtype)
+            # Addresses of operands, again.
+            stage = _anew(passed) % STAGES
+            qn = qn_s.index(stage)
+            qr = qr_s.index(stage)
+            do = do_s.index(stage)
+            # What each softmax takes off is where its sum begins.
+            delta = delta_s.index(stage).load(gl.SliceLayout(0, scores))
+            dp = zero - gl.expand_dims(delta, 0)
+            dp = warpgroup_mma(v_s.index(slot), do.permute((1, 0)), dp, is_async=True)
+            dv = warpgroup_mma(gl.convert_layout(p, left(VALUE)), do, dv, is_async=True)
+            # p among them, or it would be unpacked before there are registers for it.
+            dp, p = warpgroup_mma_wait(1, deps=(dp, p))
+            ds = to_16_bits(p.to(gl.float32) * dp, dtype)
+            dkn = warpgroup_mma(gl.convert_layout(ds, left(NOPE)), qn, dkn, is_async=True)
+            dkr = warpgroup_mma(gl.convert_layout(ds, left(ROPE)), qr, dkr, is_async=True)
+            dkn, dkr, dv = warpgroup_mma_wait(0, deps=(dkn, dkr, dv))
+            more = heard(notes_s.index(stage)) % BEHIND >= MORE
+            mbarrier.arrive(empty.index(stage), count=1)
+            passed += 1
+        token = heard(tile_s.index(ROW)) + heard(tile_s.index(FIRST)) + wg * HALF
+        head = heard(tile_s.index(HEAD))
+        upcoming = heard(tile_s.index(PHASE))
+        # All products are made: other keys may come.
+        mbarrier.arrive(own_empty, count=1)
+        # Scores are in base 2, their gradients are not.
+        _store_directly(dkr_ptr, (dkr * (scale * LN_2)).to(dtype), token, head * ROPE, H * ROPE)
+        dkn = (dkn * (scale * LN_2)).to(dtype)
+        dv = dv.to(dtype)
+        result = result_s.index(_anew(gl.to_tensor(wg)))
+        at = head * (NOPE + VALUE)
+        if QUANTIZE:
+            scales = scale_ptr + (2 * head).to(gl.int64) * scale_stride
+            store_quantized(dkv_desc, scales, dkn, result, token, at)
+            store_quantized(dkv_desc, scales + scale_stride, dv, result, token, at + NOPE)
+        else:
+            store_halves(dkv_desc, dkn, result, token, at)
+            store_halves(dkv_desc, dv, result, token, at + NOPE)
+        mbarrier.wait(own_full, upcoming)
     tma.store_wait(0)

@@ -1,8 +1,9 @@
 """What the Hopper kernels of latent attention share: device code.
 
-A program owns 128 rows of one head, queries or keys, which stay in shared memory. One warp, the producer,
-copies by TMA the blocks of keys or queries that they meet into a ring; two warpgroups, the consumers, have 64
-of the rows each. Rows of a batch are a multiple of 128 long, so that no block hangs over.
+A tile is 128 rows of one head, queries or keys, which stay in shared memory while they are worked on. A
+program stays on its multiprocessor and takes the next tile that nobody has. One warp, the producer, copies a
+tile's rows by TMA, and into a ring the blocks of keys or queries that they meet; two warpgroups, the
+consumers, have 64 of the rows each. Rows of a batch are a multiple of 128 long, so that no block hangs over.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -14,6 +15,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
 
+from ..gemm.tiles_gluon import announce
 from ..quantize.numbers_gluon import finite, power_of_two_scale
 
 NOPE, ROPE, VALUE = gl.constexpr(128), gl.constexpr(64), gl.constexpr(128)
@@ -21,6 +23,10 @@ NOPE, ROPE, VALUE = gl.constexpr(128), gl.constexpr(64), gl.constexpr(128)
 OWN, HALF = gl.constexpr(128), gl.constexpr(64)
 """Rows of a program and of a warpgroup."""
 LN_2 = gl.constexpr(0.6931471805599453)
+ROW, FIRST, HEAD, PHASE, STATISTICS, MET = (gl.constexpr(i) for i in range(6))
+"""What the producer notes of a tile: the token where its row of the batch begins; its first token in that
+row; its head, or -1 where no tile is left; the phase in which the next one comes; where statistics of its row
+and head begin; the first key that it meets."""
 BYTES = gl.constexpr(gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=8, rank=2))
 
 
@@ -48,11 +54,16 @@ def barriers(STAGES: gl.constexpr):
 
 
 @gluon.jit
-def barrier():
-    """For rows that a program keeps, which come once."""
-    ready = gl.allocate_shared_memory(gl.int64, [1, 1], mbarrier.MBarrierLayout())
-    mbarrier.init(ready.index(0), count=1)
-    return ready.index(0)
+def notes():
+    """Of a tile; consumers would need registers for them all along."""
+    return gl.allocate_shared_memory(gl.int32, [6, 1], mbarrier.MBarrierLayout())
+
+
+@gluon.jit
+def announce_tile(slots, numbers):
+    """Tell the consumers of a tile."""
+    for i in gl.static_range(len(numbers)):
+        announce(slots.index(i), numbers[i])
 
 
 @gluon.jit
@@ -76,55 +87,100 @@ def to_16_bits(x, dtype: gl.constexpr):
 
 
 @gluon.jit
-def queries_and_keys(starts_ptr, S, BN: gl.constexpr, DOCUMENTS: gl.constexpr):
-    """The first query of a program, and the first key, a multiple of BN, that any of its queries sees.
+def place(tile, S, H):
+    """A tile's block of 128 rows, its head and its row of the batch.
 
-    Whatever the tables hold, there is a block of keys to wait for.
+    A head's blocks follow one another, since they share what they meet.
     """
-    # The last queries of a row see most keys, so they go first.
-    m0 = (gl.num_programs(0) - 1 - gl.program_id(0)) * OWN
-    first = 0
-    if DOCUMENTS:
-        first = gl.minimum(gl.load(starts_ptr + gl.program_id(2) * S + m0) // BN * BN, m0)
-    return m0, first
+    blocks = S // OWN
+    return tile % blocks, tile // blocks % H, tile // blocks // H
 
 
 @gluon.jit
-def is_cut(n0, row, starts_ptr, S, BN: gl.constexpr, DOCUMENTS: gl.constexpr):
+def queries(block, S):
+    """The first query of a block: the last ones of a row see most keys, so they go first."""
+    return S - OWN - block * OWN
+
+
+@gluon.jit
+def first_key(starts_ptr, m0, BN: gl.constexpr, DOCUMENTS: gl.constexpr):
+    """The first key, a multiple of BN, that any query of a block sees.
+
+    Whatever the tables hold, there is a block of keys to wait for.
+    """
+    first = 0
+    if DOCUMENTS:
+        first = gl.minimum(gl.load(starts_ptr + m0) // BN * BN, m0)
+    return first
+
+
+@gluon.jit
+def is_cut(n0, row, starts_ptr, BN: gl.constexpr, DOCUMENTS: gl.constexpr):
     """Whether any of the 64 queries from ``row`` on does not see all of the BN keys from ``n0`` on."""
     cut = n0 + BN - 1 > row
     if DOCUMENTS:
-        cut = cut | (n0 < gl.load(starts_ptr + gl.program_id(2) * S + row + HALF - 1))
+        cut = cut | (n0 < gl.load(starts_ptr + row + HALF - 1))
     return cut
 
 
 @gluon.jit
-def seen(n0, row, starts_ptr, S, BN: gl.constexpr, DOCUMENTS: gl.constexpr):
-    """Which of those keys each of the queries sees."""
-    scores: gl.constexpr = accumulator(BN)
-    m = row + gl.arange(0, HALF, gl.SliceLayout(1, scores))
-    n = gl.expand_dims(n0 + gl.arange(0, BN, gl.SliceLayout(0, scores)), 0)
-    visible = n <= gl.expand_dims(m, 1)
-    if DOCUMENTS:
-        start = gl.load(starts_ptr + gl.program_id(2) * S + m)
-        visible = visible & (n >= gl.expand_dims(start, 1))
-    return visible
+def within(x, first, low, high, outside):
+    """x in columns from ``low`` to ``high``, which each row has its own of, or None; elsewhere ``outside``.
+    Columns are counted from ``first`` on.
+
+    A thread has two columns of every eight. What is left of a bound for these two is compared to 0, 8, 16 and
+    so on, where each column's number would take an instruction and a register.
+    """
+    by_eights = gl.reshape(x, (x.shape[0], x.shape[1] // 8, 8))
+    EIGHTS: gl.constexpr = by_eights.type.layout
+    eight = 8 * gl.arange(0, x.shape[1] // 8, gl.SliceLayout(0, gl.SliceLayout(2, EIGHTS)))
+    eight = gl.expand_dims(gl.expand_dims(eight, 0), 2)
+    if low is not None:
+        by_eights = gl.where(eight >= _left_for_two(low, first, EIGHTS), by_eights, outside)
+    if high is not None:
+        by_eights = gl.where(eight <= _left_for_two(high, first, EIGHTS), by_eights, outside)
+    return gl.convert_layout(gl.reshape(by_eights, x.shape), x.type.layout, assert_trivial=True)
+
+
+@gluon.jit
+def _left_for_two(column, first, EIGHTS: gl.constexpr):
+    column = gl.convert_layout(column, gl.SliceLayout(1, gl.SliceLayout(2, EIGHTS)), assert_trivial=True)
+    k = first + gl.arange(0, 8, gl.SliceLayout(0, gl.SliceLayout(1, EIGHTS)))
+    left = gl.expand_dims(gl.expand_dims(column, 1), 2) - gl.expand_dims(gl.expand_dims(k, 0), 1)
+    # Or the compiler would add k to each multiple of eight.
+    return gl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [left], gl.int32, is_pure=True, pack=1)
+
+
+@gluon.jit
+def seen(x, unseen, n0, row, starts_ptr, DOCUMENTS: gl.constexpr):
+    """x of the 64 queries from ``row`` on and the keys from n0 on that they see, and else ``unseen``."""
+    m = row + gl.arange(0, HALF, gl.SliceLayout(1, x.type.layout))
+    return within(x, n0, gl.load(starts_ptr + m) if DOCUMENTS else None, m, unseen)
 
 
 @gluon.jit
 def store(desc, x, staging, row, column):
-    """Write 64 rows by TMA, by way of what a warpgroup no longer needs in shared memory."""
+    """Write 64 rows by TMA, once what was staged before has left."""
+    tma.store_wait(0)
     staging.store(x)
     fence_async_shared()
     tma.async_copy_shared_to_global(desc, [row, column], staging)
 
 
 @gluon.jit
-def store_quantized(desc, scale_ptr, x, staging, row, column, columns: gl.constexpr):
-    """The same as bytes of rows of ``columns``, quantised as ``quantize_rows`` does it."""
+def store_halves(desc, x, staging, row, column):
+    """The same of 128 columns, by 64."""
+    parts = gl.split(gl.permute(gl.reshape(x, (HALF, 2, HALF)), (0, 2, 1)))
+    for i in gl.static_range(2):
+        store(desc, parts[i], staging, row, column + i * HALF)
+
+
+@gluon.jit
+def store_quantized(desc, scale_ptr, x, staging, row, column):
+    """The same as bytes, quantised as ``quantize_rows`` does it."""
     x = finite(x.to(gl.float32))
     scale, inverse = power_of_two_scale(gl.max(gl.abs(x), 1))
-    at = row + gl.arange(0, HALF, gl.SliceLayout(1, accumulator(columns)))
+    at = row + gl.arange(0, HALF, gl.SliceLayout(1, accumulator(x.shape[1])))
     gl.store(scale_ptr + at, scale)
     data = (x * gl.expand_dims(inverse, 1)).to(gl.float8e4nv)
-    store(desc, data, staging._reinterpret(gl.float8e4nv, [HALF, columns], BYTES), row, column)
+    store(desc, data, staging._reinterpret(gl.float8e4nv, [HALF, x.shape[1]], BYTES), row, column)

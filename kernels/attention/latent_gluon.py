@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from .. import registry
 from ..gemm.launch_gluon import SCALES as STATISTICS
 from ..gemm.launch_gluon import SWIZZLED
 from ..types import empty_rows
@@ -55,10 +56,11 @@ def forward(
     lse = torch.empty(b, h, s, dtype=torch.float32, device=qn.device)
     data, scales = empty_rows(b * s * quantize, h * _VALUE * quantize, qn.device)
     block = FORWARD["BN"]
-    latent_attention_forward[(s // _OWN, h, b)](
-        _rows(qn, _HALF), _rows(qr, _HALF), *_keys_and_values(kv, kr, block), _rows(o, _HALF),
-        _bytes(data) if quantize else None, lse, scales, lse if starts is None else starts,
-        s, h, scale * LOG2_E, *_head_strides(qn, qr, kv), b * s,
+    (taken,) = _counters(1, qn.device)
+    latent_attention_forward[_programs(b, s, h, qn.device)](
+        _rows(qn, _HALF), _rows(qr, _HALF), *_keys_and_values(kv, kr, block), _rows(o, _HALF, _HALF),
+        _bytes(data) if quantize else None, lse, scales, lse if starts is None else starts, taken,
+        s, h, b, scale * LOG2_E, *_head_strides(qn, qr, kv), b * s,
         DOCUMENTS=starts is not None, QUANTIZE=quantize, **FORWARD, REGISTERS=REGISTERS, num_warps=4,
     )  # fmt: skip
     return o, lse, data, scales
@@ -75,22 +77,33 @@ def backward(
     data, scales = empty_rows(b * s * quantize, h * (_NOPE + _VALUE) * quantize, kv.device)
     dkv, dkr = data if quantize else kv.new_empty(kv.shape), kr.new_empty(b, s, h, _ROPE)
     starts, ends = bounds or (lse, lse)
-    sizes, strides, documents = (s, h, scale * LOG2_E), _head_strides(qn, qr, kv), bounds is not None
+    sizes, strides, documents = (s, h, b, scale * LOG2_E), _head_strides(qn, qr, kv), bounds is not None
     block = KEYS["BM"]
-    latent_attention_backward_keys[(s // _OWN, h, b)](
+    programs, taken = _programs(b, s, h, qn.device), _counters(2, qn.device)
+    latent_attention_backward_keys[programs](
         _rows(qn, block), _rows(qr, block), *_keys_and_values(kv, kr, _HALF), _rows(grad, block),
         _statistics(lse, block), _statistics(delta, block), _statistics(starts, block) if documents else None,
-        _bytes(dkv) if quantize else _rows(dkv, _HALF, _VALUE), _rows(dkr, _HALF), scales, starts, ends,
-        *sizes, *strides, b * s,
+        _bytes(dkv) if quantize else _rows(dkv, _HALF, _HALF), dkr, scales, starts, ends,
+        taken[0], *sizes, *strides, b * s,
         DOCUMENTS=documents, QUANTIZE=quantize, **KEYS, REGISTERS=REGISTERS, num_warps=4,
     )  # fmt: skip
-    latent_attention_backward_queries[(s // _OWN, h, b)](
+    latent_attention_backward_queries[programs](
         _rows(qn, _HALF), _rows(qr, _HALF), *_keys_and_values(kv, kr, QUERIES["BN"]), _rows(grad, _HALF),
-        _rows(dqn, _HALF), _rows(dqr, _HALF), lse, delta, starts, *sizes, *strides,
+        _rows(dqn, _HALF, _HALF), _rows(dqr, _HALF), lse, delta, starts, taken[1], *sizes, *strides,
         DOCUMENTS=documents, **QUERIES, REGISTERS=REGISTERS, num_warps=4,
     )  # fmt: skip
     # The shared key's gradient comes from all heads.
     return dqn, dqr, dkv, dkr.sum(2), scales
+
+
+def _programs(b: int, s: int, h: int, device: torch.device) -> tuple[int]:
+    """A program on each multiprocessor that has a tile to work on."""
+    return (min(registry.multiprocessors(device), s // _OWN * h * b),)
+
+
+def _counters(n: int, device: torch.device) -> tuple[Tensor, ...]:
+    """Where tiles are counted, from zero; each begins where a launch of its own might."""
+    return torch.zeros(n, 4, dtype=torch.int32, device=device).unbind()
 
 
 def _keys_and_values(kv: Tensor, kr: Tensor, block: int) -> tuple[TensorDescriptor, ...]:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 GATHER_TILE = (4, 512)
 """Tokens and columns of a program that gathers."""
-GRADIENT_TILE = (16, 256)
-"""Tokens that are read at once, and columns of a program that adds gradients: a frequent token's thousands of
-rows cost one round trip to memory for sixteen, by all blocks of columns at once."""
+GRADIENT_TILE = (8, 1024)
+"""Tokens that are read at once, and columns of a program that adds gradients. Most tokens occur once; a
+frequent one's thousands of rows cost a round trip to memory for each eight."""
 
 
 @triton.jit
@@ -31,6 +31,14 @@ def _embedding_gather(tokens_ptr, w_ptr, out_ptr, T, V, D, BT: tl.constexpr, BD:
 
 
 @triton.jit
+def _equal_ones(tokens_ptr, order_ptr, token, start, T, BT: tl.constexpr):
+    """Which of BT sorted tokens are this one, and the rows of ``grad`` that they stand for."""
+    t = start + tl.arange(0, BT)
+    same = (tl.load(tokens_ptr + t, mask=t < T, other=-1) == token) & (t < T)
+    return same, tl.load(order_ptr + t, mask=same, other=0).to(tl.int64)
+
+
+@triton.jit
 def _embedding_gradient(
     tokens_ptr, order_ptr, grad_ptr, out_ptr, T, V, D, BT: tl.constexpr, BD: tl.constexpr
 ):
@@ -41,15 +49,16 @@ def _embedding_gradient(
     if (token != before) & (token >= 0) & (token < V):
         d = tl.program_id(1) * BD + tl.arange(0, BD)
         total = tl.zeros((BT, BD), tl.float32)
+        same, row = _equal_ones(tokens_ptr, order_ptr, token, start, T, BT)
         more = True
         while more:
-            t = start + tl.arange(0, BT)
-            same = (tl.load(tokens_ptr + t, mask=t < T, other=-1) == token) & (t < T)
-            row = tl.load(order_ptr + t, mask=same, other=0).to(tl.int64)
             inside = same[:, None] & (d < D)[None, :]
-            total += tl.load(grad_ptr + row[:, None] * D + d[None, :], mask=inside, other=0.0).to(tl.float32)
+            part = tl.load(grad_ptr + row[:, None] * D + d[None, :], mask=inside, other=0.0)
+            # Where the next rows are is read beside these, not behind them.
             start += BT
-            more = tl.sum(same.to(tl.int32), 0) == BT
+            same, row = _equal_ones(tokens_ptr, order_ptr, token, start, T, BT)
+            total += part.to(tl.float32)
+            more = tl.max(same.to(tl.int32), 0) > 0
         at = out_ptr + token.to(tl.int64) * D + d
         known = tl.load(at, mask=d < D, other=0.0)
         tl.store(at, known + tl.sum(total, 0).to(known.dtype), mask=d < D)

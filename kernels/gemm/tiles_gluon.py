@@ -112,6 +112,7 @@ def take(taken_ptr):
         .reg .pred elected;
         .reg .b32 lane, taken;
         elect.sync lane|elected, 0xffffffff;
+        mov.b32 taken, 0;
         @elected atom.global.add.u32 taken, [$1], 1;
         shfl.sync.idx.b32 $0, taken, lane, 0x1f, 0xffffffff;
         }""",

@@ -86,7 +86,7 @@ def descriptors(dtype: str, queries: int, keys: int, quantize: bool) -> dict[str
     layout = repr(latent_gluon.SWIZZLED[2])
     blocks = {"qn": (queries, 128), "qr": (queries, 64), "do": (queries, 128)}
     blocks |= {"kn": (keys, 128), "kr": (keys, 64), "v": (keys, 128)}
-    blocks |= {"o": (64, 128), "dqn": (64, 128), "dqr": (64, 64), "dkv": (64, 128), "dkr": (64, 64)}
+    blocks |= {"o": (64, 64), "dqn": (64, 64), "dqr": (64, 64), "dkv": (64, 64)}
     found = {
         name: f"tensordesc<{dtype}[{rows}, {columns}],{layout}>" for name, (rows, columns) in blocks.items()
     }
@@ -121,14 +121,14 @@ def test_attention_in_gluon(name: str, quantize: bool, documents: bool, dtype: s
     if not documents:
         constants["starts_desc"] = None
     constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
-    pointers = dict.fromkeys(("lse", "delta", "scale"), FP32) | dict.fromkeys(("starts", "ends"), "i32")
+    pointers = dict.fromkeys(("starts", "ends", "taken"), "i32") | {"dkr": dtype}
     signature = {
         argument: "constexpr" if argument in constants
         else kinds[argument] if argument in kinds
         else argument_type(argument, pointers, FP32)
         for argument in kernel.arg_names
     }  # fmt: skip
-    plain = plain_source(kernel, signature, constants, uneven=("H",))
+    plain = plain_source(kernel, signature, constants, uneven=("B", "H"))
     source = GluonASTSource(kernel, signature, plain.constants, plain.attrs)
     compiled = triton.compile(source, target=HOPPER, options={"num_warps": 4})
     assert compiled.metadata.shared <= SHARED_MEMORY_BYTES
