@@ -31,14 +31,6 @@ def _embedding_gather(tokens_ptr, w_ptr, out_ptr, T, V, D, BT: tl.constexpr, BD:
 
 
 @triton.jit
-def _equal_ones(tokens_ptr, order_ptr, token, start, T, BT: tl.constexpr):
-    """Which of BT sorted tokens are this one, and the rows of ``grad`` that they stand for."""
-    t = start + tl.arange(0, BT)
-    same = (tl.load(tokens_ptr + t, mask=t < T, other=-1) == token) & (t < T)
-    return same, tl.load(order_ptr + t, mask=same, other=0).to(tl.int64)
-
-
-@triton.jit
 def _embedding_gradient(
     tokens_ptr, order_ptr, grad_ptr, out_ptr, T, V, D, BT: tl.constexpr, BD: tl.constexpr
 ):
@@ -49,16 +41,15 @@ def _embedding_gradient(
     if (token != before) & (token >= 0) & (token < V):
         d = tl.program_id(1) * BD + tl.arange(0, BD)
         total = tl.zeros((BT, BD), tl.float32)
-        same, row = _equal_ones(tokens_ptr, order_ptr, token, start, T, BT)
         more = True
         while more:
+            t = start + tl.arange(0, BT)
+            same = (tl.load(tokens_ptr + t, mask=t < T, other=-1) == token) & (t < T)
+            row = tl.load(order_ptr + t, mask=same, other=0).to(tl.int64)
             inside = same[:, None] & (d < D)[None, :]
-            part = tl.load(grad_ptr + row[:, None] * D + d[None, :], mask=inside, other=0.0)
-            # Where the next rows are is read beside these, not behind them.
+            total += tl.load(grad_ptr + row[:, None] * D + d[None, :], mask=inside, other=0.0).to(tl.float32)
             start += BT
-            same, row = _equal_ones(tokens_ptr, order_ptr, token, start, T, BT)
-            total += part.to(tl.float32)
-            more = tl.max(same.to(tl.int32), 0) > 0
+            more = tl.sum(same.to(tl.int32), 0) == BT
         at = out_ptr + token.to(tl.int64) * D + d
         known = tl.load(at, mask=d < D, other=0.0)
         tl.store(at, known + tl.sum(total, 0).to(known.dtype), mask=d < D)

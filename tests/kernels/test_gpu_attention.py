@@ -85,7 +85,7 @@ def test_latent_attention_quantises_what_it_computes(nan: bool, documents: bool,
     bounds = find_documents(ragged_ids(size)) if documents else None
     q, q_rope, kv, k_rope = latent_case(size)
     if nan:
-        # Of one head all values, of another some: then a token's output holds nothing but NaN, or also numbers.
+        # All values of one head, some of another: a token's output is nothing but NaN, or numbers too.
         kv[0, 3, 1, 128:] = float("nan")
         kv[1, 5, 2, 200:] = float("nan")
     place = [t.requires_grad_() for t in place_of(matrix(kv))]
