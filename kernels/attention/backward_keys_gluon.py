@@ -14,7 +14,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 
-from ..gemm.tiles_gluon import announce, heard, take
+from ..gemm.tiles_gluon import anew, announce, heard, take
 from .blocks_gluon import (
     FIRST,
     HALF,
@@ -27,6 +27,7 @@ from .blocks_gluon import (
     ROW,
     VALUE,
     accumulator,
+    announce_end,
     announce_tile,
     barriers,
     left,
@@ -44,7 +45,7 @@ CUT, MORE, BEHIND = gl.constexpr(1), gl.constexpr(2), gl.constexpr(4)
 follows; and as many fours as its first query is behind the tile's first key."""
 
 
-@gluon.jit
+@gluon.jit(do_not_specialize=("H", "B"))
 def latent_attention_backward_keys(
     qn_desc, qr_desc, kn_desc, kr_desc, v_desc, do_desc, lse_desc, delta_desc, starts_desc, dkv_desc,
     dkr_ptr, scale_ptr, starts_ptr, ends_ptr, taken_ptr,
@@ -87,14 +88,6 @@ def latent_attention_backward_keys(
 
 
 @gluon.jit
-def _anew(x):
-    """x, which the compiler takes for another number: what follows from it would be kept for the whole loop,
-    or for all tiles, and spill.
-    """
-    return gl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], gl.int32, is_pure=False, pack=1)
-
-
-@gluon.jit
 def _producer(
     descs, tables, sizes, heads, own, ring,
     BM: gl.constexpr, DOCUMENTS: gl.constexpr, STAGES: gl.constexpr,
@@ -124,7 +117,7 @@ def _producer(
         last = S
         if DOCUMENTS:
             # Whatever the tables hold, there is a block of queries to wait for.
-            last = gl.maximum(gl.load(ends_ptr + token + n0 + OWN - 1), n0 + OWN)
+            last = gl.minimum(gl.maximum(gl.load(ends_ptr + token + n0 + OWN - 1), n0 + OWN), S)
         for m0 in range(n0, last, BM):
             stage = sent % STAGES
             mbarrier.wait(empty.index(stage), sent // STAGES % 2 ^ 1)
@@ -135,7 +128,7 @@ def _producer(
             note = cut.to(gl.int32) * CUT + (m0 + BM < last).to(gl.int32) * MORE
             announce(notes_s.index(stage), note + (m0 - n0) * BEHIND)
             mbarrier.expect(bar, BM * (NOPE + ROPE + VALUE) * 2 + (3 if DOCUMENTS else 2) * BM * 4)
-            at_head = _anew(head)
+            at_head = anew(head)
             of_queries = (at_head * qn_head_stride, at_head * qr_head_stride)
             load((qn_desc, qr_desc), token + m0, of_queries, bar, (qn_s, qr_s), stage)
             tma.async_copy_global_to_shared(lse_desc, [statistics + m0], bar, lse_s.index(stage))
@@ -146,14 +139,12 @@ def _producer(
             sent += 1
         own_phase ^= 1
         tile = take(taken_ptr) + gl.num_programs(0)
-    mbarrier.wait(own_empty, own_phase)
-    announce(tile_s.index(HEAD), -1)
-    mbarrier.arrive(own_full, count=1)
+    announce_end(tile_s, own_full, own_empty, own_phase)
 
 
 @gluon.jit
 def _seen(s, behind, n0, starts, wg: gl.constexpr, DOCUMENTS: gl.constexpr):
-    """Scores s of queries that a key is seen by; the first one is so far behind the tile's first key n0."""
+    """Scores s, -inf where a query does not see a key; its first query is so far behind the first key n0."""
     n = wg * HALF + gl.arange(0, HALF, gl.SliceLayout(1, s.type.layout))
     if DOCUMENTS:
         start = starts.load(gl.SliceLayout(0, s.type.layout)) - n0
@@ -163,7 +154,7 @@ def _seen(s, behind, n0, starts, wg: gl.constexpr, DOCUMENTS: gl.constexpr):
 
 @gluon.jit
 def _store_directly(ptr, x, row, column, stride):
-    """Write 64 rows from registers: places in shared memory of one more shape would be kept for all tiles."""
+    """Write 64 rows from registers: to stage one more shape takes addresses that are kept for all tiles."""
     rows = row + gl.arange(0, HALF, gl.SliceLayout(1, x.type.layout))
     columns = column + gl.arange(0, x.shape[1], gl.SliceLayout(0, x.type.layout))
     gl.store(ptr + gl.expand_dims(rows.to(gl.int64) * stride, 1) + gl.expand_dims(columns, 0), x)
@@ -189,7 +180,7 @@ def _consumer(
         more = True
         while more:
             stage = passed % STAGES
-            slot = _anew(gl.to_tensor(wg))
+            slot = anew(gl.to_tensor(wg))
             mbarrier.wait(full.index(stage), passed // STAGES % 2)
             qn = qn_s.index(stage)
             qr = qr_s.index(stage)
@@ -206,7 +197,7 @@ def _consumer(
                 s = _seen(s, note // BEHIND, n0, starts, wg, DOCUMENTS)
             p = to_16_bits(gl.exp2(s), dtype)
             # Addresses of operands, again.
-            stage = _anew(passed) % STAGES
+            stage = anew(passed) % STAGES
             qn = qn_s.index(stage)
             qr = qr_s.index(stage)
             do = do_s.index(stage)
@@ -221,19 +212,20 @@ def _consumer(
             dkn = warpgroup_mma(gl.convert_layout(ds, left(NOPE)), qn, dkn, is_async=True)
             dkr = warpgroup_mma(gl.convert_layout(ds, left(ROPE)), qr, dkr, is_async=True)
             dkn, dkr, dv = warpgroup_mma_wait(0, deps=(dkn, dkr, dv))
+            # Once more, as a note that is kept would take a register.
             more = heard(notes_s.index(stage)) % BEHIND >= MORE
             mbarrier.arrive(empty.index(stage), count=1)
             passed += 1
         token = heard(tile_s.index(ROW)) + heard(tile_s.index(FIRST)) + wg * HALF
         head = heard(tile_s.index(HEAD))
-        upcoming = heard(tile_s.index(PHASE))
+        next_phase = heard(tile_s.index(PHASE))
         # All products are made: other keys may come.
         mbarrier.arrive(own_empty, count=1)
         # Scores are in base 2, their gradients are not.
         _store_directly(dkr_ptr, (dkr * (scale * LN_2)).to(dtype), token, head * ROPE, H * ROPE)
         dkn = (dkn * (scale * LN_2)).to(dtype)
         dv = dv.to(dtype)
-        result = result_s.index(_anew(gl.to_tensor(wg)))
+        result = result_s.index(anew(gl.to_tensor(wg)))
         at = head * (NOPE + VALUE)
         if QUANTIZE:
             scales = scale_ptr + (2 * head).to(gl.int64) * scale_stride
@@ -242,5 +234,5 @@ def _consumer(
         else:
             store_halves(dkv_desc, dkn, result, token, at)
             store_halves(dkv_desc, dv, result, token, at + NOPE)
-        mbarrier.wait(own_full, upcoming)
+        mbarrier.wait(own_full, next_phase)
     tma.store_wait(0)

@@ -14,7 +14,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 
 from ..gemm.sums_gluon import following
-from ..gemm.tiles_gluon import announce, heard, take
+from ..gemm.tiles_gluon import heard, take
 from .blocks_gluon import (
     FIRST,
     HALF,
@@ -29,15 +29,16 @@ from .blocks_gluon import (
     STATISTICS,
     VALUE,
     accumulator,
+    announce_end,
     announce_tile,
     barriers,
     first_key,
+    first_query,
     is_cut,
     left,
     load,
     notes,
     place,
-    queries,
     seen,
     store,
     store_halves,
@@ -45,7 +46,7 @@ from .blocks_gluon import (
 )
 
 
-@gluon.jit
+@gluon.jit(do_not_specialize=("H", "B"))
 def latent_attention_backward_queries(
     qn_desc, qr_desc, kn_desc, kr_desc, v_desc, do_desc, dqn_desc, dqr_desc, lse_ptr, delta_ptr, starts_ptr,
     taken_ptr, S, H, B, scale, qn_head_stride, qr_head_stride, kv_head_stride,
@@ -97,7 +98,7 @@ def _producer(
     tile = gl.program_id(0)
     while tile < S // OWN * H * B:
         block, head, row = place(tile, S, H)
-        m0 = queries(block, S)
+        m0 = first_query(block, S)
         token = row * S
         first = first_key(starts_ptr + token, m0, BN, DOCUMENTS)
         mbarrier.wait(own_empty, own_phase)
@@ -115,9 +116,7 @@ def _producer(
             stage, phase = following(stage, phase, STAGES)
         own_phase ^= 1
         tile = take(taken_ptr) + gl.num_programs(0)
-    mbarrier.wait(own_empty, own_phase)
-    announce(tile_s.index(HEAD), -1)
-    mbarrier.arrive(own_full, count=1)
+    announce_end(tile_s, own_full, own_empty, own_phase)
 
 
 @gluon.jit
@@ -186,7 +185,7 @@ def _consumer(
             mbarrier.arrive(empty.index(before), count=1)
             ds = upcoming
         token = heard(tile_s.index(ROW)) + m0
-        upcoming = heard(tile_s.index(PHASE))
+        next_phase = heard(tile_s.index(PHASE))
         # All scores are made: other queries may come.
         mbarrier.arrive(own_empty, count=1)
         dqn = warpgroup_mma(gl.convert_layout(ds, left(NOPE)), kn_s.index(stage), dqn, is_async=True)
@@ -197,6 +196,6 @@ def _consumer(
         # Scores are in base 2, their gradients are not.
         store_halves(dqn_desc, (dqn * (scale * LN_2)).to(dtype), dq_s.index(wg), token, head * NOPE)
         store(dqr_desc, (dqr * (scale * LN_2)).to(dtype), dq_s.index(wg), token, head * ROPE)
-        mbarrier.wait(own_full, upcoming)
+        mbarrier.wait(own_full, next_phase)
         head = heard(tile_s.index(HEAD))
     tma.store_wait(0)

@@ -21,7 +21,7 @@ from ..quantize.numbers_gluon import finite, power_of_two_scale
 NOPE, ROPE, VALUE = gl.constexpr(128), gl.constexpr(64), gl.constexpr(128)
 """Features of a head: its own of queries and keys, rotated ones, and of values."""
 OWN, HALF = gl.constexpr(128), gl.constexpr(64)
-"""Rows of a program and of a warpgroup."""
+"""Rows of a tile and of a warpgroup."""
 LN_2 = gl.constexpr(0.6931471805599453)
 ROW, FIRST, HEAD, PHASE, STATISTICS, MET = (gl.constexpr(i) for i in range(6))
 """What the producer notes of a tile: the token where its row of the batch begins; its first token in that
@@ -61,9 +61,17 @@ def notes():
 
 @gluon.jit
 def announce_tile(slots, numbers):
-    """Tell the consumers of a tile."""
+    """Tell the consumers of a tile, ROW, FIRST and so on, as far as they need it."""
     for i in gl.static_range(len(numbers)):
         announce(slots.index(i), numbers[i])
+
+
+@gluon.jit
+def announce_end(slots, full, empty, phase):
+    """Tell them that no tile is left, once they have done with the last one's rows."""
+    mbarrier.wait(empty, phase)
+    announce(slots.index(HEAD), -1)
+    mbarrier.arrive(full, count=1)
 
 
 @gluon.jit
@@ -97,20 +105,20 @@ def place(tile, S, H):
 
 
 @gluon.jit
-def queries(block, S):
-    """The first query of a block: the last ones of a row see most keys, so they go first."""
+def first_query(block, S):
+    """Of a tile: the last queries of a row see most keys, so they go first."""
     return S - OWN - block * OWN
 
 
 @gluon.jit
 def first_key(starts_ptr, m0, BN: gl.constexpr, DOCUMENTS: gl.constexpr):
-    """The first key, a multiple of BN, that any query of a block sees.
+    """The first key, a multiple of BN, that any query of a tile sees.
 
     Whatever the tables hold, there is a block of keys to wait for.
     """
     first = 0
     if DOCUMENTS:
-        first = gl.minimum(gl.load(starts_ptr + m0) // BN * BN, m0)
+        first = gl.maximum(gl.minimum(gl.load(starts_ptr + m0) // BN * BN, m0), 0)
     return first
 
 
@@ -136,19 +144,19 @@ def within(x, first, low, high, outside):
     eight = 8 * gl.arange(0, x.shape[1] // 8, gl.SliceLayout(0, gl.SliceLayout(2, EIGHTS)))
     eight = gl.expand_dims(gl.expand_dims(eight, 0), 2)
     if low is not None:
-        by_eights = gl.where(eight >= _left_for_two(low, first, EIGHTS), by_eights, outside)
+        by_eights = gl.where(eight >= _rest_for_two(low, first, EIGHTS), by_eights, outside)
     if high is not None:
-        by_eights = gl.where(eight <= _left_for_two(high, first, EIGHTS), by_eights, outside)
+        by_eights = gl.where(eight <= _rest_for_two(high, first, EIGHTS), by_eights, outside)
     return gl.convert_layout(gl.reshape(by_eights, x.shape), x.type.layout, assert_trivial=True)
 
 
 @gluon.jit
-def _left_for_two(column, first, EIGHTS: gl.constexpr):
+def _rest_for_two(column, first, EIGHTS: gl.constexpr):
     column = gl.convert_layout(column, gl.SliceLayout(1, gl.SliceLayout(2, EIGHTS)), assert_trivial=True)
     k = first + gl.arange(0, 8, gl.SliceLayout(0, gl.SliceLayout(1, EIGHTS)))
-    left = gl.expand_dims(gl.expand_dims(column, 1), 2) - gl.expand_dims(gl.expand_dims(k, 0), 1)
+    rest = gl.expand_dims(gl.expand_dims(column, 1), 2) - gl.expand_dims(gl.expand_dims(k, 0), 1)
     # Or the compiler would add k to each multiple of eight.
-    return gl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [left], gl.int32, is_pure=True, pack=1)
+    return gl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [rest], gl.int32, is_pure=True, pack=1)
 
 
 @gluon.jit

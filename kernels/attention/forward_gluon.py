@@ -16,7 +16,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
 
 from ..gemm.sums_gluon import following
-from ..gemm.tiles_gluon import announce, heard, take
+from ..gemm.tiles_gluon import heard, take
 from .blocks_gluon import (
     FIRST,
     HALF,
@@ -30,15 +30,16 @@ from .blocks_gluon import (
     STATISTICS,
     VALUE,
     accumulator,
+    announce_end,
     announce_tile,
     barriers,
     first_key,
+    first_query,
     is_cut,
     left,
     load,
     notes,
     place,
-    queries,
     seen,
     store_halves,
     store_quantized,
@@ -46,7 +47,8 @@ from .blocks_gluon import (
 )
 
 
-@gluon.jit
+# Sizes that are sometimes 1 or a multiple of 16, which would make other kernels.
+@gluon.jit(do_not_specialize=("H", "B"))
 def latent_attention_forward(
     qn_desc, qr_desc, kn_desc, kr_desc, v_desc, o_desc, data_desc, lse_ptr, scale_ptr, starts_ptr, taken_ptr,
     S, H, B, scale, qn_head_stride, qr_head_stride, kv_head_stride, scale_stride,
@@ -107,7 +109,7 @@ def _producer(
     tile = gl.program_id(0)
     while tile < S // OWN * H * B:
         block, head, row = place(tile, S, H)
-        m0 = queries(block, S)
+        m0 = first_query(block, S)
         token = row * S
         first = first_key(starts_ptr + token, m0, BN, DOCUMENTS)
         mbarrier.wait(q_empty, q_phase)
@@ -127,9 +129,7 @@ def _producer(
             stage, phase = following(stage, phase, STAGES)
         q_phase ^= 1
         tile = take(taken_ptr) + gl.num_programs(0)
-    mbarrier.wait(q_empty, q_phase)
-    announce(tile_s.index(HEAD), -1)
-    mbarrier.arrive(q_full, count=1)
+    announce_end(tile_s, q_full, q_empty, q_phase)
 
 
 @gluon.jit
@@ -206,7 +206,7 @@ def _consumer(
             p = gl.convert_layout(to_16_bits(upcoming, dtype), left(VALUE))
         token = heard(tile_s.index(ROW)) + m0
         statistics = heard(tile_s.index(STATISTICS)) + m0
-        upcoming = heard(tile_s.index(PHASE))
+        next_phase = heard(tile_s.index(PHASE))
         # All scores are made: other queries may come.
         mbarrier.arrive(q_empty, count=1)
         mbarrier.wait(v_full.index(stage), phase)
@@ -221,6 +221,6 @@ def _consumer(
         if QUANTIZE:
             scales = scale_ptr + head.to(gl.int64) * scale_stride
             store_quantized(data_desc, scales, o, o_s.index(wg), token, head * VALUE)
-        mbarrier.wait(q_full, upcoming)
+        mbarrier.wait(q_full, next_phase)
         head = heard(tile_s.index(HEAD))
     tma.store_wait(0)

@@ -19,7 +19,7 @@ from .latent_triton import LOG2_E, softmax_deltas
 FORWARD = {"BN": 128, "STAGES": 2}
 KEYS = {"BM": 64, "STAGES": 2}
 QUERIES = {"BN": 64, "STAGES": 3}
-"""Keys, or queries, that a program meets at a time, and blocks of them under way or in use."""
+"""Keys, or queries, that a tile meets at a time, and blocks of them under way or in use."""
 REGISTERS = 240
 """Of each thread of the consumers."""
 _NOPE, _ROPE, _VALUE, _OWN, _HALF = (constant.value for constant in (NOPE, ROPE, VALUE, OWN, HALF))
@@ -102,7 +102,7 @@ def _programs(b: int, s: int, h: int, device: torch.device) -> tuple[int]:
 
 
 def _counters(n: int, device: torch.device) -> tuple[Tensor, ...]:
-    """Where tiles are counted, from zero; each begins where a launch of its own might."""
+    """Where tiles are counted, from zero: 16 bytes apart, or launches would take them for other pointers."""
     return torch.zeros(n, 4, dtype=torch.int32, device=device).unbind()
 
 

@@ -1,4 +1,4 @@
-"""Which tile comes next, and how consumers hear of it: device code of the Hopper kernel."""
+"""Which tile comes next, and how consumers hear of it: device code of Hopper kernels whose programs stay."""
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 # Device code: a kernel's arguments have no Python types.
@@ -10,12 +10,17 @@ from triton.experimental.gluon import language as gl
 
 
 @gluon.jit
+def anew(x):
+    """``x`` as a number that the compiler does not know: what follows from it is computed here, where else it
+    would be at the start, and kept, and spill.
+    """
+    return gl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], dtype=gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
 def _here(x, PROBLEMS: gl.constexpr):
-    """``x``; of several problems pinned, as what follows from it would be computed for all at the start, and
-    spill."""
-    if PROBLEMS > 1:
-        x = gl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], dtype=gl.int32, is_pure=False, pack=1)
-    return x
+    """``x``, anew if it is one of several problems'."""
+    return anew(x) if PROBLEMS > 1 else x
 
 
 @gluon.jit
@@ -106,7 +111,10 @@ def place(
 
 @gluon.jit
 def take(taken_ptr):
-    """How many tiles others have taken before this one; one lane of the producer counts, all learn of it."""
+    """How many tiles others have taken before this one; one lane of the producer counts, all learn of it.
+
+    ``taken`` begins as 0, or what the other lanes have in it would live on from tile to tile.
+    """
     return gl.inline_asm_elementwise(
         """{
         .reg .pred elected;
@@ -125,9 +133,9 @@ def take(taken_ptr):
 
 
 @gluon.jit
-def announce(slot, tile):
-    """Tell the consumers which tile comes after the one that this stage belongs to."""
-    slot.store(gl.full([1], tile, gl.int32, gl.BlockedLayout([1], [32], [1], [0])))
+def announce(slot, number):
+    """Leave a number for the consumers, before the barrier that they wait for is told of it."""
+    slot.store(gl.full([1], number, gl.int32, gl.BlockedLayout([1], [32], [1], [0])))
 
 
 @gluon.jit

@@ -95,7 +95,7 @@ KERNELS = [
     (
         embedding_triton,
         "_embedding_gradient",
-        {"BT": 16, "BD": 256},
+        dict(zip(("BT", "BD"), embedding_triton.GRADIENT_TILE, strict=True)),
         {"tokens": "i64", "order": "i64", "grad": BF16},
         4,
     ),

@@ -65,15 +65,70 @@ def test_latent_attention_takes_any_scale(scale: float) -> None:
     compare(lambda *t: latent_attention(*t, scale), *latent_case(256), bound=1e-2)
 
 
-@pytest.mark.parametrize("value", [0, 2**31 - 1])
+@pytest.mark.parametrize("backend", ["gluon"])
+@pytest.mark.parametrize("value", [-(2**31), -1, 0, 513, 2**31 - 1])
 @pytest.mark.usefixtures("needs_the_backend")
-def test_latent_attention_ends_whatever_tables_hold(value: int) -> None:
+def test_latent_attention_ends_whatever_tables_hold(value: int, backend: str) -> None:
     found = find_documents(ragged_ids(512))
     wrong = torch.full_like(found.starts, value)
     leaves = [t.detach().requires_grad_() for t in latent_case(512)]
-    bounds = dataclasses.replace(found, starts=wrong.clamp_max(511), ends=wrong.clamp_max(512))
-    latent_attention(*leaves, 0.1, bounds).sum().backward()
+    with registry.override("latent_attention", backend):
+        bounds = dataclasses.replace(found, starts=wrong, ends=wrong)
+        latent_attention(*leaves, 0.1, bounds).sum().backward()
     torch.cuda.synchronize()
+
+
+def results(inputs: tuple[Tensor, ...], documents: bool, quantize: bool) -> list[Tensor]:
+    """All that attention computes, forward and backward."""
+    q, q_rope, kv, k_rope = (t.detach().requires_grad_() for t in inputs)
+    place = [t.requires_grad_() for t in place_of(matrix(kv))] if quantize else []
+    given = States(kv, None, RowQ(*place)) if quantize else kv
+    bounds = find_documents(ragged_ids(kv.shape[1])) if documents else None
+    out = latent_attention(q, q_rope, given, k_rope, 192**-0.5, bounds, quantize=quantize)
+    values = out.values if isinstance(out, States) else out
+    made = [values.detach(), *(out.rows.parts if isinstance(out, States) and out.rows else ())]
+    values.backward(torch.sin(torch.arange(values.numel(), device="cuda")).view_as(values).to(values.dtype))
+    gradients = [t.grad for t in (q, q_rope, k_rope, *(place or (kv,)))]
+    assert all(g is not None for g in gradients)
+    return made + [g for g in gradients if g is not None]
+
+
+@pytest.mark.parametrize("backend", ["gluon"])
+@pytest.mark.parametrize("documents", [False, True])
+@pytest.mark.parametrize("quantize", [False, True])
+@pytest.mark.parametrize("programs", [1, 3, 39])
+@pytest.mark.usefixtures("needs_the_backend")
+def test_any_number_of_programs_computes_the_same(
+    programs: int, quantize: bool, documents: bool, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 40 tiles each takes all, some, or one and one of them two."""
+    inputs = latent_case(640)
+    with registry.override("latent_attention", backend):
+        monkeypatch.setattr(registry, "multiprocessors", lambda _: 40)
+        expected = results(inputs, documents, quantize)
+        monkeypatch.setattr(registry, "multiprocessors", lambda _: programs)
+        found = results(inputs, documents, quantize)
+    for a, b in zip(found, expected, strict=True):
+        assert same_bits(a, b)
+
+
+@pytest.mark.parametrize("backend", ["gluon"])
+@pytest.mark.usefixtures("needs_the_backend")
+def test_a_recorded_graph_counts_tiles_anew(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "multiprocessors", lambda _: 3)
+    inputs = latent_case(640)
+    with registry.override("latent_attention", backend):
+        expected = results(inputs, documents=True, quantize=True)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            found = results(inputs, documents=True, quantize=True)
+    for _ in range(2):
+        for t in found:
+            t.view(torch.uint8).fill_(0xFF)
+        graph.replay()
+        for a, b in zip(found, expected, strict=True):
+            assert same_bits(a, b)
 
 
 @pytest.mark.parametrize("backend", ["gluon", "triton"])
