@@ -32,8 +32,7 @@ _HOPPER: Capability = (9, 0)
 
 _SHARED_MEMORY_KIB = {(8, 0): 163, (8, 7): 163, (9, 0): 227, (10, 0): 227, (10, 3): 227}
 
-# op -> backends in the order of preference, each with the lowest capability it runs on.
-# Gluon kernels are written for Hopper alone: see `_runs`.
+# op -> backends in the order of preference, each with the lowest capability it runs on: see `_runs`.
 _TABLE: dict[str, tuple[tuple[str, Capability], ...]] = {
     "quantize": (("triton", _ADA),),
     "quantize_both": (("gluon", _HOPPER), ("triton", _ADA)),
@@ -59,6 +58,9 @@ _TABLE: dict[str, tuple[tuple[str, Capability], ...]] = {
     "adamw": (("gluon", _HOPPER), ("triton", _ANY)),
     "gradient_norm": (("triton", _ANY),),
 }
+
+_OF_ONE_GENERATION = (("gemm", "torch"), ("wgrad", "torch"))
+"""Beside all Gluon kernels: the library takes scales of 128 elements on Hopper and on nothing later."""
 
 _overrides: dict[str, str] = {}
 
@@ -168,20 +170,23 @@ def override(op: str, backend_name: str) -> Iterator[None]:
             _overrides[op] = before
 
 
-def _runs(name: str, lowest: Capability, found: Capability) -> bool:
-    return found[0] == lowest[0] if name == "gluon" else found >= lowest
+def _is_of_one_generation(op: str, name: str) -> bool:
+    return name == "gluon" or (op, name) in _OF_ONE_GENERATION
+
+
+def _runs(op: str, name: str, lowest: Capability, found: Capability) -> bool:
+    return found[0] == lowest[0] if _is_of_one_generation(op, name) else found >= lowest
 
 
 def _fastest(op: str, found: Capability | None) -> str:
-    return next((name for name, lowest in _TABLE[op] if found and _runs(name, lowest, found)), "reference")
+    return next((name for name, low in _TABLE[op] if found and _runs(op, name, low, found)), "reference")
 
 
 def _check_runs(op: str, name: str, found: Capability | None) -> None:
     lowest = dict(_TABLE[op]).get(name, _ANY)
-    if found and not _runs(name, lowest, found):
-        needed = (
-            f"capability {lowest[0]}.x" if name == "gluon" else "capability {}.{} or more".format(*lowest)
-        )
+    if found and not _runs(op, name, lowest, found):
+        one = _is_of_one_generation(op, name)
+        needed = f"capability {lowest[0]}.x" if one else "capability {}.{} or more".format(*lowest)
         raise ValueError(
             f"{op}: backend {name} needs a GPU of {needed}, this one has {found[0]}.{found[1]}; "
             f"without an override {_fastest(op, found)} would run"

@@ -311,6 +311,8 @@ def test_the_environment_chooses_backends(monkeypatch: pytest.MonkeyPatch) -> No
         ("swiglu_quantize", "triton", (8, 0), "reference"),
         ("grouped_mm", "torch", (8, 0), "reference"),
         ("wgrad", "torch", (8, 9), "triton"),
+        ("wgrad", "torch", (10, 0), "triton"),
+        ("gemm", "torch", (12, 0), "triton"),
     ],
 )
 def test_a_gpu_that_cannot_run_a_kernel_is_told_what_would_run(
@@ -324,6 +326,11 @@ def test_a_gpu_that_cannot_run_a_kernel_is_told_what_would_run(
         registry.backend(op, card)
     with registry.override(op, "reference"):
         assert registry.backend(op, card) == "reference"
+
+
+def test_the_library_multiplies_bfloat16_of_experts_on_later_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "capability", lambda _: (10, 0))
+    assert registry.backend("grouped_mm", torch.device("cuda", 0)) == "torch"
 
 
 @pytest.mark.parametrize("op", ["gemm", "wgrad"])
