@@ -16,11 +16,9 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warp
 from ..gemm.sums_gluon import following
 from ..gemm.tiles_gluon import heard, take
 from .blocks_gluon import (
-    FIRST,
     HALF,
     HEAD,
     LN_2,
-    MET,
     NOPE,
     OWN,
     PHASE,
@@ -30,15 +28,13 @@ from .blocks_gluon import (
     VALUE,
     accumulator,
     announce_end,
-    announce_tile,
+    announce_queries,
     barriers,
-    first_key,
-    first_query,
+    heard_queries,
     is_cut,
     left,
     load,
     notes,
-    place,
     seen,
     store,
     store_halves,
@@ -97,12 +93,9 @@ def _producer(
     own_phase = 1
     tile = gl.program_id(0)
     while tile < S // OWN * H * B:
-        block, head, row = place(tile, S, H)
-        m0 = first_query(block, S)
-        token = row * S
-        first = first_key(starts_ptr + token, m0, BN, DOCUMENTS)
-        mbarrier.wait(own_empty, own_phase)
-        announce_tile(tile_s, (token, m0, head, own_phase, (row * H + head) * S, first))
+        token, m0, head, first = announce_queries(
+            tile, starts_ptr, S, H, tile_s, own_empty, own_phase, BN, DOCUMENTS
+        )
         mbarrier.expect(own_full, OWN * (NOPE + ROPE + VALUE) * 2)
         of_queries = (head * qn_head_stride, head * qr_head_stride, head * VALUE)
         for wg in gl.static_range(2):
@@ -157,10 +150,7 @@ def _consumer(
     mbarrier.wait(own_full, 0)
     head = heard(tile_s.index(HEAD))
     while head >= 0:
-        end = heard(tile_s.index(FIRST)) + OWN
-        m0 = end - OWN + wg * HALF
-        first = heard(tile_s.index(MET)) if DOCUMENTS else 0
-        starts = starts_ptr + heard(tile_s.index(ROW))
+        m0, first, end, starts = heard_queries(wg, tile_s, starts_ptr, DOCUMENTS)
         at = heard(tile_s.index(STATISTICS)) + m0 + gl.arange(0, HALF, of_rows)
         lse = gl.load(lse_ptr + at)
         delta = gl.expand_dims(gl.load(delta_ptr + at), 1)

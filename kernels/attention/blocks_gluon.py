@@ -15,7 +15,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
 
-from ..gemm.tiles_gluon import announce
+from ..gemm.tiles_gluon import announce, heard
 from ..quantize.numbers_gluon import finite, power_of_two_scale
 
 NOPE, ROPE, VALUE = gl.constexpr(128), gl.constexpr(64), gl.constexpr(128)
@@ -44,7 +44,10 @@ def left(columns):
 
 @gluon.jit
 def barriers(STAGES: gl.constexpr):
-    """Of a ring: full, which the producer's copies make a stage, and empty, which both consumers do."""
+    """Of a ring: full, which the producer's copies make a stage, and empty, which both consumers do.
+
+    A tile's own rows are a ring of one stage.
+    """
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     for stage in gl.static_range(STAGES):
@@ -105,21 +108,30 @@ def place(tile, S, H):
 
 
 @gluon.jit
-def first_query(block, S):
-    """Of a tile: the last queries of a row see most keys, so they go first."""
-    return S - OWN - block * OWN
+def announce_queries(tile, starts_ptr, S, H, slots, empty, phase, BN: gl.constexpr, DOCUMENTS: gl.constexpr):
+    """Note a tile of queries, once the rows of the one before are done with; its ROW, FIRST, HEAD and MET.
+
+    MET is the first key, a multiple of BN, that any of its queries sees.
+    """
+    block, head, row = place(tile, S, H)
+    # The last queries of a row see most keys, so they go first.
+    m0 = S - OWN - block * OWN
+    token = row * S
+    first = 0
+    if DOCUMENTS:
+        # Whatever the tables hold, there is a block of keys to wait for.
+        first = gl.maximum(gl.minimum(gl.load(starts_ptr + token + m0) // BN * BN, m0), 0)
+    mbarrier.wait(empty, phase)
+    announce_tile(slots, (token, m0, head, phase, (row * H + head) * S, first))
+    return token, m0, head, first
 
 
 @gluon.jit
-def first_key(starts_ptr, m0, BN: gl.constexpr, DOCUMENTS: gl.constexpr):
-    """The first key, a multiple of BN, that any query of a tile sees.
-
-    Whatever the tables hold, there is a block of keys to wait for.
-    """
-    first = 0
-    if DOCUMENTS:
-        first = gl.maximum(gl.minimum(gl.load(starts_ptr + m0) // BN * BN, m0), 0)
-    return first
+def heard_queries(wg: gl.constexpr, slots, starts_ptr, DOCUMENTS: gl.constexpr):
+    """A warpgroup's first query; the first key that it meets, and the one after the last; its row's table."""
+    end = heard(slots.index(FIRST)) + OWN
+    first = heard(slots.index(MET)) if DOCUMENTS else 0
+    return end - OWN + wg * HALF, first, end, starts_ptr + heard(slots.index(ROW))
 
 
 @gluon.jit

@@ -18,10 +18,8 @@ from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warp
 from ..gemm.sums_gluon import following
 from ..gemm.tiles_gluon import heard, take
 from .blocks_gluon import (
-    FIRST,
     HALF,
     HEAD,
-    MET,
     NOPE,
     OWN,
     PHASE,
@@ -31,15 +29,13 @@ from .blocks_gluon import (
     VALUE,
     accumulator,
     announce_end,
-    announce_tile,
+    announce_queries,
     barriers,
-    first_key,
-    first_query,
+    heard_queries,
     is_cut,
     left,
     load,
     notes,
-    place,
     seen,
     store_halves,
     store_quantized,
@@ -108,12 +104,9 @@ def _producer(
     q_phase = 1
     tile = gl.program_id(0)
     while tile < S // OWN * H * B:
-        block, head, row = place(tile, S, H)
-        m0 = first_query(block, S)
-        token = row * S
-        first = first_key(starts_ptr + token, m0, BN, DOCUMENTS)
-        mbarrier.wait(q_empty, q_phase)
-        announce_tile(tile_s, (token, m0, head, q_phase, (row * H + head) * S, first))
+        token, m0, head, first = announce_queries(
+            tile, starts_ptr, S, H, tile_s, q_empty, q_phase, BN, DOCUMENTS
+        )
         mbarrier.expect(q_full, OWN * (NOPE + ROPE) * 2)
         of_queries = (head * qn_head_stride, head * qr_head_stride)
         for wg in gl.static_range(2):
@@ -174,10 +167,7 @@ def _consumer(
     mbarrier.wait(q_full, 0)
     head = heard(tile_s.index(HEAD))
     while head >= 0:
-        end = heard(tile_s.index(FIRST)) + OWN
-        m0 = end - OWN + wg * HALF
-        first = heard(tile_s.index(MET)) if DOCUMENTS else 0
-        starts = starts_ptr + heard(tile_s.index(ROW))
+        m0, first, end, starts = heard_queries(wg, tile_s, starts_ptr, DOCUMENTS)
         acc = gl.zeros([HALF, VALUE], gl.float32, accumulator(VALUE))
         largest = gl.full([HALF], float("-inf"), gl.float32, of_rows)
         total = gl.zeros([HALF], gl.float32, of_rows)

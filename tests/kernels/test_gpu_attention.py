@@ -85,8 +85,9 @@ def results(inputs: tuple[Tensor, ...], documents: bool, quantize: bool) -> list
     given = States(kv, None, RowQ(*place)) if quantize else kv
     bounds = find_documents(ragged_ids(kv.shape[1])) if documents else None
     out = latent_attention(q, q_rope, given, k_rope, 192**-0.5, bounds, quantize=quantize)
-    values = out.values if isinstance(out, States) else out
-    made = [values.detach(), *(out.rows.parts if isinstance(out, States) and out.rows else ())]
+    values, rows = (out.values, out.rows) if isinstance(out, States) else (out, None)
+    assert (rows is not None) == quantize
+    made = [values.detach(), *(rows.parts if rows else ())]
     values.backward(torch.sin(torch.arange(values.numel(), device="cuda")).view_as(values).to(values.dtype))
     gradients = [t.grad for t in (q, q_rope, k_rope, *(place or (kv,)))]
     assert all(g is not None for g in gradients)
