@@ -41,7 +41,9 @@ def norm(rows: int, columns: int) -> Case:
     x, w = randn(rows, columns), torch.ones(columns)
     call = partial(rms_norm, x, w, _EPS)
     peer = compiled(partial(fast(_plain_norm), x, w.bfloat16()))
-    return moving(4.0 * x.numel(), 4.0 * x.numel(), "norm", call, call, ROUNDED_GATE, peer)
+    return moving(
+        4.0 * x.numel(), 4.0 * x.numel(), "norm", call, call, ROUNDED_GATE, peer, backends=_BACKENDS
+    )
 
 
 def sum_and_norm(rows: int, columns: int) -> Case:

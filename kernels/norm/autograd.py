@@ -103,8 +103,9 @@ def _add_rms_norm(
     if rows.numel():
         delta = None if delta is None else _matrix(delta)
         due = [t.contiguous() for t in due]
-        # Where nothing is quantised, memory limits both, and programs of the plain kernel end sooner.
-        if quantize and _in_words(rows, delta, *due[:1]):
+        is_sum = delta is not None or len(due) > 0
+        # Where a sum is only normed, memory limits both, and programs of the plain kernel end sooner.
+        if (quantize or not is_sum) and _in_words(rows, delta, *due[:1]):
             from .forward_gluon import forward
 
             forward(rows, delta, due, w, eps, out)

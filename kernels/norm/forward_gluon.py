@@ -1,6 +1,7 @@
-"""RMSNorm's forward kernel that quantises, for Hopper in Gluon: ``norm_triton``'s in half the instructions.
+"""RMSNorm's forward kernel for Hopper in Gluon: ``norm_triton``'s in half the instructions.
 
-Where one warp can hold a row, no warp waits for another but to store scales.
+Where one warp can hold a row, no warp waits for another but to store scales, and it has the registers to read
+its next row while it works on one.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, assignment, var-annotated"
@@ -9,6 +10,7 @@ Where one warp can hold a row, no warp waits for another but to store scales.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import triton
@@ -16,6 +18,7 @@ from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
+from .. import registry
 from ..quantize.words_gluon import high, low, pair, product, total
 from .rows_gluon import (
     WARP_COLUMNS,
@@ -30,8 +33,6 @@ from .rows_gluon import (
 )
 
 WARPS = 4
-WARP_ROWS = 2
-"""Rows that a warp has at once, of the same columns: it reads the weight once for both."""
 CHUNKS = 5
 """Of a row in a warp, while there are more warps to share it: registers are scarce."""
 
@@ -59,27 +60,36 @@ def _choices(p_ptr, pos_ptr, m, M, CHOICES: gl.constexpr):
 
 
 @gluon.jit
-def rms_norm_kernel(
-    x_ptr, delta_ptr, rows_ptr, p_ptr, pos_ptr, w_ptr, sum_ptr, y_ptr, r_ptr, q_ptr, s_ptr,
-    M, Q, x_stride, s_stride, eps,
-    ADD: gl.constexpr, CHOICES: gl.constexpr, KEEP: gl.constexpr,
-    ROWS: gl.constexpr, ACROSS: gl.constexpr, CHUNKS: gl.constexpr, EVEN: gl.constexpr,
+def _fetch(
+    x_ptr, delta_ptr, first, column, M, Q, x_stride,
+    ADD: gl.constexpr, ROWS: gl.constexpr, ACROSS: gl.constexpr, CHUNKS: gl.constexpr, EVEN: gl.constexpr,
 ):  # fmt: skip
-    """As ``norm_triton._rms_norm_forward``. A row has Q elements of four columns."""
+    """Rows from ``first`` on, and those of delta if ADD; of the last row again what lies beyond it."""
     QUADS: gl.constexpr = quads_layout(ROWS, ACROSS, gl.num_warps())
-    first = gl.program_id(0).to(gl.int64) * ROWS
     m = first + gl.arange(0, ROWS, gl.SliceLayout(1, gl.SliceLayout(2, QUADS)))
-    row = over_columns(m)
-    read = gl.minimum(row, M - 1)  # reads then need no mask where a row is whole chunks
-    column = columns_of(ROWS, ACROSS)
+    row = gl.minimum(over_columns(m), M - 1)  # reads then need no mask where a row is whole chunks
     xs = ()
     deltas = ()
     for i in gl.static_range(CHUNKS):
         k = column + i * ACROSS * 64
         inside = None if EVEN else k < Q
-        xs += (load(x_ptr, read * x_stride + k, inside),)
+        xs += (load(x_ptr, row * x_stride + k, inside),)
         if ADD:
-            deltas += (load(delta_ptr, read * Q + k, inside),)
+            deltas += (load(delta_ptr, row * Q + k, inside),)
+    return xs, deltas
+
+
+@gluon.jit
+def _normalize(
+    xs, deltas, ws, rows_ptr, p_ptr, pos_ptr, w_ptr, sum_ptr, y_ptr, r_ptr, q_ptr, s_ptr,
+    first, column, M, Q, s_stride, eps,
+    ADD: gl.constexpr, CHOICES: gl.constexpr, KEEP: gl.constexpr, QUANTIZE: gl.constexpr,
+    ROWS: gl.constexpr, ACROSS: gl.constexpr, CHUNKS: gl.constexpr, EVEN: gl.constexpr,
+):  # fmt: skip
+    """Work on the rows from ``first`` on, which have come, and store all that comes of them."""
+    QUADS: gl.constexpr = quads_layout(ROWS, ACROSS, gl.num_warps())
+    m = first + gl.arange(0, ROWS, gl.SliceLayout(1, gl.SliceLayout(2, QUADS)))
+    row = over_columns(m)
     chosen = _choices(p_ptr, pos_ptr, m, M, CHOICES)
     squares = gl.zeros([ROWS, 2 * ACROSS, 32], gl.float32, QUADS)
     sums = ()
@@ -103,37 +113,102 @@ def rms_norm_kernel(
     ys = ()
     for i in gl.static_range(CHUNKS):
         x = sums[i]
-        w = load_weight(w_ptr, i, Q * 4, ROWS, ACROSS, EVEN)
+        w = ws[i] if CHOICES == 0 else load_weight(w_ptr, i, Q * 4, ROWS, ACROSS, EVEN)
         y = pair(low(x[0]) * r, high(x[0]) * r), pair(low(x[1]) * r, high(x[1]) * r)
         y = product(y[0], w[0]), product(y[1], w[1])
         k = column + i * ACROSS * 64
         if KEEP:
             store(y_ptr, row * Q + k, y, (row < M) & (k < Q))
         ys += (y,)
-    store_quantized(q_ptr, s_ptr, ys, first, M, Q, s_stride, ROWS, ACROSS)
+    if QUANTIZE:
+        store_quantized(q_ptr, s_ptr, ys, first, M, Q, s_stride, ROWS, ACROSS)
 
 
-def tile_for(size: int) -> Tile:
-    """As few warps a row as can hold it."""
+@gluon.jit
+def rms_norm_kernel(
+    x_ptr, delta_ptr, rows_ptr, p_ptr, pos_ptr, w_ptr, sum_ptr, y_ptr, r_ptr, q_ptr, s_ptr,
+    M, Q, x_stride, s_stride, K, eps,
+    ADD: gl.constexpr, CHOICES: gl.constexpr, KEEP: gl.constexpr, QUANTIZE: gl.constexpr, STAY: gl.constexpr,
+    ROWS: gl.constexpr, ACROSS: gl.constexpr, CHUNKS: gl.constexpr, EVEN: gl.constexpr,
+):  # fmt: skip
+    """As ``norm_triton._rms_norm_forward``, of K tiles of rows of Q elements of four columns.
+
+    A program has one tile, or if it may STAY takes one after another and reads the next ahead. It has the
+    weight from the start, but for sums of CHOICES, which need the registers.
+    """
+    column = columns_of(ROWS, ACROSS)
+    first = gl.program_id(0).to(gl.int64) * ROWS
+    # fmt: off
+    xs, deltas = _fetch(x_ptr, delta_ptr, first, column, M, Q, x_stride, ADD, ROWS, ACROSS, CHUNKS, EVEN)
+    ws = ()
+    if CHOICES == 0:
+        for i in gl.static_range(CHUNKS):
+            ws += (load_weight(w_ptr, i, Q * 4, ROWS, ACROSS, EVEN),)
+    if STAY:
+        step = gl.num_programs(0).to(gl.int64) * ROWS
+        for _ in range(gl.program_id(0), K, gl.num_programs(0)):
+            upcoming = _fetch(x_ptr, delta_ptr, first + step, column, M, Q, x_stride,
+                              ADD, ROWS, ACROSS, CHUNKS, EVEN)
+            _normalize(xs, deltas, ws, rows_ptr, p_ptr, pos_ptr, w_ptr, sum_ptr, y_ptr, r_ptr, q_ptr, s_ptr,
+                       first, column, M, Q, s_stride, eps,
+                       ADD, CHOICES, KEEP, QUANTIZE, ROWS, ACROSS, CHUNKS, EVEN)
+            xs, deltas = upcoming
+            first += step
+    else:
+        _normalize(xs, deltas, ws, rows_ptr, p_ptr, pos_ptr, w_ptr, sum_ptr, y_ptr, r_ptr, q_ptr, s_ptr,
+                   first, column, M, Q, s_stride, eps,
+                   ADD, CHOICES, KEEP, QUANTIZE, ROWS, ACROSS, CHUNKS, EVEN)
+    # fmt: on
+
+
+class Plan(NamedTuple):
+    """A program's tile, and whether it stays and takes more."""
+
+    tile: Tile
+    registers: int | None
+    """A thread's at most, of programs that stay; None: each has one tile."""
+
+    def resident(self) -> int | None:
+        """Programs that stay, for each multiprocessor: with fewer too little is under way."""
+        return None if self.registers is None else 65536 // (32 * WARPS * self.registers)
+
+
+def plan_for(size: int, is_sum: bool, combined: bool, keep: bool, quantize: bool) -> Plan:
+    """As few warps a row as can hold it, and of a warp one row, or two of the same columns.
+
+    Whichever was faster: bench/LOG.md, "Norms that read ahead".
+    """
     across = min(WARPS, triton.next_power_of_2(triton.cdiv(size, CHUNKS * WARP_COLUMNS)))
-    return Tile(WARP_ROWS * WARPS // across, across, triton.cdiv(size, across * WARP_COLUMNS))
+    stays = not combined and (across == 1 or (across == 2 and quantize and not is_sum))
+    # A warp that holds little of a wide row has too little under way with one.
+    warp_rows = 2 if combined or (across == WARPS and quantize and not is_sum) else 1
+    tile = Tile(warp_rows * WARPS // across, across, triton.cdiv(size, across * WARP_COLUMNS))
+    if not stays:
+        return Plan(tile, None)
+    if tile.CHUNKS <= 2:
+        return Plan(tile, 80 if is_sum else 64)
+    return Plan(tile, 168 if is_sum else 128 if keep else 96)
 
 
 def forward(
     rows: Tensor, delta: Tensor | None, due: Sequence[Tensor], w: Tensor, eps: float, out: Sequence[Tensor]
 ) -> None:
-    """See ``norm_triton.forward``; of operands that ``rows_gluon.fits``, and always quantised."""
+    """See ``norm_triton.forward``; of operands that ``rows_gluon.fits``."""
     y, r, added, data, scale = out
     chosen, p, position = due or (rows, r, r)
-    tile = tile_for(rows.shape[1])
+    quantize, words = data.numel() > 0, data.view(torch.int32) if data.numel() else data
+    plan = plan_for(rows.shape[1], added.numel() > 0, len(due) > 0, y.numel() > 0, quantize)
     # Scales are written beyond the last row too.
-    rms_norm_kernel[(triton.cdiv(scale.shape[1], tile.ROWS),)](
+    tiles = triton.cdiv(max(rows.shape[0], scale.shape[1]), plan.tile.ROWS)
+    resident = plan.resident()
+    programs = tiles if resident is None else min(tiles, registry.multiprocessors(rows.device) * resident)
+    rms_norm_kernel[(programs,)](
         *(_quads_of(x) for x in (rows, rows if delta is None else delta, chosen)),
-        p, position, w, _quads_of(added), _quads_of(y), r, data.view(torch.int32), scale,
-        rows.shape[0], rows.shape[1] // 4, rows.stride(0) // 4, scale.shape[1], eps,
-        ADD=delta is not None, CHOICES=position.shape[1] if due else 0, KEEP=y.numel() > 0,
-        **tile._asdict(), EVEN=tile.is_even(rows.shape[1]),
-        num_warps=WARPS,
+        p, position, w, _quads_of(added), _quads_of(y), r, words, scale,
+        rows.shape[0], rows.shape[1] // 4, rows.stride(0) // 4, scale.shape[1], tiles, eps,
+        ADD=delta is not None, CHOICES=position.shape[1] if due else 0, KEEP=y.numel() > 0, QUANTIZE=quantize,
+        STAY=resident is not None, **plan.tile._asdict(), EVEN=plan.tile.is_even(rows.shape[1]),
+        num_warps=WARPS, maxnreg=plan.registers,
     )  # fmt: skip
 
 

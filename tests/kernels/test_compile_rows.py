@@ -20,7 +20,7 @@ from penstock.kernels.norm import backward_gluon, forward_gluon, rows_gluon  # n
 from penstock.kernels.quantize import both_gluon, transpose_gluon  # noqa: E402
 from penstock.kernels.swiglu import quantized_gluon  # noqa: E402
 
-SIZES = [100, 512, 1280, 2048, 5120, rows_gluon.MOST_COLUMNS - 4, rows_gluon.MOST_COLUMNS]
+SIZES = [100, 512, 900, 1280, 1536, 2048, 5120, rows_gluon.MOST_COLUMNS - 4, rows_gluon.MOST_COLUMNS]
 """Of rows that norms handle: in chunks of which all are full, and in others."""
 TILE = f"tensordesc<fp8e4nv[128, 128],{transpose_gluon.TILE!r}>"
 
@@ -84,15 +84,22 @@ def test_adamw_quantize(gradient: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(("keep", "choices"), [(True, 0), (False, 0), (False, 6)])
-@pytest.mark.parametrize("add", [False, True])
-def test_rms_norm(add: bool, keep: bool, choices: int, size: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("add", "choices", "keep", "quantize"),
+    [
+        (False, 0, True, False),
+        *((add, 0, keep, True) for add in (False, True) for keep in (False, True)),
+        *((add, 6, False, True) for add in (False, True)),
+    ],
+)
+def test_rms_norm(add: bool, choices: int, keep: bool, quantize: bool, size: int, tmp_path: Path) -> None:
     pointers = dict.fromkeys(("x", "delta", "rows", "sum", "y"), "i64") | {"pos": "i32", "q": "i32"}
-    constants = {"ADD": add, "CHOICES": choices, "KEEP": keep}
-    tile = forward_gluon.tile_for(size)
-    constants |= tile._asdict() | {"EVEN": tile.is_even(size)}
-    kernel, options = forward_gluon.rms_norm_kernel, {"num_warps": forward_gluon.WARPS}
-    assert has_room(2, shared_memory(kernel, pointers, constants, tmp_path, **options))
+    plan = forward_gluon.plan_for(size, add or choices > 0, choices > 0, keep, quantize)
+    constants = {"ADD": add, "CHOICES": choices, "KEEP": keep, "QUANTIZE": quantize}
+    constants |= {"STAY": plan.registers is not None, "EVEN": plan.tile.is_even(size)} | plan.tile._asdict()
+    options = {"num_warps": forward_gluon.WARPS, "maxnreg": plan.registers}
+    shared = shared_memory(forward_gluon.rms_norm_kernel, pointers, constants, tmp_path, **options)
+    assert has_room(plan.resident() or 2, shared)
 
 
 @pytest.mark.parametrize("size", SIZES)

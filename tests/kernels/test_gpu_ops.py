@@ -24,7 +24,8 @@ pytestmark = pytest.mark.gpu
 
 @pytest.mark.parametrize("size", [64, 1280, 2048, 7168, 100])
 def test_rms_norm(size: int) -> None:
-    compare(lambda x, w: rms_norm(x, w, 1e-6), randn(300, size), randn(size, dtype=torch.float32))
+    for rows in (300, 5000):
+        compare(lambda x, w: rms_norm(x, w, 1e-6), randn(rows, size), randn(size, dtype=torch.float32))
 
 
 @pytest.mark.parametrize("size", [64, 512, 1280, 7168, 100])

@@ -42,7 +42,7 @@ def assert_rows_of(found: RowQ | None, values: Tensor) -> None:
     assert same_bits(found.scale, expected.scale)
 
 
-@pytest.mark.parametrize("size", [64, 512, 1280, 7168, 100])
+@pytest.mark.parametrize("size", [64, 512, 1280, 2048, 7168, 100])
 @pytest.mark.parametrize("rows", [1, 3, 5000])
 def test_add_rms_norm_quantize(rows: int, size: int) -> None:
     x, delta, w = randn(rows, size), randn(rows, size), randn(size, dtype=torch.float32)
@@ -57,6 +57,23 @@ def test_add_rms_norm_quantize(rows: int, size: int) -> None:
         total, states = add_rms_norm_quantize(x, added, w, 1e-6, keep=False)
         assert same_bits(total, plain[0])
         assert_rows_of(states.rows, kept.values)
+
+
+@pytest.mark.parametrize("size", [100, 512, 900, 1280, 1536, 2048])
+@pytest.mark.parametrize(
+    ("added", "keep", "quantize"), [(False, True, False), (False, False, True), (True, True, True)]
+)
+def test_a_norms_programs_may_have_many_tiles(
+    added: bool, keep: bool, quantize: bool, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from penstock.kernels.norm.autograd import _add_rms_norm
+
+    x, w = randn(1003, size), randn(size, dtype=torch.float32)
+    given = (x, randn(1003, size) if added else None, [], w, 1e-6, keep, quantize)
+    expected = _add_rms_norm(*given)
+    monkeypatch.setattr(registry, "multiprocessors", lambda _: 1)
+    for a, b in zip(_add_rms_norm(*given), expected, strict=True):
+        assert same_bits(a, b)
 
 
 def test_gradients_of_a_norm_that_writes_no_values() -> None:
