@@ -27,6 +27,7 @@ from .rows_gluon import (
     load_weight,
     over_columns,
     quads_layout,
+    registers_for,
     store,
     store_quantized,
 )
@@ -147,9 +148,10 @@ def tile_for(size: int) -> Tile:
     return Tile(max(1, 4 // across), across, triton.cdiv(size, across * WARP_COLUMNS))
 
 
-def registers_for(tile: Tile) -> int:
-    """Of a thread, so that twelve or eight warps fill a multiprocessor."""
-    return 168 if tile.CHUNKS < CHUNKS and tile.ROWS * tile.ACROSS == 4 else 248
+def resident_warps(tile: Tile, size: int) -> int:
+    """Of a multiprocessor: as many as spill at most one register."""
+    fit = tile.CHUNKS <= 2 or (tile.CHUNKS == 3 and size % 64 == 0)
+    return 12 if fit and tile.ROWS * tile.ACROSS == 4 else 8
 
 
 def backward(
@@ -159,11 +161,10 @@ def backward(
     """See ``norm_triton.backward``; of operands that ``rows_gluon.fits``."""
     dx, data, scale = out
     tile = tile_for(rows.shape[1])
-    warps, registers = tile.ROWS * tile.ACROSS, registers_for(tile)
+    warps, resident = tile.ROWS * tile.ACROSS, resident_warps(tile, rows.shape[1])
     # Scales are written beyond the last row too.
     tiles = triton.cdiv(max(rows.shape[0], scale.shape[1]), tile.ROWS)
-    resident = 65536 // (32 * registers) // warps
-    programs = min(tiles, registry.multiprocessors(dx.device) * resident)
+    programs = min(tiles, registry.multiprocessors(dx.device) * (resident // warps))
     partial = torch.empty(programs, rows.shape[1], dtype=torch.float32, device=dx.device)
     dsum_, dy_, more_ = (dx if x is None else x.view(torch.int64) for x in (dsum, dy, more))
     rms_norm_backward_kernel[(programs,)](
@@ -173,6 +174,6 @@ def backward(
         ADD=dsum is not None, FIRST=dy is not None, JOIN=more is not None,
         CHOICES=token_pos.shape[1], QUANTIZE=data.numel() > 0,
         **tile._asdict(), EVEN=tile.is_even(rows.shape[1]),
-        num_warps=warps, maxnreg=registers,
+        num_warps=warps, maxnreg=registers_for(resident),
     )  # fmt: skip
     return partial.sum(0)

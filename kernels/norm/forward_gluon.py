@@ -1,7 +1,7 @@
 """RMSNorm's forward kernel for Hopper in Gluon: ``norm_triton``'s in half the instructions.
 
-Where one warp can hold a row, no warp waits for another but to store scales, and it has the registers to read
-its next row while it works on one.
+Where one warp can hold a row, no warp waits for another but to store scales. Programs that have the registers
+stay, and read their next rows before they are done with these.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, assignment, var-annotated"
@@ -28,6 +28,7 @@ from .rows_gluon import (
     load_weight,
     over_columns,
     quads_layout,
+    registers_for,
     store,
     store_quantized,
 )
@@ -60,14 +61,20 @@ def _choices(p_ptr, pos_ptr, m, M, CHOICES: gl.constexpr):
 
 
 @gluon.jit
+def _rows_from(first, ROWS: gl.constexpr, ACROSS: gl.constexpr):
+    """[rows]: the numbers of a tile's rows."""
+    QUADS: gl.constexpr = quads_layout(ROWS, ACROSS, gl.num_warps())
+    return first + gl.arange(0, ROWS, gl.SliceLayout(1, gl.SliceLayout(2, QUADS)))
+
+
+@gluon.jit
 def _fetch(
     x_ptr, delta_ptr, first, column, M, Q, x_stride,
     ADD: gl.constexpr, ROWS: gl.constexpr, ACROSS: gl.constexpr, CHUNKS: gl.constexpr, EVEN: gl.constexpr,
 ):  # fmt: skip
-    """Rows from ``first`` on, and those of delta if ADD; of the last row again what lies beyond it."""
-    QUADS: gl.constexpr = quads_layout(ROWS, ACROSS, gl.num_warps())
-    m = first + gl.arange(0, ROWS, gl.SliceLayout(1, gl.SliceLayout(2, QUADS)))
-    row = gl.minimum(over_columns(m), M - 1)  # reads then need no mask where a row is whole chunks
+    """Rows from ``first`` on, and those of delta if ADD; beyond the last row that row again."""
+    # Reads then need no mask where a row is whole chunks.
+    row = gl.minimum(over_columns(_rows_from(first, ROWS, ACROSS)), M - 1)
     xs = ()
     deltas = ()
     for i in gl.static_range(CHUNKS):
@@ -81,14 +88,15 @@ def _fetch(
 
 @gluon.jit
 def _normalize(
-    xs, deltas, ws, rows_ptr, p_ptr, pos_ptr, w_ptr, sum_ptr, y_ptr, r_ptr, q_ptr, s_ptr,
-    first, column, M, Q, s_stride, eps,
+    xs, deltas, ws, due, w_ptr, out, first, column, M, Q, s_stride, eps,
     ADD: gl.constexpr, CHOICES: gl.constexpr, KEEP: gl.constexpr, QUANTIZE: gl.constexpr,
     ROWS: gl.constexpr, ACROSS: gl.constexpr, CHUNKS: gl.constexpr, EVEN: gl.constexpr,
 ):  # fmt: skip
-    """Work on the rows from ``first`` on, which have come, and store all that comes of them."""
+    """Store whatever comes of the rows from ``first`` on."""
     QUADS: gl.constexpr = quads_layout(ROWS, ACROSS, gl.num_warps())
-    m = first + gl.arange(0, ROWS, gl.SliceLayout(1, gl.SliceLayout(2, QUADS)))
+    rows_ptr, p_ptr, pos_ptr = due
+    sum_ptr, y_ptr, r_ptr, q_ptr, s_ptr = out
+    m = _rows_from(first, ROWS, ACROSS)
     row = over_columns(m)
     chosen = _choices(p_ptr, pos_ptr, m, M, CHOICES)
     squares = gl.zeros([ROWS, 2 * ACROSS, 32], gl.float32, QUADS)
@@ -127,15 +135,17 @@ def _normalize(
 @gluon.jit
 def rms_norm_kernel(
     x_ptr, delta_ptr, rows_ptr, p_ptr, pos_ptr, w_ptr, sum_ptr, y_ptr, r_ptr, q_ptr, s_ptr,
-    M, Q, x_stride, s_stride, K, eps,
+    M, Q, x_stride, s_stride, eps,
     ADD: gl.constexpr, CHOICES: gl.constexpr, KEEP: gl.constexpr, QUANTIZE: gl.constexpr, STAY: gl.constexpr,
     ROWS: gl.constexpr, ACROSS: gl.constexpr, CHUNKS: gl.constexpr, EVEN: gl.constexpr,
 ):  # fmt: skip
-    """As ``norm_triton._rms_norm_forward``, of K tiles of rows of Q elements of four columns.
+    """As ``norm_triton._rms_norm_forward``. A row has Q elements of four columns.
 
     A program has one tile, or if it may STAY takes one after another and reads the next ahead. It has the
     weight from the start, but for sums of CHOICES, which need the registers.
     """
+    due = rows_ptr, p_ptr, pos_ptr
+    out = sum_ptr, y_ptr, r_ptr, q_ptr, s_ptr
     column = columns_of(ROWS, ACROSS)
     first = gl.program_id(0).to(gl.int64) * ROWS
     # fmt: off
@@ -146,71 +156,81 @@ def rms_norm_kernel(
             ws += (load_weight(w_ptr, i, Q * 4, ROWS, ACROSS, EVEN),)
     if STAY:
         step = gl.num_programs(0).to(gl.int64) * ROWS
-        for _ in range(gl.program_id(0), K, gl.num_programs(0)):
+        for _ in range(gl.program_id(0), gl.cdiv(s_stride, ROWS), gl.num_programs(0)):
             upcoming = _fetch(x_ptr, delta_ptr, first + step, column, M, Q, x_stride,
                               ADD, ROWS, ACROSS, CHUNKS, EVEN)
-            _normalize(xs, deltas, ws, rows_ptr, p_ptr, pos_ptr, w_ptr, sum_ptr, y_ptr, r_ptr, q_ptr, s_ptr,
-                       first, column, M, Q, s_stride, eps,
+            _normalize(xs, deltas, ws, due, w_ptr, out, first, column, M, Q, s_stride, eps,
                        ADD, CHOICES, KEEP, QUANTIZE, ROWS, ACROSS, CHUNKS, EVEN)
             xs, deltas = upcoming
             first += step
     else:
-        _normalize(xs, deltas, ws, rows_ptr, p_ptr, pos_ptr, w_ptr, sum_ptr, y_ptr, r_ptr, q_ptr, s_ptr,
-                   first, column, M, Q, s_stride, eps,
+        _normalize(xs, deltas, ws, due, w_ptr, out, first, column, M, Q, s_stride, eps,
                    ADD, CHOICES, KEEP, QUANTIZE, ROWS, ACROSS, CHUNKS, EVEN)
     # fmt: on
 
 
 class Plan(NamedTuple):
-    """A program's tile, and whether it stays and takes more."""
+    """What a program has to do."""
 
     tile: Tile
-    registers: int | None
-    """A thread's at most, of programs that stay; None: each has one tile."""
+    resident: int
+    """Programs that stay on each multiprocessor and take more tiles; 0: a program has this one alone."""
 
-    def resident(self) -> int | None:
-        """Programs that stay, for each multiprocessor: with fewer too little is under way."""
-        return None if self.registers is None else 65536 // (32 * WARPS * self.registers)
+    @property
+    def registers(self) -> int | None:
+        """A thread's at most, so that so many programs find room."""
+        return registers_for(WARPS * self.resident) if self.resident else None
 
 
-def plan_for(size: int, is_sum: bool, combined: bool, keep: bool, quantize: bool) -> Plan:
-    """As few warps a row as can hold it, and of a warp one row, or two of the same columns.
+def plan_for(size: int, added: bool, choices: int, keep: bool, quantize: bool) -> Plan:
+    """As few warps a row as can hold it; of each one row, or two with the same columns.
 
-    Whichever was faster: bench/LOG.md, "Norms that read ahead".
+    Programs stay where that is faster (bench/LOG.md, "Norms that read ahead"), as many as need not spill
+    registers.
     """
     across = min(WARPS, triton.next_power_of_2(triton.cdiv(size, CHUNKS * WARP_COLUMNS)))
-    stays = not combined and (across == 1 or (across == 2 and quantize and not is_sum))
-    # A warp that holds little of a wide row has too little under way with one.
-    warp_rows = 2 if combined or (across == WARPS and quantize and not is_sum) else 1
-    tile = Tile(warp_rows * WARPS // across, across, triton.cdiv(size, across * WARP_COLUMNS))
-    if not stays:
-        return Plan(tile, None)
+    tile = Tile(WARPS // across, across, triton.cdiv(size, across * WARP_COLUMNS))
+    two_rows = tile._replace(ROWS=2 * tile.ROWS)
+    is_even = tile.is_even(size)
+    # With one row too little is under way where a sum's parts have to be found first, or where a warp has
+    # little of a row and bytes are all that comes of it; and a narrow sum spills if its columns need masks.
+    if choices > 0 or (across == 1 and added and not is_even):
+        return Plan(two_rows, 0)
+    if across == WARPS:
+        return Plan(two_rows if quantize and not added else tile, 0)
+    if added:
+        stays = across == 1 and not keep
+        return Plan(tile, 0 if not stays else 6 if tile.CHUNKS <= 2 else 3)
+    if across == 2 and (keep or not quantize):
+        return Plan(tile, 0)
     if tile.CHUNKS <= 2:
-        return Plan(tile, 80 if is_sum else 64)
-    return Plan(tile, 168 if is_sum else 128 if keep else 96)
+        return Plan(tile, 8 if is_even else 6)
+    return Plan(tile, 4 if keep or not is_even or across * tile.CHUNKS > 8 else 5)
 
 
 def forward(
     rows: Tensor, delta: Tensor | None, due: Sequence[Tensor], w: Tensor, eps: float, out: Sequence[Tensor]
 ) -> None:
     """See ``norm_triton.forward``; of operands that ``rows_gluon.fits``."""
-    y, r, added, data, scale = out
+    y, r, summed, data, scale = out
     chosen, p, position = due or (rows, r, r)
-    quantize, words = data.numel() > 0, data.view(torch.int32) if data.numel() else data
-    plan = plan_for(rows.shape[1], added.numel() > 0, len(due) > 0, y.numel() > 0, quantize)
+    added, choices = delta is not None, position.shape[1] if due else 0
+    keep, quantize = y.numel() > 0, data.numel() > 0
+    plan = plan_for(rows.shape[1], added, choices, keep, quantize)
     # Scales are written beyond the last row too.
-    tiles = triton.cdiv(max(rows.shape[0], scale.shape[1]), plan.tile.ROWS)
-    resident = plan.resident()
-    programs = tiles if resident is None else min(tiles, registry.multiprocessors(rows.device) * resident)
+    count = max(rows.shape[0], scale.shape[1])
+    programs = triton.cdiv(count, plan.tile.ROWS)
+    if plan.resident:
+        programs = min(programs, registry.multiprocessors(rows.device) * plan.resident)
     rms_norm_kernel[(programs,)](
-        *(_quads_of(x) for x in (rows, rows if delta is None else delta, chosen)),
-        p, position, w, _quads_of(added), _quads_of(y), r, words, scale,
-        rows.shape[0], rows.shape[1] // 4, rows.stride(0) // 4, scale.shape[1], tiles, eps,
-        ADD=delta is not None, CHOICES=position.shape[1] if due else 0, KEEP=y.numel() > 0, QUANTIZE=quantize,
-        STAY=resident is not None, **plan.tile._asdict(), EVEN=plan.tile.is_even(rows.shape[1]),
+        *(_seen_as(torch.int64, x) for x in (rows, rows if delta is None else delta, chosen)), p, position, w,
+        *(_seen_as(torch.int64, x) for x in (summed, y)), r, _seen_as(torch.int32, data), scale,
+        rows.shape[0], rows.shape[1] // 4, rows.stride(0) // 4, count, eps,
+        ADD=added, CHOICES=choices, KEEP=keep, QUANTIZE=quantize, STAY=plan.resident > 0,
+        **plan.tile._asdict(), EVEN=plan.tile.is_even(rows.shape[1]),
         num_warps=WARPS, maxnreg=plan.registers,
     )  # fmt: skip
 
 
-def _quads_of(x: Tensor) -> Tensor:
-    return x.view(torch.int64) if x.numel() else x
+def _seen_as(dtype: torch.dtype, x: Tensor) -> Tensor:
+    return x.view(dtype) if x.numel() else x

@@ -119,7 +119,7 @@ def _scales_of_two(x, y):
 
 @gluon.jit
 def _store_scales(s_ptr, scales_s, first, M, Q, s_stride, ROWS: gl.constexpr, ACROSS: gl.constexpr):
-    """Scales of all chunks, neighbouring rows in one store: alone, each would cost what 32 bytes cost."""
+    """Scales of all chunks, a tile's rows in one store: alone, each would cost what 32 bytes cost."""
     PAIRS: gl.constexpr = scales_s.shape[0]
     LAYOUT: gl.constexpr = _by_rows(ROWS, gl.num_warps())
     scale = scales_s._reinterpret(gl.int32, scales_s.shape, ALL).load(LAYOUT)
@@ -172,6 +172,11 @@ class Tile(NamedTuple):
     def is_even(self, size: int) -> bool:
         """Whether rows of ``size`` columns fill all chunks, so that columns need no mask."""
         return size == self.ACROSS * self.CHUNKS * WARP_COLUMNS
+
+
+def registers_for(warps: int) -> int:
+    """A thread's share, of so many warps on a multiprocessor."""
+    return min(255, 65536 // (32 * warps)) // 8 * 8
 
 
 def fits(*operands: Tensor) -> bool:

@@ -1,5 +1,5 @@
-"""Gluon's kernels on rows compile for Hopper without a GPU: no register is spilled, and a multiprocessor has
-room for as many programs as they count on.
+"""Gluon's kernels on rows compile for Hopper without a GPU: no register is spilled, or one where that is
+faster, and a multiprocessor has room for as many programs as they count on.
 """
 
 from __future__ import annotations
@@ -20,30 +20,44 @@ from penstock.kernels.norm import backward_gluon, forward_gluon, rows_gluon  # n
 from penstock.kernels.quantize import both_gluon, transpose_gluon  # noqa: E402
 from penstock.kernels.swiglu import quantized_gluon  # noqa: E402
 
-SIZES = [100, 512, 900, 1280, 1536, 2048, 5120, rows_gluon.MOST_COLUMNS - 4, rows_gluon.MOST_COLUMNS]
+SIZES = [100, 260, 512, 900, 1028, 1152, 1280, 1536, 1540, 2048, 2052, 2560]
+SIZES += [5120, rows_gluon.MOST_COLUMNS - 4, rows_gluon.MOST_COLUMNS]
 """Of rows that norms handle: in chunks of which all are full, and in others."""
 TILE = f"tensordesc<fp8e4nv[128, 128],{transpose_gluon.TILE!r}>"
 
 
 def shared_memory(
-    kernel: Any, pointers: dict[str, str], constants: dict[str, object], folder: Path, **options: int
+    kernel: Any,
+    pointers: dict[str, str],
+    constants: dict[str, object],
+    folder: Path,
+    uneven: tuple[str, ...] = (),
+    spilled: int = 0,
+    **options: int | None,
 ) -> int:
-    """Bytes a compiled program takes. ``pointers``: types of what pointers lead to, and of descriptors."""
+    """Bytes a compiled program takes. ``pointers``: types of what pointers lead to, and of descriptors;
+    ``uneven``: sizes that are no multiples of 16; ``spilled``: bytes that may be stored and read again.
+    """
     signature = {
         argument: "constexpr" if argument in constants else argument_type(argument, pointers, "fp32")
         for argument in kernel.arg_names
     }
     signature |= {name: kind for name, kind in pointers.items() if name.endswith("_desc")}
-    plain = plain_source(kernel, signature, constants)
+    plain = plain_source(kernel, signature, constants, uneven)
     source = GluonASTSource(kernel, signature, plain.constants, plain.attrs)
     compiled = triton.compile(source, target=HOPPER, options=options)
-    assert spilled_bytes(compiled.asm["ptx"], folder) == 0
+    assert spilled_bytes(compiled.asm["ptx"], folder) <= spilled
     return compiled.metadata.shared
 
 
 def has_room(programs: int, shared: int) -> bool:
     """A multiprocessor has a kilobyte more than one program may use, and each program takes one."""
     return programs * (shared + 1024) <= SHARED_MEMORY_BYTES + 1024
+
+
+def uneven_quads(size: int) -> tuple[str, ...]:
+    """What of rows of ``size`` columns, in elements of four, is no multiple of 16."""
+    return ("Q", "x_stride") if size // 4 % 16 else ()
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -94,12 +108,20 @@ def test_adamw_quantize(gradient: str, tmp_path: Path) -> None:
 )
 def test_rms_norm(add: bool, choices: int, keep: bool, quantize: bool, size: int, tmp_path: Path) -> None:
     pointers = dict.fromkeys(("x", "delta", "rows", "sum", "y"), "i64") | {"pos": "i32", "q": "i32"}
-    plan = forward_gluon.plan_for(size, add or choices > 0, choices > 0, keep, quantize)
-    constants = {"ADD": add, "CHOICES": choices, "KEEP": keep, "QUANTIZE": quantize}
-    constants |= {"STAY": plan.registers is not None, "EVEN": plan.tile.is_even(size)} | plan.tile._asdict()
+    plan = forward_gluon.plan_for(size, add, choices, keep, quantize)
+    constants = {
+        "ADD": add,
+        "CHOICES": choices,
+        "KEEP": keep,
+        "QUANTIZE": quantize,
+        "STAY": plan.resident > 0,
+    }
+    constants |= plan.tile._asdict() | {"EVEN": plan.tile.is_even(size)}
     options = {"num_warps": forward_gluon.WARPS, "maxnreg": plan.registers}
-    shared = shared_memory(forward_gluon.rms_norm_kernel, pointers, constants, tmp_path, **options)
-    assert has_room(plan.resident() or 2, shared)
+    shared = shared_memory(
+        forward_gluon.rms_norm_kernel, pointers, constants, tmp_path, uneven_quads(size), **options
+    )
+    assert has_room(plan.resident or 2, shared)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -117,10 +139,12 @@ def test_rms_norm_backward(
     constants = {"ADD": add, "FIRST": first, "JOIN": join, "CHOICES": choices, "QUANTIZE": quantize}
     constants |= tile._asdict() | {"EVEN": tile.is_even(size)}
     kernel, warps = backward_gluon.rms_norm_backward_kernel, tile.ROWS * tile.ACROSS
-    registers = backward_gluon.registers_for(tile)
-    options = {"num_warps": warps, "maxnreg": registers}
-    programs = 65536 // (32 * registers) // warps
-    assert has_room(programs, shared_memory(kernel, pointers, constants, tmp_path, **options))
+    resident = backward_gluon.resident_warps(tile, size)
+    options = {"num_warps": warps, "maxnreg": rows_gluon.registers_for(resident)}
+    # A tenth faster with one register spilled than with eight warps, which spill none.
+    spilled = 8 if tile.CHUNKS == 3 and warps == tile.ACROSS == 4 else 0
+    shared = shared_memory(kernel, pointers, constants, tmp_path, uneven_quads(size), spilled, **options)
+    assert has_room(resident // warps, shared)
 
 
 def test_kernels_are_as_short_as_promised() -> None:

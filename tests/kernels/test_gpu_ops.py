@@ -24,7 +24,7 @@ pytestmark = pytest.mark.gpu
 
 @pytest.mark.parametrize("size", [64, 1280, 2048, 7168, 100])
 def test_rms_norm(size: int) -> None:
-    for rows in (300, 5000):
+    for rows in (300, 5003):
         compare(lambda x, w: rms_norm(x, w, 1e-6), randn(rows, size), randn(size, dtype=torch.float32))
 
 

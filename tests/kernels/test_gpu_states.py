@@ -59,16 +59,24 @@ def test_add_rms_norm_quantize(rows: int, size: int) -> None:
         assert_rows_of(states.rows, kept.values)
 
 
-@pytest.mark.parametrize("size", [100, 512, 900, 1280, 1536, 2048])
 @pytest.mark.parametrize(
-    ("added", "keep", "quantize"), [(False, True, False), (False, False, True), (True, True, True)]
+    ("size", "added", "keep", "quantize"),
+    [
+        *((size, False, True, quantize) for size in (64, 100, 512, 900, 1280) for quantize in (False, True)),
+        *((size, False, False, True) for size in (100, 512, 1280, 1536, 2048, 2500, 2560)),
+        *((size, True, False, True) for size in (512, 1024, 1280)),
+    ],
 )
 def test_a_norms_programs_may_have_many_tiles(
-    added: bool, keep: bool, quantize: bool, size: int, monkeypatch: pytest.MonkeyPatch
+    size: int, added: bool, keep: bool, quantize: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if not is_hopper():
+        pytest.skip("the Gluon kernels need Hopper (9.x)")
     from penstock.kernels.norm.autograd import _add_rms_norm
+    from penstock.kernels.norm.forward_gluon import plan_for
 
-    x, w = randn(1003, size), randn(size, dtype=torch.float32)
+    assert plan_for(size, added, 0, keep, quantize).resident > 0
+    x, w = randn(1003, size + 8)[:, :size], randn(size, dtype=torch.float32 if size % 512 else torch.bfloat16)
     given = (x, randn(1003, size) if added else None, [], w, 1e-6, keep, quantize)
     expected = _add_rms_norm(*given)
     monkeypatch.setattr(registry, "multiprocessors", lambda _: 1)
