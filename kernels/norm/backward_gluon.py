@@ -149,7 +149,10 @@ def tile_for(size: int) -> Tile:
 
 
 def resident_warps(tile: Tile, size: int) -> int:
-    """Of a multiprocessor: as many as spill at most one register."""
+    """How many fit on a multiprocessor: twelve if they spill one register of a thread at most, else eight.
+
+    Masks of columns that are no multiple of 64 cost registers.
+    """
     fit = tile.CHUNKS <= 2 or (tile.CHUNKS == 3 and size % 64 == 0)
     return 12 if fit and tile.ROWS * tile.ACROSS == 4 else 8
 

@@ -1,7 +1,7 @@
-"""RMSNorm's forward kernel for Hopper in Gluon: ``norm_triton``'s in half the instructions.
+"""RMSNorm's forward kernel for Hopper in Gluon; quantising, it takes half of ``norm_triton``'s instructions.
 
 Where one warp can hold a row, no warp waits for another but to store scales. Programs that have the registers
-stay, and read their next rows before they are done with these.
+stay, and read their next rows before they have finished the present ones.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, assignment, var-annotated"
@@ -170,42 +170,41 @@ def rms_norm_kernel(
 
 
 class Plan(NamedTuple):
-    """What a program has to do."""
+    """How many rows a program has at once, and whether it stays."""
 
     tile: Tile
     resident: int
-    """Programs that stay on each multiprocessor and take more tiles; 0: a program has this one alone."""
+    """Programs on each multiprocessor that stay and take one tile after another; 0: each program has one."""
 
     @property
     def registers(self) -> int | None:
-        """A thread's at most, so that so many programs find room."""
+        """The most that a thread may have, so that ``resident`` programs fit; None: no bound."""
         return registers_for(WARPS * self.resident) if self.resident else None
 
 
 def plan_for(size: int, added: bool, choices: int, keep: bool, quantize: bool) -> Plan:
-    """As few warps a row as can hold it; of each one row, or two with the same columns.
+    """As few warps share a row as can hold it, and a warp has one row or two at once.
 
-    Programs stay where that is faster (bench/LOG.md, "Norms that read ahead"), as many as need not spill
-    registers.
+    Programs stay where that is faster (bench/LOG.md, "Norms that read ahead"), as many as fit without
+    spilling registers.
     """
     across = min(WARPS, triton.next_power_of_2(triton.cdiv(size, CHUNKS * WARP_COLUMNS)))
     tile = Tile(WARPS // across, across, triton.cdiv(size, across * WARP_COLUMNS))
     two_rows = tile._replace(ROWS=2 * tile.ROWS)
     is_even = tile.is_even(size)
-    # With one row too little is under way where a sum's parts have to be found first, or where a warp has
-    # little of a row and bytes are all that comes of it; and a narrow sum spills if its columns need masks.
+    # Two where the parts of a sum have to be found first, and for narrow sums whose columns need masks, which
+    # spill if they stay, and with some compilers if they do not.
     if choices > 0 or (across == 1 and added and not is_even):
         return Plan(two_rows, 0)
     if across == WARPS:
         return Plan(two_rows if quantize and not added else tile, 0)
-    if added:
-        stays = across == 1 and not keep
-        return Plan(tile, 0 if not stays else 6 if tile.CHUNKS <= 2 else 3)
-    if across == 2 and (keep or not quantize):
+    if (added and keep) or (across == 2 and (added or keep)):
         return Plan(tile, 0)
     if tile.CHUNKS <= 2:
-        return Plan(tile, 8 if is_even else 6)
-    return Plan(tile, 4 if keep or not is_even or across * tile.CHUNKS > 8 else 5)
+        return Plan(tile, 6 if added or not is_even else 8)
+    if added:
+        return Plan(tile, 3)
+    return Plan(tile, 4 if keep or not is_even or size > 2048 else 5)
 
 
 def forward(

@@ -175,7 +175,7 @@ class Tile(NamedTuple):
 
 
 def registers_for(warps: int) -> int:
-    """A thread's share, of so many warps on a multiprocessor."""
+    """The most that a thread may have if so many warps are to fit on a multiprocessor."""
     return min(255, 65536 // (32 * warps)) // 8 * 8
 
 
