@@ -18,6 +18,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
 from .. import registry
+from ..gemm.tiles_gluon import anew
 from ..quantize.words_gluon import high, low, pair, total
 from .rows_gluon import (
     WARP_COLUMNS,
@@ -32,8 +33,6 @@ from .rows_gluon import (
     store_quantized,
 )
 
-SAME = gl.constexpr("mov.b32 $0, $1;")
-
 CHUNKS = 4
 """Of a row in a warp at most, whose registers also keep as much of the weight's gradient."""
 
@@ -47,10 +46,7 @@ def _numbers(x):
 @gluon.jit
 def _again(x):
     """The same words, of which nothing is computed yet: to do so again costs less than registers."""
-    return (
-        gl.inline_asm_elementwise(SAME, "=r,r", [x[0]], gl.int32, False, 1),
-        gl.inline_asm_elementwise(SAME, "=r,r", [x[1]], gl.int32, False, 1),
-    )
+    return anew(x[0]), anew(x[1])
 
 
 @gluon.jit
